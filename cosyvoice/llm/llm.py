@@ -1,0 +1,190 @@
+"""The language model: text tokens and a speaker vector in, speech tokens out."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from cosyvoice.transformer.attention import LayerCache
+from cosyvoice.transformer.encoder import BaseEncoder
+from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
+from cosyvoice.utils.common import IGNORE_ID, ras_sampling, th_accuracy
+
+SOS_ROW, TASK_ROW = 0, 1
+"""Rows of `llm_embedding`."""
+
+
+class TransformerLM(nn.Module):
+    """Predicts speech tokens after `[ sos | x-vector | text | task | ...`.
+
+        input    sos     x-vector  text_0 .. text_(L-1)  task      speech_0 .. speech_(S-1)
+        target   ignore  ignore    ignore                speech_0  speech_1 .. EOS
+
+    EOS is the id `speech_token_size`: an output class without an embedding row.
+    """
+
+    def __init__(
+        self,
+        text_encoder_input_size: int,
+        llm_input_size: int,
+        llm_output_size: int,
+        text_token_size: int,
+        speech_token_size: int,
+        text_encoder: BaseEncoder,
+        llm: BaseEncoder,
+        length_normalized_loss: bool = True,
+        lsm_weight: float = 0.0,
+        spk_embed_dim: int = 192,
+        sampling: Callable[[Tensor, Sequence[int], int], int] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, encoder in (("text_encoder", text_encoder), ("llm", llm)):
+            if encoder.static_chunk_size != 1:
+                raise ValueError(
+                    f"TransformerLM: {name} has static_chunk_size={encoder.static_chunk_size}; "
+                    "both encoders must be causal: set static_chunk_size to 1"
+                )
+        self.llm_input_size = llm_input_size
+        self.speech_token_size = speech_token_size
+        self.text_embedding = nn.Embedding(text_token_size, text_encoder_input_size)
+        self.text_encoder = text_encoder
+        self.text_encoder_affine_layer = nn.Linear(text_encoder.output_size(), llm_input_size)
+        self.llm_embedding = nn.Embedding(2, llm_input_size)
+        self.llm = llm
+        self.llm_decoder = nn.Linear(llm_output_size, speech_token_size + 1)
+        self.criterion_ce = LabelSmoothingLoss(speech_token_size + 1, IGNORE_ID, lsm_weight, length_normalized_loss)
+        self.speech_embedding = nn.Embedding(speech_token_size, llm_input_size)
+        self.spk_embed_affine_layer = nn.Linear(spk_embed_dim, llm_input_size)
+        self.sampling = sampling if sampling is not None else ras_sampling
+        self.fewest_tokens = 1  # EOS is held back for so many tokens, however short the text
+        self.stopped_by_eos = False  # whether the last `inference` ended with EOS and not at the length limit
+
+    def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
+        """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.
+
+        batch: text_token (B, L), text_token_len (B,), speech_token (B, S), speech_token_len (B,), embedding (B, D_spk),
+        right-padded; whatever stands in the padding changes nothing. The loss is the mean over the tokens of all items,
+        EOS included, or the sum divided by B where the model was built with length_normalized_loss=False.
+        """
+        logits, target = self.logits(batch, device)
+        return {
+            "loss": self.criterion_ce(logits, target),
+            "acc": th_accuracy(logits.view(-1, logits.size(-1)), target, IGNORE_ID),
+            "tokens": sum(batch["speech_token_len"].tolist()) + len(target),
+        }
+
+    def clip_losses(self, batch: dict[str, Tensor], device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Mean nats per token of each item, (B,), and the number of its tokens with EOS, (B,)."""
+        logits, target = self.logits(batch, device)
+        tokens = (target != IGNORE_ID).sum(dim=1)
+        return self.criterion_ce.per_position(logits, target).sum(dim=1) / tokens, tokens
+
+    def logits(self, batch: dict[str, Tensor], device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """(B, T, speech_token_size + 1) and the targets (B, T), IGNORE_ID where nothing is predicted."""
+        lm_input, lengths, target = self.teacher_forced_input(batch, device)
+        lm_output, _ = self.llm(lm_input, lengths)
+        return self.llm_decoder(lm_output), target
+
+    def teacher_forced_input(
+        self, batch: dict[str, Tensor], device: torch.device | str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Input of the llm (B, T, D), its lengths (B,) on the CPU, and the targets (B, T); batch as in `forward`."""
+        text_lengths, speech_lengths = batch["text_token_len"].tolist(), batch["speech_token_len"].tolist()
+        text = self.encode_text(batch["text_token"].to(device), batch["text_token_len"])
+        speaker = self.encode_speaker(batch["embedding"].to(device))
+        speech_token = batch["speech_token"].to(device)
+        sequences, targets = [], []
+        for i, (text_length, speech_length) in enumerate(zip(text_lengths, speech_lengths, strict=True)):
+            speech = speech_token[i, :speech_length]
+            sequences.append(self.sequence(speaker[i : i + 1], text[i, :text_length], speech))
+            targets.append(self._target(text_length, batch["speech_token"][i, :speech_length]))
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        target = pad_sequence(targets, batch_first=True, padding_value=IGNORE_ID)
+        return pad_sequence(sequences, batch_first=True), lengths, target.to(device, torch.long)
+
+    def _target(self, text_length: int, speech: Tensor) -> Tensor:
+        """What each position is to predict, (T,): nothing up to the text's end, then the speech tokens, then EOS."""
+        speech_and_eos = F.pad(speech, (0, 1), value=self.speech_token_size)
+        return F.pad(speech_and_eos, (2 + text_length, 0), value=IGNORE_ID)
+
+    def encode_text(self, text: Tensor, text_len: Tensor) -> Tensor:
+        """(B, L, D) for text token ids (B, L)."""
+        if text.size(1) == 0:
+            return self.llm_embedding.weight.new_zeros(len(text), 0, self.llm_input_size)
+        encoded, _ = self.text_encoder(self.text_embedding(text), text_len)
+        return self.text_encoder_affine_layer(encoded)
+
+    def encode_speaker(self, embedding: Tensor) -> Tensor:
+        """(B, D) for speaker vectors (B, D_spk) of any length; 0 rows stay 0 rows."""
+        unit = F.normalize(embedding.float(), dim=1)
+        return self.spk_embed_affine_layer(unit.to(self.llm_embedding.weight.dtype))
+
+    def sequence(self, speaker: Tensor, text: Tensor, speech_token: Tensor) -> Tensor:
+        """`[ sos | speaker | text | task | speech ]`, (T, D).
+
+        speaker: (1, D), or (0, D) to leave its position out; text: (L, D); speech_token: ids (S,).
+        """
+        sos, task = self.llm_embedding.weight[SOS_ROW, None], self.llm_embedding.weight[TASK_ROW, None]
+        parts = [sos, speaker, text, task, self.speech_embedding(speech_token)]
+        return torch.cat([part.to(sos.dtype) for part in parts])
+
+    @torch.inference_mode()
+    def inference(
+        self,
+        text: Tensor,
+        text_len: Tensor,
+        prompt_text: Tensor,
+        prompt_text_len: Tensor,
+        prompt_speech_token: Tensor,
+        prompt_speech_token_len: Tensor,
+        embedding: Tensor,
+        sampling: int = 25,
+        max_token_text_ratio: float = 20,
+        min_token_text_ratio: float = 2,
+    ) -> Iterator[int]:
+        """Speech token ids, one at a time, until EOS or int(n * max_token_text_ratio) of them; n: tokens of `text`.
+
+        text, prompt_text, prompt_speech_token: ids (1, L), (1, 0) for none, their lengths (1,); embedding: speaker
+        vector (1, D_spk) or (D_spk,), (0, D_spk) for none. `sampling` is handed to the sampler. Afterwards
+        `stopped_by_eos` tells how it ended. At least max(int(n * min_token_text_ratio), `fewest_tokens`) tokens come
+        out, none for n = 0.
+        """
+        self.stopped_by_eos = False
+        n_text = int(text_len)
+        if n_text == 0:
+            return
+        step = self.prefix(
+            text[:, :n_text],
+            prompt_text[:, : int(prompt_text_len)],
+            prompt_speech_token[:, : int(prompt_speech_token_len)],
+            embedding,
+        )
+        fewest = max(int(n_text * min_token_text_ratio), self.fewest_tokens)
+        tokens: list[int] = []
+        cache = self.llm.new_cache()
+        for i in range(int(n_text * max_token_text_ratio)):
+            scores = self.next_scores(step, cache)
+            if i < fewest:
+                scores[self.speech_token_size] = -torch.inf
+            token = int(self.sampling(scores, tokens, sampling))
+            if token == self.speech_token_size:
+                self.stopped_by_eos = True
+                return
+            yield token
+            tokens.append(token)
+            step = self.speech_embedding.weight[token].view(1, 1, -1)
+
+    def prefix(self, text: Tensor, prompt_text: Tensor, prompt_speech_token: Tensor, embedding: Tensor) -> Tensor:
+        """What precedes the tokens to be made, (1, T, D); arguments as in `inference`, without padding."""
+        device = self.llm_embedding.weight.device
+        whole_text = torch.cat([prompt_text.to(device), text.to(device)], dim=1)
+        encoded = self.encode_text(whole_text, torch.tensor([whole_text.size(1)]))
+        speaker = self.encode_speaker(torch.atleast_2d(embedding.to(device)))
+        return self.sequence(speaker, encoded[0], prompt_speech_token[0].to(device)).unsqueeze(0)
+
+    def next_scores(self, step: Tensor, cache: list[LayerCache]) -> Tensor:
+        """Log-probabilities of the token after the positions `step`, (speech_token_size + 1,); adds them to `cache`."""
+        lm_output = self.llm.decode(step, cache)
+        return self.llm_decoder(lm_output[0, -1]).float().log_softmax(dim=-1)

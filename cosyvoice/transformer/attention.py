@@ -1,0 +1,132 @@
+"""Multi-head attention with relative positions, and the cache that makes decoding one token at a time cheap."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosyvoice.transformer.embedding import relative_positions
+
+CACHE_CHUNK = 128
+"""Positions by which a cache grows."""
+
+
+def rel_shift(x: Tensor, keys: int) -> Tensor:
+    """Scores per distance -> scores per key: (B, h, t, keys).
+
+    x: (B, h, t, R + 1) contiguous. Column 0 is filler; column 1 + n belongs to the distance keys - 1 - n. Row a is the
+    query at position keys - t + a, so key j takes the column of distance keys - t + a - j. Reading the same memory
+    with rows that are one element shorter does that without a copy. R = 2 * keys - 1 serves every key; with R = keys
+    the keys to the right of a query get meaningless values and must be masked.
+    Source: Dai et al. 2019 (Transformer-XL), appendix B.
+    """
+    batch, heads, queries, columns = x.shape
+    x = x.view(batch, heads, columns, queries)[:, :, 1:]
+    return x.view(batch, heads, queries, columns - 1)[..., :keys]
+
+
+class LayerCache:
+    """Keys, values and projected positions of one attention layer during decoding, grown CACHE_CHUNK at a time."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._kv: Tensor | None = None  # (B, h, capacity, 2 * d_k), keys first
+        self._positions: Tensor | None = None  # (1, h, distances, d_k), distances capacity .. 0
+
+    @classmethod
+    def from_tensor(cls, kv: Tensor) -> "LayerCache":
+        """A cache that holds kv: (B, h, T, 2 * d_k), keys first."""
+        cache = cls()
+        cache.append(*kv.chunk(2, dim=-1))
+        return cache
+
+    @property
+    def kv(self) -> Tensor:
+        """Keys and values so far, (B, h, T, 2 * d_k), keys first. Keys hold no position."""
+        if self._kv is None:
+            raise ValueError("the attention cache is empty; decode at least one position first")
+        return self._kv[:, :, : self.length]
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values, (B, h, T, d_k) each, after adding k, v: (B, h, t, d_k)."""
+        end, d_k = self.length + k.size(2), k.size(3)
+        if self._kv is None or end > self._kv.size(2):
+            grown = k.new_empty(*k.shape[:2], _capacity(end), 2 * d_k)
+            if self._kv is not None:
+                grown[:, :, : self.length] = self.kv
+            self._kv = grown
+        self._kv[:, :, self.length : end, :d_k] = k
+        self._kv[:, :, self.length : end, d_k:] = v
+        self.length = end
+        return self.kv[..., :d_k], self.kv[..., d_k:]
+
+    def positions(self, attention: "RelPositionMultiHeadedAttention", like: Tensor) -> Tensor:
+        """Projected code of the distances length .. 0, (1, h, length + 1, d_k); each distance is projected once."""
+        have = 0 if self._positions is None else self._positions.size(2)
+        if self.length + 1 > have:
+            code = relative_positions(_capacity(self.length + 1) - 1, have, attention.d_model, like.dtype, like.device)
+            farther = attention.project_positions(code.unsqueeze(0))
+            self._positions = farther if self._positions is None else torch.cat([farther, self._positions], dim=2)
+        return self._positions[:, :, -(self.length + 1) :]
+
+
+def _capacity(length: int) -> int:
+    return -(-length // CACHE_CHUNK) * CACHE_CHUNK
+
+
+class RelPositionMultiHeadedAttention(nn.Module):
+    """Self-attention whose score is [(q_i + u) . k_j + (q_i + v) . p_(i - j)] / sqrt(d_k); p: projected position code.
+
+    Source: Dai et al. 2019 (Transformer-XL), section 3.3.
+    """
+
+    def __init__(self, n_head: int, n_feat: int, dropout_rate: float, key_bias: bool = True) -> None:
+        super().__init__()
+        if n_feat % n_head:
+            raise ValueError(f"attention width {n_feat} is not a multiple of {n_head} heads; correct the configuration")
+        self.h, self.d_k, self.d_model = n_head, n_feat // n_head, n_feat
+        self.dropout_rate = float(dropout_rate)
+        self.linear_q = nn.Linear(n_feat, n_feat)
+        self.linear_k = nn.Linear(n_feat, n_feat, bias=key_bias)
+        self.linear_v = nn.Linear(n_feat, n_feat)
+        self.linear_out = nn.Linear(n_feat, n_feat)
+        self.linear_pos = nn.Linear(n_feat, n_feat, bias=False)
+        self.pos_bias_u = nn.Parameter(torch.empty(self.h, self.d_k))
+        self.pos_bias_v = nn.Parameter(torch.empty(self.h, self.d_k))
+        nn.init.xavier_uniform_(self.pos_bias_u)
+        nn.init.xavier_uniform_(self.pos_bias_v)
+
+    def forward(
+        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, t, D) for x: (B, t, D).
+
+        pos_emb: (1, R, D), row n the code of the distance T - 1 - n; R = 2T - 1, or R = T where the mask lets no query
+        see a key to its right. mask: True = may attend, (B or 1, 1 or t, T); every query must see some key; None: all.
+        cache: the T - t positions before x; x is added to it. It supplies the positions, so pos_emb is None then, and
+        queries see no key to their right, so t > 1 needs a causal mask.
+        """
+        q, k, v = (self._split_heads(linear(x)) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        if cache is None:
+            positions = F.pad(self.project_positions(pos_emb), (0, 0, 1, 0))
+        else:
+            k, v = cache.append(k, v)
+            positions = cache.positions(self, x)
+        bias = self._position_scores(q, positions.to(q.dtype), k.size(2))
+        if mask is not None:
+            bias = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)
+        with_u = q + self.pos_bias_u.to(q.dtype).unsqueeze(1)
+        dropout = self.dropout_rate if self.training else 0.0
+        y = F.scaled_dot_product_attention(with_u, k, v, attn_mask=bias, dropout_p=dropout)
+        return self.linear_out(y.transpose(1, 2).flatten(2))
+
+    def project_positions(self, code: Tensor) -> Tensor:
+        """(1, h, R, d_k) for code: (1, R, D)."""
+        return self._split_heads(self.linear_pos(code))
+
+    def _position_scores(self, q: Tensor, positions: Tensor, keys: int) -> Tensor:
+        """(q_i + v) . p_(i - j) / sqrt(d_k), (B, h, t, T); positions: (1, h, R + 1, d_k), row 0 is filler."""
+        with_v = (q + self.pos_bias_v.to(q.dtype).unsqueeze(1)) * self.d_k**-0.5
+        return rel_shift(torch.matmul(with_v, positions.transpose(2, 3)), keys)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.h, self.d_k)).transpose(1, 2)
