@@ -1,0 +1,235 @@
+"""CosyVoiceModel: text tokens -> speech tokens -> mel -> waveform, whole or in pieces while the tokens still come."""
+
+import uuid as uuids
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosyvoice.utils.common import MEL_HOP, fade_in_out, token_to_mel_length
+
+MEL_BINS = 80
+OVERLAP_SEC = 0.4  # speech tokens that two streamed pieces share; 34 mel frames, as the flow's cache expects
+FIRST_HOP_SEC, LONGEST_HOP_SEC = 2, 4
+MEL_CACHE_FRAMES = 20  # end of a piece that the vocoder makes again with the next one
+SOURCE_CACHE_SAMPLES = MEL_CACHE_FRAMES * MEL_HOP
+
+
+@dataclass
+class VocoderCache:
+    """End of the previous piece: mel (1, 80, 20), and its excitation and speech, 5120 samples each."""
+
+    mel: Tensor
+    source: Tensor
+    speech: Tensor
+
+
+@dataclass
+class StreamState:
+    """What one utterance carries from piece to piece; all None before the first."""
+
+    flow_cache: Tensor | None = None
+    mel_overlap: Tensor | None = None
+    vocoder: VocoderCache | None = None
+
+
+class CosyVoiceModel:
+    """The three networks together. Speaks one utterance at a time per call; every utterance has its own state."""
+
+    def __init__(
+        self,
+        llm: nn.Module | None,
+        flow: nn.Module,
+        hift: nn.Module,
+        device: torch.device | str = "cpu",
+        *,
+        flow_autocast: torch.dtype | None = None,
+        stream_scale_factor: float = 1.0,
+    ) -> None:
+        """Moves the networks to the device, in eval mode. llm: None where only speech tokens are turned into sound.
+
+        flow_autocast: torch.bfloat16 or torch.float16 runs the flow in that precision on CUDA; None means float32.
+        stream_scale_factor: growth of the pieces while streaming, at least 1."""
+        if stream_scale_factor < 1:
+            raise ValueError(f"stream_scale_factor: {stream_scale_factor} is too small; use 1 or more")
+        self.device = torch.device(device)
+        self.llm = None if llm is None else llm.to(self.device).eval()
+        self.flow, self.hift = flow.to(self.device).eval(), hift.to(self.device).eval()
+        self.flow_autocast, self.stream_scale_factor = flow_autocast, stream_scale_factor
+        token_rate_hz = flow.input_frame_rate
+        self.token_min_hop_len = FIRST_HOP_SEC * token_rate_hz
+        self.token_max_hop_len = LONGEST_HOP_SEC * token_rate_hz
+        self.token_overlap_len = int(OVERLAP_SEC * token_rate_hz)
+        self.mel_overlap_len = token_to_mel_length(self.token_overlap_len, token_rate_hz)
+        self.mel_window = np.hamming(2 * self.mel_overlap_len)
+        self.speech_window = np.hamming(2 * SOURCE_CACHE_SAMPLES)
+        self.states: dict[str, StreamState] = {}
+
+    def speech_tokens(
+        self,
+        text: Tensor,
+        embedding: Tensor,
+        prompt_text: Tensor | None = None,
+        prompt_speech_token: Tensor | None = None,
+        **limits: float,
+    ) -> Iterator[int]:
+        """Speech tokens one by one. text, prompt_text: (1, L) text tokens; embedding: (1, 192), or (0, 192) for none.
+
+        limits: min_token_text_ratio and max_token_text_ratio of the language model, where its defaults do not fit.
+        Raises ValueError where the model was made without a language model."""
+        if self.llm is None:
+            raise ValueError("CosyVoiceModel: made without a language model; give it one to turn text into speech")
+        prompt_text = _no_tokens() if prompt_text is None else prompt_text
+        prompt_speech_token = _no_tokens() if prompt_speech_token is None else prompt_speech_token
+        yield from self.llm.inference(
+            text=text.to(self.device),
+            text_len=_length(text),
+            prompt_text=prompt_text.to(self.device),
+            prompt_text_len=_length(prompt_text),
+            prompt_speech_token=prompt_speech_token.to(self.device),
+            prompt_speech_token_len=_length(prompt_speech_token),
+            embedding=embedding.to(self.device),
+            **limits,
+        )
+
+    def tts(
+        self,
+        text: Tensor,
+        llm_embedding: Tensor,
+        flow_embedding: Tensor | None = None,
+        prompt_text: Tensor | None = None,
+        llm_prompt_speech_token: Tensor | None = None,
+        flow_prompt_speech_token: Tensor | None = None,
+        prompt_speech_feat: Tensor | None = None,
+        *,
+        stream: bool = False,
+        speed: float = 1.0,
+        n_timesteps: int = 10,
+    ) -> Iterator[dict[str, Tensor]]:
+        """{"tts_speech": (1, N) at 22 050 Hz on the CPU}, one piece, or with stream=True several as tokens come.
+
+        text: (1, L) text tokens; embeddings: (1, 192), the flow's defaults to the language model's; prompts: (1, L)
+        tokens and (1, T, 80) mel, empty by default. speed is honoured only without streaming.
+        Raises ValueError where the language model gives no speech token."""
+        uuid = str(uuids.uuid4())
+        tokens = self.speech_tokens(text, llm_embedding, prompt_text, llm_prompt_speech_token)
+        prompt = {
+            "prompt_token": _no_tokens() if flow_prompt_speech_token is None else flow_prompt_speech_token,
+            "prompt_feat": torch.zeros(1, 0, MEL_BINS) if prompt_speech_feat is None else prompt_speech_feat,
+            "embedding": llm_embedding if flow_embedding is None else flow_embedding,
+        }
+        pieces = self.stream_pieces(tokens) if stream else [(list(tokens), True)]
+        speed = 1.0 if stream else speed
+        try:
+            for piece, finalize in pieces:
+                token = torch.tensor([piece], dtype=torch.int32)
+                speech = self.token2wav(
+                    token, **prompt, uuid=uuid, finalize=finalize, speed=speed, n_timesteps=n_timesteps
+                )
+                yield {"tts_speech": speech}
+        finally:
+            self.states.pop(uuid, None)
+
+    def stream_pieces(self, tokens: Iterable[int]) -> Iterator[tuple[list[int], bool]]:
+        """(tokens of a piece, whether it is the last); neighbours share `token_overlap_len` tokens."""
+        pending: list[int] = []
+        hop = self.token_min_hop_len
+        for token in tokens:
+            pending.append(token)
+            if len(pending) >= hop + self.token_overlap_len:
+                yield pending, False
+                pending = pending[hop:]
+                hop = min(self.token_max_hop_len, int(hop * self.stream_scale_factor))
+        yield pending, True
+
+    @torch.inference_mode()
+    def token2wav(
+        self,
+        token: Tensor,
+        prompt_token: Tensor,
+        prompt_feat: Tensor,
+        embedding: Tensor,
+        uuid: str,
+        finalize: bool,
+        speed: float = 1.0,
+        n_timesteps: int = 10,
+    ) -> Tensor:
+        """Speech (1, N) at 22 050 Hz on the CPU of one piece of the utterance `uuid`, or of all of it.
+
+        token: (1, L); prompt_token: (1, L1) and prompt_feat: (1, T1, 80), both may be empty; embedding: (1, 192).
+        finalize ends the utterance; without it the last 0.4 s of tokens are only an overlap for the next piece.
+        speed above 1 is faster, with the pitch kept. A failure ends the utterance too.
+        Raises ValueError for an empty token list and for a speed that is not positive or is used while streaming."""
+        state = self.states.pop(uuid, None) or StreamState()
+        if token.shape[1] == 0:
+            raise ValueError("no speech tokens to turn into sound; the text may hold nothing speakable")
+        if not 0 < speed < float("inf"):
+            raise ValueError(f"speed: {speed} is not a positive number; use 0.5 to 2.0")
+        if speed != 1.0 and not (finalize and state.vocoder is None):
+            raise ValueError(f"speed: {speed} is possible only for a whole utterance; use 1.0 when streaming")
+        mel = self._mel(token, prompt_token, prompt_feat, embedding, state, n_timesteps)
+        if speed != 1.0:
+            mel = F.interpolate(mel, size=max(1, int(mel.shape[2] / speed)), mode="linear")
+        if not finalize:
+            mel, state.mel_overlap = mel[:, :, : -self.mel_overlap_len], mel[:, :, -self.mel_overlap_len :]
+        speech = self._vocode(mel, state, finalize)
+        if not finalize:
+            self.states[uuid] = state
+        return speech
+
+    def _mel(
+        self,
+        token: Tensor,
+        prompt_token: Tensor,
+        prompt_feat: Tensor,
+        embedding: Tensor,
+        state: StreamState,
+        n_timesteps: int,
+    ) -> Tensor:
+        """Mel (1, 80, T) of a piece, blended with the end of the previous one, which the vocoder gets again."""
+        with self._flow_precision():
+            mel, state.flow_cache = self.flow.inference(
+                token.to(self.device),
+                _length(token),
+                prompt_token.to(self.device),
+                _length(prompt_token),
+                prompt_feat.to(self.device),
+                _length(prompt_feat),
+                embedding.to(self.device),
+                state.flow_cache,
+                n_timesteps=n_timesteps,
+            )
+        if state.mel_overlap is not None:
+            mel = fade_in_out(mel, state.mel_overlap, self.mel_window)
+        return mel if state.vocoder is None else torch.cat([state.vocoder.mel, mel], dim=2)
+
+    def _vocode(self, mel: Tensor, state: StreamState, finalize: bool) -> Tensor:
+        """Speech (1, N) of a piece; what the next piece will make again is held back in the state."""
+        previous = state.vocoder
+        speech, source = self.hift.inference(mel, None if previous is None else previous.source)
+        if previous is not None:
+            speech = fade_in_out(speech, previous.speech, self.speech_window)
+        if finalize:
+            return speech.cpu()
+        state.vocoder = VocoderCache(
+            mel[:, :, -MEL_CACHE_FRAMES:], source[:, :, -SOURCE_CACHE_SAMPLES:], speech[:, -SOURCE_CACHE_SAMPLES:]
+        )
+        return speech[:, :-SOURCE_CACHE_SAMPLES].cpu()
+
+    def _flow_precision(self) -> AbstractContextManager:
+        if self.flow_autocast is None or self.device.type != "cuda":
+            return nullcontext()
+        return torch.autocast("cuda", self.flow_autocast)
+
+
+def _no_tokens() -> Tensor:
+    return torch.zeros(1, 0, dtype=torch.int32)
+
+
+def _length(x: Tensor) -> Tensor:
+    """(1,) length of x along its second axis, on the CPU."""
+    return torch.tensor([x.shape[1]], dtype=torch.int32)
