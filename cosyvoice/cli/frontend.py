@@ -1,0 +1,404 @@
+"""What the networks are fed: text -> segments and token ids; audio -> speech tokens, speaker vector and mel."""
+
+import io
+import math
+import re
+import shutil
+import subprocess
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+import soundfile
+import torch
+import torchaudio
+import torchaudio.compliance.kaldi
+from torch import Tensor
+
+from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
+from matcha.utils.audio import cached_mel_filters, hann_window
+
+TOKEN_RATE, MEL_RATE = 16_000, 22_050  # samples per second that the ONNX models and the mel take
+MIN_SOURCE_RATE = 16_000
+MAX_TOKEN_SEC = 30
+MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200
+MIN_SPEAKER_SAMPLES = 400  # one frame of the filterbank
+MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
+FFMPEG_TIMEOUT_SEC = 300
+FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,asf,caf,eac3,flac,g722,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # no playlists
+WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
+
+SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
+SPEAKER_MODEL = "campplus.onnx"
+
+# Splitting: lengths are characters for zh, tokenizer ids for en
+MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
+_ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
+_CLOSING_QUOTES = '"”'
+
+
+# ---------------------------------------------------------------------------------------------- text
+class TextNormalizer(Protocol):
+    """Writes numbers, dates and units out as words."""
+
+    def normalize(self, text: str, language: str) -> str:
+        """The text as it is spoken. language: "zh" or "en"."""
+        ...
+
+
+class WeTextNormalizer:
+    """TextNormalizer by the package wetext, whose grammars are read at the first use."""
+
+    def normalize(self, text: str, language: str) -> str:
+        """The text as it is spoken. A word that wetext fails on stays as it is."""
+        if language == "en":  # this grammar knows no other blank than single spaces
+            text = " ".join(text.split())
+        # wetext puts a backslash before each quote; the text's own are nothing to speak
+        return self._by_halves(text.replace("\\", " "), language).replace("\\", "")
+
+    def _by_halves(self, text: str, language: str) -> str:
+        """wetext's English grammar asserts on words like #1 or [5]: what stands around such a word is still done."""
+        try:
+            return _wetext(language).normalize(text)
+        except AssertionError:
+            words = text.split(" ")
+            if len(words) == 1:
+                return text
+            middle = len(words) // 2
+            halves = " ".join(words[:middle]), " ".join(words[middle:])
+            return " ".join(self._by_halves(half, language) for half in halves)
+
+
+WETEXT = WeTextNormalizer()
+
+
+@lru_cache(maxsize=2)
+def _wetext(language: str) -> Any:
+    import wetext  # 0.4 s
+
+    return wetext.Normalizer(lang=language, remove_erhua=False)
+
+
+@lru_cache(maxsize=1)
+def _inflect() -> Any:
+    import inflect  # 0.5 s
+
+    return inflect.engine()
+
+
+def contains_chinese(text: str) -> bool:
+    """Whether a character of the basic Chinese block, U+4E00 to U+9FFF, occurs."""
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def replace_blank(text: str) -> str:
+    """Text whose spaces survive only between two ASCII characters that are not spaces."""
+
+    def keeps(char: str) -> bool:
+        return char.isascii() and char not in ("", " ")
+
+    # the left neighbour of the first character is the last one, as text[-1]; a missing right neighbour is ""
+    return "".join(
+        char for i, char in enumerate(text) if char != " " or (keeps(text[i + 1 : i + 2]) and keeps(text[i - 1]))
+    )
+
+
+def replace_corner_mark(text: str) -> str:
+    """Text with the raised 2 and 3 of square and cubic units written in Chinese."""
+    return text.replace("²", "平方").replace("³", "立方")
+
+
+def remove_bracket(text: str) -> str:
+    """Text without full-width brackets and backticks; a Chinese dash becomes a space."""
+    return re.sub("[（）【】`]", "", text).replace("——", " ")
+
+
+def spell_out_number(text: str) -> str:
+    """Text in which every run of digits is written as English words; other signs of a number stay."""
+    pieces = []
+    for digits, other in _digit_runs(text):
+        pieces.append(_inflect().number_to_words(digits) if digits else other)
+    return "".join(pieces)
+
+
+def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
+    """(digits, "") and ("", other text) in turn. Digits as str.isdigit has them, so raised ones too."""
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or text[end].isdigit() != text[start].isdigit():
+            yield (text[start:end], "") if text[start].isdigit() else ("", text[start:end])
+            start = end
+
+
+def is_only_punctuation(text: str) -> bool:
+    """Whether the text is empty or all Unicode punctuation and symbols; a space is neither."""
+    return all(unicodedata.category(char)[0] in "PS" for char in text)
+
+
+def split_paragraph(
+    text: str,
+    tokenize: Callable[[str], list],
+    lang: str,
+    token_max_n: int = MAX_SEGMENT,
+    token_min_n: int = MIN_SEGMENT,
+    merge_len: int = MERGE_BELOW,
+    comma_split: bool = False,
+) -> list[str]:
+    """Segments of the text that end at punctuation and are about as long as the model speaks in one go.
+
+    Sentences are joined while the sum is at most token_max_n or what there is has at most token_min_n; a last segment
+    below merge_len is added to the one before. Length: characters for lang "zh", `tokenize`'s ids for "en".
+    """
+    if not text:
+        return []
+
+    def length(segment: str) -> int:
+        return len(segment) if lang == "zh" else len(tokenize(segment))
+
+    marks = (_ZH_MARKS if lang == "zh" else _EN_MARKS) + ("，," if comma_split else "")
+    if text[-1] not in marks:
+        text += "。" if lang == "zh" else "."
+    segments: list[str] = []
+    current = ""
+    for piece in _pieces(text, marks):
+        if length(current + piece) > token_max_n and length(current) > token_min_n:
+            segments.append(current)
+            current = ""
+        current += piece
+    if current and segments and length(current) < merge_len:
+        segments[-1] += current
+    elif current:
+        segments.append(current)
+    return segments
+
+
+def _pieces(text: str, marks: str) -> list[str]:
+    """Text cut after each mark. A mark with nothing before it is dropped; a quote right after a mark stays with it."""
+    pieces: list[str] = []
+    start = 0
+    for i, char in enumerate(text):
+        if char not in marks:
+            continue
+        if i > start:
+            pieces.append(text[start : i + 1])
+        start = i + 1
+        if text[start : start + 1] and text[start] in _CLOSING_QUOTES:
+            if pieces:
+                pieces[-1] += text[start]
+            start += 1
+    return pieces
+
+
+# ---------------------------------------------------------------------------------------------- audio
+def load_wav(path: str | Path, sample_rate: int) -> Tensor:
+    """The file's audio as (1, N) float32 at `sample_rate`, channels averaged. Raises as `read_audio`."""
+    wave, source_rate = read_audio(path)
+    try:
+        return resample(wave, source_rate, sample_rate)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_audio(path: str | Path) -> tuple[Tensor, int]:
+    """The file's audio, (1, N) float32 with the channels averaged, and its sample rate; nothing else is changed.
+
+    What libsndfile cannot read is decoded by ffmpeg where that is installed. Raises FileNotFoundError, and ValueError
+    naming the file for one that is unreadable, empty, below 16 kHz or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such audio file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty; record or copy it again")
+    try:
+        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError):
+        samples, sample_rate = _decode_with_ffmpeg(path)
+    if sample_rate < MIN_SOURCE_RATE:
+        raise ValueError(f"{path}: {sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
+    if len(samples) == 0:
+        raise ValueError(f"{path}: holds no sound (0 samples); record or copy it again")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{path}: holds samples that are not numbers (NaN or infinite); export it again")
+    return torch.from_numpy(samples.mean(axis=1, dtype=np.float32))[None], sample_rate
+
+
+def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
+    """Samples (N, channels) and sample rate by the ffmpeg on the PATH; it may open no other file or address."""
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        raise ValueError(f"{path}: no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
+    limits = ["-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FFMPEG_FORMATS]
+    wanted = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    command = [ffmpeg, *limits, "-i", str(path.resolve()), *wanted]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=FFMPEG_TIMEOUT_SEC, check=True)
+        return soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.decode("utf-8", "replace").splitlines()[-1:])
+        raise ValueError(f"{path}: no audio that can be decoded ({reason}); convert it to wav") from error
+    except (subprocess.TimeoutExpired, OSError, soundfile.SoundFileError, RuntimeError) as error:
+        raise ValueError(f"{path}: ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
+
+
+def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
+    """(1, N) at another rate, by torchaudio's windowed sinc with its default settings.
+
+    Raises ValueError where the two rates have so little in common that the filter would fill the memory.
+    """
+    if source_rate == target_rate:
+        return wave
+    common = math.gcd(source_rate, target_rate)
+    if (source_rate // common) * (target_rate // common) > MAX_RESAMPLE_TAPS:
+        raise ValueError(f"{source_rate} Hz is an odd sample rate; convert the audio to 16000, 44100 or 48000 Hz")
+    with torch.no_grad():
+        return _resampler(source_rate, target_rate)(wave)
+
+
+@lru_cache(maxsize=8)
+def _resampler(source_rate: int, target_rate: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(source_rate, target_rate)
+
+
+def whisper_logmel(wave: Tensor) -> Tensor:
+    """Log-mel (1, 128, N // 160) of a 16 kHz wave (1, N), N >= 201, as Whisper takes it but not padded to 30 s.
+
+    Base 10, at most 8 below the loudest value, then (x + 4) / 4. Source: Radford et al. 2022, section 2.2.
+    """
+    window = hann_window(WHISPER_FFT, wave.device)
+    spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, center=True, return_complex=True)
+    power = spectrum[..., :-1].abs().square()
+    filters = cached_mel_filters(TOKEN_RATE, WHISPER_FFT, WHISPER_BANDS, 0.0, None, wave.device)
+    log = (filters @ power).clamp(min=1e-10).log10()
+    return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
+
+
+def kaldi_fbank(wave: Tensor) -> Tensor:
+    """Kaldi filterbank (T, 80) of a 16 kHz wave (1, N) in [-1, 1], natural logarithm, mean over time subtracted."""
+    bands = torchaudio.compliance.kaldi.fbank(wave, num_mel_bins=80, dither=0.0, sample_frequency=TOKEN_RATE)
+    return bands - bands.mean(dim=0, keepdim=True)
+
+
+# ---------------------------------------------------------------------------------------------- the front end
+class CosyVoiceFrontEnd:
+    """Everything between the user's text and audio and the networks. Tokenizer and ONNX models open at first use."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: str | torch.device = "cpu",
+        *,
+        normalizer: TextNormalizer | None = WETEXT,
+        threads: int = 1,
+    ) -> None:
+        """device: "cuda" lets the ONNX models run there. normalizer: None leaves numbers in Chinese text as digits.
+        threads: of each ONNX model."""
+        self.config, self.normalizer, self.threads = config, normalizer, threads
+        self.device = torch.device(device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer that the yaml names."""
+        return self.config.get_tokenizer()
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Text token ids, no start or language token added."""
+        return list(self.tokenizer.encode(text, allowed_special=self.config.allowed_special))
+
+    def text_normalize(self, text: str, split: bool = True, text_frontend: bool = True) -> list[str] | str:
+        """Segments to speak one after the other, or with split=False one string, with numbers written out.
+
+        Text that holds `<|` and `|>`, and any text without text_frontend, is taken as it is and not split. Segments
+        with nothing but punctuation are left out, so the list may be empty.
+        """
+        if ("<|" in text and "|>" in text) or not text_frontend or text == "":
+            return [text] if split else text
+        language = "zh" if contains_chinese(text) else "en"
+        text = self._written_out(text.strip(), language)
+        if not split:
+            return text
+        segments = split_paragraph(text, self.text_tokens, language)
+        return [segment for segment in segments if not is_only_punctuation(segment)]
+
+    def _written_out(self, text: str, language: str) -> str:
+        if self.normalizer is not None and text:
+            text = self.normalizer.normalize(text, language)
+        if language == "en":
+            return spell_out_number(text)
+        text = replace_corner_mark(replace_blank(text.replace("\n", "")))
+        text = remove_bracket(text.replace(".", "。").replace(" - ", "，"))
+        return re.sub("[，,、]+$", "。", text)
+
+    def speech_tokens(self, wave16k: Tensor) -> list[int]:
+        """Speech tokens, 50 a second, of a 16 kHz wave (1, N). Raises ValueError for one that is too short or long."""
+        _check_wave(wave16k, MIN_TOKEN_SAMPLES, "speech tokens")
+        seconds = wave16k.shape[1] / TOKEN_RATE
+        if seconds > MAX_TOKEN_SEC:
+            raise ValueError(f"the audio is {seconds:.1f} s long; speech tokens are made of at most {MAX_TOKEN_SEC} s")
+        features = whisper_logmel(wave16k).numpy()
+        length = np.array([features.shape[2]], dtype=np.int32)
+        tokens = self._speech_tokenizer(features, length).flatten().tolist()
+        if any(not 0 <= token < self.config.speech_token_size for token in tokens):
+            size = self.config.speech_token_size
+            raise ValueError(f"{self.config.directory / SPEECH_TOKENIZER}: gives tokens outside 0..{size - 1}")
+        return tokens
+
+    def speaker_vector(self, wave16k: Tensor) -> Tensor:
+        """The raw speaker vector (192,), float32, of a 16 kHz wave (1, N). Raises ValueError for one below 25 ms."""
+        _check_wave(wave16k, MIN_SPEAKER_SAMPLES, "a speaker vector")
+        vector = torch.from_numpy(self._speaker_model(kaldi_fbank(wave16k)[None].numpy())).float().flatten()
+        if vector.numel() != self.config.spk_embed_dim or not torch.isfinite(vector).all():
+            path = self.config.directory / SPEAKER_MODEL
+            raise ValueError(f"{path}: does not give {self.config.spk_embed_dim} finite numbers for this audio")
+        return vector
+
+    def mel(self, wave22k: Tensor) -> Tensor:
+        """Raw log-mel (T, 80) of a 22.05 kHz wave (1, N); a wave that exceeds [-1, 1] is first divided by its peak."""
+        _check_wave(wave22k, 1, "mel frames")
+        peak = wave22k.abs().max()
+        return self.config.feat_extractor(wave22k / peak if peak > 1 else wave22k)[0].T.contiguous()
+
+    @cached_property
+    def _speech_tokenizer(self) -> Callable[..., np.ndarray]:
+        return open_onnx(self.config.directory / SPEECH_TOKENIZER, 2, self.device, self.threads)
+
+    @cached_property
+    def _speaker_model(self) -> Callable[..., np.ndarray]:
+        return open_onnx(self.config.directory / SPEAKER_MODEL, 1, self.device, self.threads)
+
+
+def _check_wave(wave: Tensor, min_samples: int, wanted: str) -> None:
+    if wave.ndim != 2 or wave.shape[0] != 1:
+        raise ValueError(f"the wave has the shape {tuple(wave.shape)}; {wanted} need (1, N), one channel")
+    if wave.shape[1] < min_samples:
+        raise ValueError(f"the audio has {wave.shape[1]} samples; {wanted} need at least {min_samples}")
+    if not torch.isfinite(wave).all():
+        raise ValueError("the audio holds samples that are not numbers (NaN or infinite)")
+
+
+def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Callable[..., np.ndarray]:
+    """The model as a function of `inputs` arrays, in the order of its inputs, that gives its first output.
+
+    Raises FileNotFoundError, and ValueError for a file that is no ONNX model or takes another number of inputs.
+    """
+    require_files(path.parent, [path.name])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in available]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime has a class for each of a dozen kinds of damage
+        raise ValueError(f"{path}: cannot be opened as an ONNX model ({type(error).__name__}); {DOWNLOAD}") from error
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != inputs or not session.get_outputs():
+        found = f"{len(names)} inputs and {len(session.get_outputs())} outputs"
+        raise ValueError(f"{path}: has {found}, expected {inputs} and 1; {DOWNLOAD}")
+    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]

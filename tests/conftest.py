@@ -1,0 +1,25 @@
+"""What every test file shares."""
+
+from pathlib import Path
+
+import golden
+import pytest
+import torch
+from tiny_model import make_tiny_model
+
+torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line: how near the closest comparison with a golden vector came to its tolerance."""
+    if golden.comparisons:
+        name, ratio = max(golden.comparisons, key=lambda comparison: comparison[1])
+        terminalreporter.write_line(
+            f"goldens: {len(golden.comparisons)} comparisons, largest error/tolerance {ratio:.3g} at {name}"
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory of tiny random networks with the released layout. Read only: copy it before changing a file."""
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")

@@ -1,0 +1,351 @@
+"""Front end: numbers as words, reading audio, speech tokens, speaker vectors and mel. Exact text rules: parity."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from cosyvoice.cli import frontend
+from cosyvoice.cli.frontend import WETEXT, CosyVoiceFrontEnd, load_wav, read_audio, resample
+from cosyvoice.utils.yaml_loader import read_model_config
+
+
+@pytest.fixture(scope="module")
+def front(tiny_model_dir: Path) -> CosyVoiceFrontEnd:
+    return CosyVoiceFrontEnd(read_model_config(tiny_model_dir))
+
+
+def voice(seconds: float, rate: int = 16_000, seed: int = 0) -> Tensor:
+    """Something with harmonics and noise, (1, N) in [-1, 1]."""
+    t = torch.arange(int(seconds * rate)) / rate
+    hum = sum(torch.sin(2 * torch.pi * 140 * k * t + k) / k for k in range(1, 12))
+    noise = torch.randn(len(t), generator=torch.Generator().manual_seed(seed))
+    return (0.1 * hum + 0.01 * noise)[None]
+
+
+def wav(path: Path, samples: np.ndarray, rate: int = 16_000, **options: str) -> Path:
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+# ------------------------------------------------------------------------------------------ text
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        (
+            "今天是2024年7月4日，气温23.5度，涨了12.3%。",
+            "今天是二零二四年七月四日，气温二十三点五度，涨了百分之十二点三。",
+        ),
+        (
+            "The price is $5.20 on Jan 3, 2024.",
+            "The price is five point two dollars on the third of january, twenty twenty four.",
+        ),
+        ("I have 3 apples.", "I have three apples."),
+        ("12345", "twelve thousand three hundred and forty five."),
+        ("没有数字。", "没有数字。"),
+    ],
+)
+def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text) == [spoken]
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("Be #1 on Jan 3, now.", "Be #one on the third of january, now."),
+        ("See [5] or 7.", "See [five] or seven."),
+        ("5  times\tten\u00a0or 6", "five times ten or six"),
+        ("naïve7", "naïveseven"),
+    ],
+)
+def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text, split=False) == spoken
+
+
+@pytest.mark.parametrize("text", ['He said "stop 5".', '他说"你好"，5个。', "a\\b 5"])
+def test_no_backslash_is_left_by_the_normaliser(front: CosyVoiceFrontEnd, text: str):
+    spoken = front.text_normalize(text, split=False)
+    assert "\\" not in spoken and spoken.count('"') == text.count('"')
+
+
+def test_another_normaliser_takes_its_place(front: CosyVoiceFrontEnd):
+    class Shout:
+        def normalize(self, text: str, language: str) -> str:
+            return f"{text.upper()} {language}"
+
+    shouting = CosyVoiceFrontEnd(front.config, normalizer=Shout())
+    assert shouting.text_normalize("hello") == ["HELLO en."]
+    assert shouting.text_normalize("你好", split=False) == "你好zh"
+
+
+@pytest.mark.parametrize("text", ["   ", "...", "！？", "\n", "\u3000", "😀", "（）"])
+def test_text_without_words_gives_no_segment(front: CosyVoiceFrontEnd, text: str):
+    assert front.text_normalize(text) == []
+
+
+def test_long_text_is_split_into_segments_that_lose_nothing(front: CosyVoiceFrontEnd):
+    text = "收到好友从远方寄来的生日礼物，那份意外的惊喜让我充满了甜蜜的快乐。" * 12
+    segments = front.text_normalize(text)
+    assert len(segments) > 3 and "".join(segments) == text
+    assert all(60 < len(segment) <= 120 for segment in segments)
+
+
+def test_tagged_text_is_left_as_it_is(front: CosyVoiceFrontEnd):
+    text = "<|en|>It costs 5 dollars. Really."
+    assert front.text_normalize(text) == [text]
+    assert front.text_tokens(text)[0] == 50259
+
+
+def test_importing_the_front_end_loads_no_grammar_and_no_onnx_model():
+    lazy = "{'wetext', 'inflect', 'whisper', 'librosa'}"
+    code = f"import sys, cosyvoice.cli.cosyvoice; print([name for name in {lazy} if name in sys.modules])"
+    root = Path(frontend.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n" and done.stderr == ""
+
+
+# ------------------------------------------------------------------------------------------ reading audio
+def test_channels_are_averaged_and_nothing_else_is_changed(tmp_path: Path):
+    left, right = voice(0.1).numpy()[0], voice(0.1, seed=1).numpy()[0] * 3
+    path = wav(tmp_path / "语音.wav", np.stack([left, right], axis=1), 48_000, subtype="FLOAT")
+    wave, rate = read_audio(path)
+    assert rate == 48_000 and wave.shape == (1, 1600) and wave.dtype == torch.float32
+    torch.testing.assert_close(wave[0], torch.from_numpy((left + right) / 2))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_what_libsndfile_reads_is_read(tmp_path: Path, suffix: str):
+    path = wav(tmp_path / f"a.{suffix}", voice(0.5, 44_100).numpy()[0], 44_100)
+    wave = load_wav(path, 16_000)
+    assert abs(wave.shape[1] - 8_000) < 1_200 and torch.isfinite(wave).all()
+
+
+@pytest.mark.parametrize(("source", "target"), [(44_100, 16_000), (44_100, 22_050), (16_000, 22_050), (48_000, 22_050)])
+def test_resampling_keeps_a_tone_and_its_length(source: int, target: int):
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(source) / source)[None]
+    out = resample(tone, source, target)
+    assert out.shape == (1, target)
+    expected = torch.sin(2 * torch.pi * 1000 * torch.arange(target) / target)
+    assert (out[0] - expected)[200:-200].abs().max() < 1e-2
+
+
+def test_the_same_rate_is_left_untouched():
+    wave = voice(0.1)
+    assert resample(wave, 16_000, 16_000) is wave
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: wav(path, np.zeros(0, np.float32)), r"holds no sound \(0 samples\)"),
+        (lambda path: wav(path, np.zeros(800, np.float32), 8_000), "8000 Hz is too low; record at 16000 Hz or more"),
+        (lambda path: wav(path, np.array([0.0, np.nan]), subtype="FLOAT"), "samples that are not numbers"),
+        (lambda path: wav(path, np.array([0.0, np.inf]), subtype="FLOAT"), "samples that are not numbers"),
+        (lambda path: wav(path, np.zeros(800, np.float32), 44_101), "a.wav: 44101 Hz is an odd sample rate"),
+    ],
+)
+def test_audio_that_is_not_usable_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str):
+    path = tmp_path / "a.wav"
+    make(path)
+    with pytest.raises(ValueError, match=message):
+        load_wav(path, 16_000)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="a.wav: no such audio file"):
+        load_wav(tmp_path / "a.wav", 16_000)
+
+
+def test_without_ffmpeg_other_formats_are_refused_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(400))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="a.m4a: no audio, or a format that needs ffmpeg, which is not"):
+        load_wav(path, 16_000)
+
+
+def fake_ffmpeg(folder: Path, body: str) -> str:
+    """A PATH whose ffmpeg is a script; $SOUND is an au file as the real one would send it."""
+    script = folder / "ffmpeg"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
+def test_ffmpeg_decodes_what_libsndfile_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    samples = voice(0.2, 32_000).numpy()[0]
+    wav(tmp_path / "sound.au", samples, 32_000, subtype="FLOAT")
+    path = tmp_path / "a.m4a"
+    path.write_bytes(bytes(400))
+    monkeypatch.setenv("PATH", fake_ffmpeg(tmp_path, f'echo "$@" > {tmp_path}/args; cat {tmp_path}/sound.au'))
+    wave, rate = read_audio(path)
+    assert rate == 32_000
+    torch.testing.assert_close(wave[0], torch.from_numpy(samples))
+    arguments = (tmp_path / "args").read_text().split()
+    assert str(path) in arguments and arguments[arguments.index("-protocol_whitelist") + 1] == "file"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "echo details >&2; echo Invalid data found >&2; exit 1",
+            r"no audio that can be decoded \(Invalid data found\)",
+        ),
+        ("exit 0", "ffmpeg did not decode it"),
+    ],
+)
+def test_what_ffmpeg_fails_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str):
+    path = tmp_path / "a.m4a"
+    path.write_bytes(bytes(400))
+    monkeypatch.setenv("PATH", fake_ffmpeg(tmp_path, body))
+    with pytest.raises(ValueError, match=f"a.m4a: {message}") as error:
+        read_audio(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_the_real_ffmpeg_decodes_m4a_and_opens_no_playlist(tmp_path: Path):
+    source = wav(tmp_path / "a.wav", voice(1.0).numpy()[0])
+    subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-c:a", "aac", tmp_path / "a.m4a"], check=True)
+    assert abs(load_wav(tmp_path / "a.m4a", 16_000).shape[1] - 16_000) < 3_000
+    playlist = tmp_path / "list.m4a"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{tmp_path}/a.m4a\n#EXT-X-ENDLIST\n")
+    with pytest.raises(ValueError, match="no audio that can be decoded"):
+        read_audio(playlist)
+
+
+# ------------------------------------------------------------------------------------------ features
+@pytest.mark.parametrize("samples", [3_200, 16_000, 16_161])
+def test_speech_tokens_are_50_a_second_and_follow_the_audio(front: CosyVoiceFrontEnd, samples: int):
+    wave = voice(2.0)[:, :samples]
+    tokens = front.speech_tokens(wave)
+    assert len(tokens) == samples // 160 // 2
+    assert all(isinstance(token, int) and 0 <= token < 64 for token in tokens)
+    assert tokens == front.speech_tokens(wave)
+    other = voice(2.0, seed=1)[:, :samples] * torch.linspace(0, 1, samples)
+    assert tokens != front.speech_tokens(other)
+
+
+def test_thirty_seconds_are_the_longest(front: CosyVoiceFrontEnd):
+    assert len(front.speech_tokens(torch.zeros(1, 480_000))) == 1500
+    with pytest.raises(ValueError, match="the audio is 30.1 s long; speech tokens are made of at most 30 s"):
+        front.speech_tokens(torch.zeros(1, 481_600))
+
+
+def test_a_speaker_vector_follows_the_audio(front: CosyVoiceFrontEnd):
+    vector = front.speaker_vector(voice(1.0))
+    assert vector.shape == (192,) and vector.dtype == torch.float32
+    assert torch.equal(vector, front.speaker_vector(voice(1.0)))
+    assert (vector - front.speaker_vector(voice(1.0, seed=5))).abs().max() > 1e-4
+
+
+def test_mel_is_raw_log_mel_with_one_row_a_frame(front: CosyVoiceFrontEnd):
+    wave = voice(0.5, 22_050)
+    mel = front.mel(wave)
+    assert mel.shape == (wave.shape[1] // 256, 80)
+    torch.testing.assert_close(mel, front.config.feat_extractor(wave)[0].T)
+
+
+def test_mel_of_a_wave_that_clips_is_that_of_the_wave_at_full_scale(front: CosyVoiceFrontEnd):
+    wave = voice(0.5, 22_050)
+    wave = wave / wave.abs().max()
+    torch.testing.assert_close(front.mel(wave * 4), front.mel(wave))
+    assert not torch.allclose(front.mel(wave * 0.5), front.mel(wave))
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (torch.zeros(1, 100), "100 samples"),
+        (torch.zeros(1, 0), "0 samples"),
+        (torch.zeros(2, 9000), r"\(2, 9000\)"),
+        (torch.zeros(9000), r"\(9000,\)"),
+        (torch.full((1, 9000), torch.nan), "not numbers"),
+    ],
+)
+@pytest.mark.parametrize("feature", ["speech_tokens", "speaker_vector", "mel"])
+def test_a_wave_of_the_wrong_kind_is_refused(front: CosyVoiceFrontEnd, feature: str, wave: Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        getattr(front, feature)(wave)
+
+
+# ------------------------------------------------------------------------------------------ ONNX files
+def broken(tiny_model_dir: Path, tmp_path: Path) -> CosyVoiceFrontEnd:
+    """A front end whose ONNX files may be spoilt."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("cosyvoice.yaml", "campplus.onnx", "speech_tokenizer_v1.onnx"):
+        shutil.copy(tiny_model_dir / name, directory)
+    return CosyVoiceFrontEnd(read_model_config(directory))
+
+
+def test_a_missing_onnx_file_is_named_with_how_to_get_it(tiny_model_dir: Path, tmp_path: Path):
+    front = broken(tiny_model_dir, tmp_path)
+    (front.config.directory / "campplus.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="campplus.onnx missing; download the model"):
+        front.speaker_vector(voice(0.5))
+    assert front.speech_tokens(voice(0.5))  # the other one is not needed for this
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_that_is_no_onnx_model_is_named(tiny_model_dir: Path, tmp_path: Path, content: bytes):
+    front = broken(tiny_model_dir, tmp_path)
+    (front.config.directory / "speech_tokenizer_v1.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match="speech_tokenizer_v1.onnx: cannot be opened as an ONNX model"):
+        front.speech_tokens(voice(0.5))
+
+
+def test_onnx_files_under_each_others_names_are_told_apart(tiny_model_dir: Path, tmp_path: Path):
+    front = broken(tiny_model_dir, tmp_path)
+    for name, source in (("campplus.onnx", "speech_tokenizer_v1.onnx"), ("speech_tokenizer_v1.onnx", "campplus.onnx")):
+        shutil.copy(tiny_model_dir / source, front.config.directory / name)
+    with pytest.raises(ValueError, match="campplus.onnx: has 2 inputs and 1 outputs, expected 1 and 1"):
+        front.speaker_vector(voice(0.5))
+    with pytest.raises(ValueError, match="speech_tokenizer_v1.onnx: has 1 inputs and 1 outputs, expected 2 and 1"):
+        front.speech_tokens(voice(0.5))
+
+
+def test_onnx_inputs_are_found_by_position(tiny_model_dir: Path, tmp_path: Path):
+    front = broken(tiny_model_dir, tmp_path)
+    wanted = front.speech_tokens(voice(0.5))
+    path = front.config.directory / "speech_tokenizer_v1.onnx"
+    content = path.read_bytes()
+    renamed = onnx.load_from_string(content)
+    for value, name in zip(renamed.graph.input, ("x", "n"), strict=True):
+        for node in renamed.graph.node:
+            node.input[:] = [name if entry == value.name else entry for entry in node.input]
+        value.name = name
+    path.write_bytes(renamed.SerializeToString())
+    assert CosyVoiceFrontEnd(front.config).speech_tokens(voice(0.5)) == wanted
+
+
+def test_tokens_outside_the_vocabulary_are_refused(tiny_model_dir: Path, tmp_path: Path):
+    front = broken(tiny_model_dir, tmp_path)
+    yaml = front.config.directory / "cosyvoice.yaml"
+    text = yaml.read_text(encoding="utf-8").replace("_size: 64", "_size: 8")
+    yaml.write_text(text, encoding="utf-8")
+    smaller = CosyVoiceFrontEnd(read_model_config(front.config.directory))
+    with pytest.raises(ValueError, match="gives tokens outside 0..7"):
+        smaller.speech_tokens(voice(1.0))
+
+
+def test_more_threads_give_the_same(front: CosyVoiceFrontEnd):
+    two = CosyVoiceFrontEnd(front.config, threads=2)
+    assert two.speech_tokens(voice(0.5)) == front.speech_tokens(voice(0.5))
+
+
+def test_the_default_normaliser_is_wetext(front: CosyVoiceFrontEnd):
+    assert front.normalizer is WETEXT
