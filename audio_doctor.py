@@ -1,0 +1,366 @@
+"""Data doctor: what is measured in a clip, which flags follow from it, and the report. Pure functions, no files."""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
+MIN_SAMPLE_RATE = 16_000
+
+# Audio limits. Levels in dB below full scale (dBFS).
+FRAME_SEC = 0.02
+SILENT_DB = -50.0  # loudest frames below this: nobody speaks
+QUIET_DB = -36.0  # speech normally sits at -25..-12
+CLIPPED_SHARE = 5e-4  # samples on a flat top: 8 a second at 16 kHz; clean recordings have none or one short run
+FLAT_RUN = 4  # equal extreme samples in a row that make a flat top
+EDGE_SILENCE_SEC = 0.7
+NOISY_DB = 18.0  # speech level above the level in pauses; clean recordings reach 25-70
+CUT_MARGIN_DB = 12.0  # an outermost frame within this of the clip's speech level lies inside speech
+BANDWIDTH_HZ = 5500.0  # telephone audio ends near 4 kHz, speech recorded at 16 kHz at 6.5-8 kHz
+BANDWIDTH_DROP_DB = 50.0  # the band ends where the spectrum stays this far below its peak
+
+# Limits of the comparisons between clips. An outlier is further from the median than OUTLIER_MADS robust standard
+# deviations (1.4826 * median absolute deviation) and than a floor, so that very even sets raise no false alarm.
+OUTLIER_MADS = 4.0
+MIN_GROUP = 6  # fewer clips than this have no median worth trusting
+RATE_RATIO = 1.6  # floor: characters per second this many times more or fewer than the median
+COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
+MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
+
+# The gravest first. Names are part of data/report.json: add, never rename. The clip's figures fill the sentence.
+DROP, WARN = "drop", "warn"
+FLAGS: dict[str, tuple[str, str]] = {
+    "unreadable": (DROP, "{problem}"),
+    "duplicate_name": (DROP, "another audio file of the same name ({used_file}) is used; keep one of them"),
+    "duplicate_audio": (DROP, "same recording as {same_as}; delete one"),
+    "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_SEC:g} s are used"),
+    "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: python prepare_joint_data.py --split"),
+    "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SAMPLE_RATE} Hz or more"),
+    "near_silent": (DROP, "loudest parts at {level_db:.0f} dBFS; nobody speaks"),
+    "missing_text": (DROP, "{problem}"),
+    "unreadable_text": (DROP, "{problem}"),
+    "empty_text": (DROP, "the transcript holds nothing that can be spoken"),
+    "other_speaker": (
+        WARN,
+        "sounds like another speaker or room: cosine {speaker_cosine:.2f} to the others, usual is {usual_cosine:.2f}",
+    ),
+    "speaking_rate": (
+        WARN,
+        "text may not match the audio: {chars_per_sec:.1f} characters/s, usual is {usual_chars_per_sec:.1f}; listen",
+    ),
+    "text_conflict": (WARN, "metadata.csv has another text ('{other_text}'); the .txt file is used"),
+    "clipping": (WARN, "{clipped_share:.2%} of the samples lie on a flat top; record with less gain"),
+    "cut_off": (WARN, "starts or ends inside speech; teaches wrong endings, cut it at a pause"),
+    "edge_silence": (
+        WARN,
+        "{lead_silence_sec:.1f} s silence before and {trail_silence_sec:.1f} s after the speech; trim to 0.1-0.3 s",
+    ),
+    "noisy": (WARN, "pauses are only {snr_db:.0f} dB below the speech; noise, music and echo are learned too"),
+    "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
+    "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
+    "digits_left": (WARN, "'{text}': write the digits as words"),
+    "markup_left": (WARN, "'{text}': remove what is not spoken"),
+    "duplicate_text": (WARN, "same text as {same_text_as}; fine if really said twice"),
+    "language_mix": (WARN, "written in {script}, the others in {usual_script}"),
+}
+
+
+def drops(flags: Iterable[str]) -> bool:
+    """Whether a clip with these flags is left out of the training data."""
+    return any(FLAGS[name][0] == DROP for name in flags)
+
+
+@dataclass(frozen=True)
+class AudioFigures:
+    """What one recording measures at its own sample rate; silences and bandwidth refer to its speech level."""
+
+    duration_sec: float
+    sample_rate: int
+    channels: int
+    peak_db: float  # dBFS
+    level_db: float  # 95th percentile of 20 ms frames, dBFS
+    snr_db: float  # level_db above the 5th percentile of the frames: the pauses
+    clipped_share: float  # 0..1, of the worst channel
+    lead_silence_sec: float
+    trail_silence_sec: float
+    edge_db: float  # the louder of first and last frame, relative to level_db
+    bandwidth_hz: float
+
+
+@dataclass
+class Finding:
+    """One clip on its way through the doctor."""
+
+    clip: str  # name: path without suffix, relative to the input directory
+    file: str
+    figures: dict[str, Any] = field(default_factory=dict)  # report columns; also fill the flags' sentences
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        """kept, warned or dropped."""
+        return "dropped" if drops(self.flags) else "warned" if self.flags else "kept"
+
+    @property
+    def reasons(self) -> list[str]:
+        """One sentence for each flag."""
+        return [FLAGS[name][1].format_map(self.figures) for name in self.flags]
+
+    def flag(self, name: str, **figures: Any) -> None:
+        """Add a flag (once) and the figures that its sentence needs."""
+        self.figures.update(figures)
+        if name not in self.flags:
+            self.flags.append(name)
+            self.flags.sort(key=list(FLAGS).index)  # the gravest first
+
+
+# ---- one clip --------------------------------------------------------------------------------------------------------
+
+
+def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = None) -> AudioFigures:
+    """Figures of samples (N, channels), float in [-1, 1]; duration_sec where only the start of a long file is given."""
+    mono = samples.mean(axis=1)
+    size = max(1, int(FRAME_SEC * sample_rate))
+    frames = mono[: len(mono) // size * size].reshape(-1, size) if len(mono) >= size else mono[None]
+    levels = decibel(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)))
+    pause, level = map(float, np.quantile(levels, [0.05, 0.95]))
+    loud = np.nonzero(levels > silence_threshold(levels))[0]
+    lead, trail = (loud[0], len(levels) - 1 - loud[-1]) if len(loud) else (len(levels), 0)
+    return AudioFigures(
+        duration_sec=round(len(mono) / sample_rate if duration_sec is None else duration_sec, 6),
+        sample_rate=sample_rate,
+        channels=samples.shape[1],
+        peak_db=round(float(decibel(np.abs(samples).max())), 1),
+        level_db=round(level, 1),
+        snr_db=round(level - pause, 1),
+        clipped_share=round(max(map(clipped_share, samples.T)), 6),
+        lead_silence_sec=round(float(lead) * FRAME_SEC, 2),
+        trail_silence_sec=round(float(trail) * FRAME_SEC, 2),
+        edge_db=round(float(max(levels[0], levels[-1])) - level, 1),
+        bandwidth_hz=round(bandwidth_hz(mono, sample_rate)),
+    )
+
+
+def decibel(amplitude: np.ndarray | float) -> np.ndarray:
+    """20 log10, not below -120."""
+    return 20 * np.log10(np.maximum(amplitude, 1e-6))
+
+
+def silence_threshold(levels: np.ndarray) -> float:
+    """Level in dB that parts pauses from speech: midway from the noise floor, 20 to 40 dB below the speech level."""
+    floor, speech = np.quantile(levels, [0.05, 0.95])
+    return float(speech - np.clip((speech - floor) / 2, 20, 40))
+
+
+def clipped_share(samples: np.ndarray) -> float:
+    """Share of samples (N,) that lie at the extreme value, FLAT_RUN or more in a row."""
+    top = np.abs(samples).max()
+    if top < 0.1:
+        return 0.0
+    at_top = np.concatenate([[0], (np.abs(samples) >= 0.998 * top).astype(np.int8), [0]])
+    edges = np.diff(at_top)
+    runs = np.nonzero(edges == -1)[0] - np.nonzero(edges == 1)[0]
+    return float(runs[runs >= FLAT_RUN].sum() / len(samples))
+
+
+def bandwidth_hz(mono: np.ndarray, sample_rate: int) -> float:
+    """Highest frequency at which the mean spectrum of the loud frames is within BANDWIDTH_DROP_DB of its peak."""
+    size = 2 ** round(math.log2(0.032 * sample_rate))
+    if len(mono) < size:
+        return sample_rate / 2
+    frames = np.lib.stride_tricks.sliding_window_view(mono, size)[:: size // 2] * np.hanning(size)
+    power = np.square(np.abs(np.fft.rfft(frames, axis=1)))
+    energy = power.sum(axis=1)
+    spectrum = 0.5 * decibel(power[energy >= 0.01 * np.quantile(energy, 0.95)].mean(axis=0))
+    bins = max(1, round(250 * size / sample_rate))  # smoothed over 250 Hz
+    spectrum = np.convolve(np.pad(spectrum, bins // 2, mode="edge"), np.ones(bins) / bins, mode="valid")
+    highest = np.nonzero(spectrum >= spectrum.max() - BANDWIDTH_DROP_DB)[0][-1] * sample_rate / size
+    return min(float(highest), sample_rate / 2)
+
+
+def audio_flags(figures: AudioFigures) -> list[str]:
+    """Flags of one recording by itself; those that drop it come first."""
+    checks = {
+        "too_short": figures.duration_sec < MIN_SEC,
+        "too_long": figures.duration_sec > MAX_SEC,
+        "low_sample_rate": figures.sample_rate < MIN_SAMPLE_RATE,
+        "near_silent": figures.level_db < SILENT_DB,
+        "clipping": figures.clipped_share > CLIPPED_SHARE,
+        "noisy": figures.snr_db < NOISY_DB,
+        "cut_off": figures.snr_db >= NOISY_DB and figures.edge_db > -CUT_MARGIN_DB,
+        "edge_silence": max(figures.lead_silence_sec, figures.trail_silence_sec) > EDGE_SILENCE_SEC,
+        "low_bandwidth": figures.sample_rate >= MIN_SAMPLE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
+        "quiet": SILENT_DB <= figures.level_db < QUIET_DB,
+    }
+    found = [name for name, is_so in checks.items() if is_so]
+    return [
+        name for name in found if drops([name])
+    ] or found  # a clip that is dropped anyway needs no list of blemishes
+
+
+MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]|https?:|www\.")
+LANGUAGE_TAG = re.compile(r"<\|[a-z]{2,3}\|>")
+
+
+def text_flags(text: str) -> list[str]:
+    """Flags of a normalised transcript by itself."""
+    spoken = LANGUAGE_TAG.sub("", text)
+    if not any(character.isalnum() for character in spoken):
+        return ["empty_text"]
+    found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
+    odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
+    return found + (["markup_left"] if odd or MARKUP.search(spoken) else [])
+
+
+# ---- all clips together ----------------------------------------------------------------------------------------------
+
+
+def spoken_characters(text: str) -> int:
+    """Letters and digits; marks and blanks take no time to say."""
+    return sum(character.isalnum() for character in LANGUAGE_TAG.sub("", text))
+
+
+SCRIPTS = {"HANGUL": "Hangul", "CJK": "Chinese characters", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic letters"}
+
+
+def script(text: str) -> str:
+    """The script of most letters; kana anywhere means Japanese."""
+    names = [unicodedata.name(c, "").split(" ")[0] for c in LANGUAGE_TAG.sub("", text) if c.isalpha()]
+    if "HIRAGANA" in names or "KATAKANA" in names:
+        return "Japanese"
+    most = Counter(names).most_common(1)
+    return SCRIPTS.get(most[0][0], most[0][0].title()) if most else "no letters"
+
+
+def outliers(values: Sequence[float], floor: float) -> tuple[np.ndarray, float]:
+    """(signed distance beyond the limit or 0 for each value, median); too few values have no outliers."""
+    array = np.asarray(values, dtype=np.float64)
+    median = float(np.median(array)) if len(array) else math.nan
+    if len(array) < MIN_GROUP:
+        return np.zeros(len(array)), median
+    limit = max(OUTLIER_MADS * 1.4826 * float(np.median(np.abs(array - median))), floor)
+    distance = array - median
+    return np.where(np.abs(distance) > limit, distance, 0.0), median
+
+
+def check_texts(findings: Sequence[Finding]) -> None:
+    """Flag speaking_rate, duplicate_text and language_mix among clips with figures text and duration_sec."""
+    groups: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[script(finding.figures["text"])].append(finding)
+    usual = max(groups, key=lambda name: len(groups[name]), default="")
+    for name, group in groups.items():
+        if name != usual and len(findings) >= MIN_GROUP and len(group) <= MINORITY_SHARE * len(findings):
+            for finding in group:
+                finding.flag("language_mix", script=name, usual_script=usual)
+        _check_rates(group)
+    _check_duplicates(findings)
+
+
+def _check_rates(group: Sequence[Finding]) -> None:
+    """Characters per second of speech, compared as logarithms: twice as fast is as odd as half as fast."""
+    for finding in group:
+        figures = finding.figures
+        speech = figures["duration_sec"] - figures["lead_silence_sec"] - figures["trail_silence_sec"]
+        figures["chars_per_sec"] = round(spoken_characters(figures["text"]) / max(speech, 0.1), 2)
+    logs = [math.log(max(finding.figures["chars_per_sec"], 1e-3)) for finding in group]
+    distances, median = outliers(logs, math.log(RATE_RATIO))
+    for finding, distance in zip(group, distances, strict=True):
+        if distance:
+            finding.flag("speaking_rate", usual_chars_per_sec=round(math.exp(median), 2))
+
+
+def _check_duplicates(findings: Iterable[Finding]) -> None:
+    same: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        same["".join(filter(str.isalnum, finding.figures["text"].casefold()))].append(finding)
+    for group in same.values():
+        for finding in group if len(group) > 1 else []:
+            others = [other.clip for other in group if other is not finding]
+            finding.flag("duplicate_text", same_text_as=", ".join(others[:3]) + (" …" if len(others) > 3 else ""))
+
+
+def check_speakers(findings: Sequence[Finding], vectors: np.ndarray) -> None:
+    """Flag other_speaker: raw speaker vectors (n, 192) whose cosine to the mean of the *other* clips is low.
+
+    Flagged clips leave the mean and the rest is judged again, so that two strangers cannot vouch for each other.
+    """
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    trusted = np.ones(len(units), dtype=bool)
+    cosines, usual = np.ones(len(units)), 1.0
+    for _ in range(3):
+        others = units[trusted].sum(axis=0) - units * trusted[:, None]
+        cosines = (units * others).sum(axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-12)
+        usual = float(np.median(cosines[trusted]))
+        distances, _ = outliers(cosines[trusted], COSINE_DROP)
+        limit = cosines[trusted][distances < 0]
+        if not len(limit):
+            break
+        trusted &= cosines > limit.max()
+    for finding, cosine, is_trusted in zip(findings, cosines, trusted, strict=True):
+        finding.figures["speaker_cosine"] = round(float(cosine), 3)
+        if not is_trusted:
+            finding.flag("other_speaker", usual_cosine=round(usual, 3))
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+REPORT_FIGURES = (
+    "text duration_sec sample_rate channels peak_db level_db snr_db clipped_share lead_silence_sec trail_silence_sec "
+    "edge_db bandwidth_hz chars_per_sec speaker_cosine text_tokens speech_tokens"
+).split()
+
+
+def report_entry(finding: Finding) -> dict[str, Any]:
+    """The clip's line in report.json; figures that were not measured are left out."""
+    figures = {name: finding.figures[name] for name in REPORT_FIGURES if name in finding.figures}
+    head = {"clip": finding.clip, "flags": finding.flags, "status": finding.status, "reasons": finding.reasons}
+    return {**head, "file": finding.file, **figures}
+
+
+def report_text(findings: Sequence[Finding], notes: Sequence[str] = (), max_lines: int | None = None) -> str:
+    """The report for people: the worst clips first, then the totals; clips without a flag are only counted.
+
+    max_lines: of the part about single clips.
+    """
+    bad = [finding for finding in findings if finding.flags]
+    bad.sort(key=lambda finding: (list(FLAGS).index(finding.flags[0]), -len(finding.flags), finding.clip))
+    width = max((len(finding.clip) for finding in bad), default=0)
+    lines = [
+        f"  {finding.status:8}{finding.clip if i == 0 else '':{width}}  {name}: {reason}"
+        for finding in bad
+        for i, (name, reason) in enumerate(zip(finding.flags, finding.reasons, strict=True))
+    ]
+    lines += [f"  note    {note}" for note in notes]
+    if max_lines is not None and len(lines) > max_lines:
+        lines[max_lines:] = [f"  ... {len(lines) - max_lines} more lines in report.txt"]
+    used = [finding for finding in findings if finding.status != "dropped"]
+    count = Counter(finding.status for finding in findings)
+    minutes = sum(finding.figures["duration_sec"] for finding in used) / 60
+    total = f"{len(used)} of {len(findings)} clips used, {minutes:.1f} min"
+    total += f" ({count['kept']} clean, {count['warned']} with a warning); {count['dropped']} dropped"
+    return "\n".join([*lines, total, *advice(findings)])
+
+
+def advice(findings: Sequence[Finding]) -> list[str]:
+    """What to do about the set as a whole."""
+    used = [finding for finding in findings if finding.status != "dropped"]
+    dropped = len(findings) - len(used)
+    seconds = sum(finding.figures["duration_sec"] for finding in used)
+    lines = []
+    if dropped > len(used):
+        lines.append(
+            f"WARNING: more clips were dropped ({dropped}) than used ({len(used)}). "
+            "Mend the clips named above and run this again before training."
+        )
+    if used and (len(used) < 10 or seconds < 30):
+        lines.append(f"Few data: {len(used)} clips, {seconds:.0f} s; 20-50 clips of 2-15 s give a better voice.")
+    if any(finding.status == "warned" for finding in used):
+        lines.append("Clips with a warning are used. Listen to them; mend or delete those that are wrong, run again.")
+    return lines

@@ -1,0 +1,399 @@
+"""The user's recordings and transcripts: found, read, cut at pauses, drafted."""
+
+import os
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from audio_doctor import MAX_SEC
+from config import UserError
+from cosyvoice.cli import frontend
+from utils import atomic_path
+
+# In order of preference where two files differ only in the suffix.
+FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()
+AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + FFMPEG_SUFFIXES
+METADATA = "metadata.csv"
+DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
+PART_SUFFIX = ".part"
+
+MIN_PIECE_SEC, MAX_PIECE_SEC = 1.5, 15.0
+MARGIN_SEC = 0.15  # kept before and after the speech of a piece
+LONG_PAUSE_SEC = 1.0  # always cut here; shorter pauses only where a piece would get too long
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used; the message gives the reason, the caller names the file."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Decoded audio."""
+
+    samples: np.ndarray  # (N, channels) float32, full scale is 1
+    sample_rate: int
+    duration_sec: float  # of the whole file, even where only its start was read
+
+
+@dataclass
+class RawClip:
+    """One audio file and its transcript as found; `flags` are the doctor's names with the figures of their sentence."""
+
+    name: str  # path without suffix, relative to the input directory, "/" between folders
+    path: Path
+    file: str  # the same with suffix
+    text: str | None = None
+    flags: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def sibling(self, suffix: str) -> Path:
+        """The file beside the audio with the same stem."""
+        return self.path.with_name(self.path.stem + suffix)
+
+
+# ---- finding ---------------------------------------------------------------------------------------------------------
+
+
+def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
+    """All recordings below input_dir with their transcripts, sorted by name, and notes for the report.
+
+    A .txt beside the audio wins over metadata.csv. Raises UserError where there is no recording or metadata.csv is
+    broken.
+    """
+    files, notes = _walk(input_dir)
+    audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    if not audio:
+        raise UserError(
+            f"no audio in {input_dir} ({len(files)} other files); put recordings there "
+            "(001.wav, 001.flac, 001.mp3, ...) and beside each its text (001.txt)"
+        )
+    audio.sort(key=lambda path: (_name(path, input_dir), AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
+    clips: dict[str, RawClip] = {}
+    for path in audio:
+        name, file = _name(path, input_dir), printable(path.relative_to(input_dir).as_posix())
+        if split_folder(path).is_dir():
+            notes.append(f"{file} is left out, its clips in {split_folder(path).name} are used")
+        elif name in clips:
+            clip = RawClip(file, path, file, flags={"duplicate_name": {"used_file": clips[name].file}})
+            clips[file] = clip
+        else:
+            clips[name] = RawClip(name, path, file)
+    transcripts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    listed, csv_notes = read_metadata(input_dir / METADATA, list(clips.values()))
+    for clip in clips.values():
+        _attach_text(clip, transcripts.get(clip.path.with_suffix("")), listed.get(clip.name))
+    return sorted(clips.values(), key=lambda clip: clip.name), notes + csv_notes
+
+
+def printable(name: str) -> str:
+    """File names that are not UTF-8 (from old archives) with their odd bytes spelled out."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+def _name(path: Path, input_dir: Path) -> str:
+    return printable(path.relative_to(input_dir).with_suffix("").as_posix())
+
+
+def _walk(top: Path) -> tuple[list[Path], list[str]]:
+    """Files below top, sub-folders and linked folders included, hidden and unfinished ones left out; and notes."""
+    files, seen, notes = [], set(), []
+
+    def unreadable(error: OSError) -> None:
+        if error.filename == str(top):
+            raise UserError(f"{top} cannot be opened: {error.strerror}; check its permissions") from error
+        notes.append(f"{printable(error.filename)} cannot be opened ({error.strerror}); its clips are left out")
+
+    for folder, folders, names in os.walk(top, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(PART_SUFFIX))
+        files += [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
+    return files, notes
+
+
+def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
+    try:
+        clip.text = listed if txt is None else one_line(read_utf8(txt))
+    except (ValueError, OSError) as error:
+        clip.flags["unreadable_text"] = {"problem": f"{txt.name}: {error}"}
+        return
+    if clip.text is None:
+        draft = clip.sibling(DRAFT_SUFFIX)
+        problem = f"write it in {clip.path.stem}.txt beside the audio, or in {METADATA}"
+        if draft.is_file():
+            problem = f"check {draft.name} and rename it to {clip.path.stem}.txt"
+        clip.flags["missing_text"] = {"problem": problem}
+    elif listed is not None and listed != clip.text:
+        clip.flags["text_conflict"] = {"other_text": listed}
+
+
+def read_utf8(path: Path) -> str:
+    """Text of a UTF-8 file, with or without BOM; raises ValueError saying what to do."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not UTF-8 (looks like {looks}); save it as UTF-8") from error
+
+
+def one_line(text: str) -> str:
+    """Text with line ends and runs of blanks (full-width ones too) made one space, and no invisible marks."""
+    return " ".join(text.replace("\ufeff", "").replace("\u200b", "").split())
+
+
+FILE_TITLES = {"file", "filename", "file_name", "path", "audio", "audio_file", "wav", "clip", "id", "name"}
+TEXT_TITLES = {"text", "transcript", "transcription", "sentence", "normalized_text"}
+
+
+def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str], list[str]]:
+    """{clip name: text} from lines `file|text` (or `file|raw text|text`, the last one counts), and notes.
+
+    The first line may be a header; file may have a path and a suffix or neither. Raises UserError naming the lines that
+    cannot be understood; a line whose audio does not exist is only noted.
+    """
+    if not path.is_file():
+        return {}, []
+    try:
+        lines = read_utf8(path).splitlines()
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: {error}") from error
+    places = _places(clips)
+    texts: dict[str, str] = {}
+    first_line: dict[str, int] = {}
+    problems, notes = [], []
+    for number, line in enumerate(lines, 1):
+        cells = [one_line(cell) for cell in line.split("|")]
+        if not line.strip() or (number == 1 and cells[0].lower() in FILE_TITLES and cells[-1].lower() in TEXT_TITLES):
+            continue
+        if len(cells) not in (2, 3) or not cells[0]:
+            problems.append(f"line {number} is not file|text: '{line.strip()[:40]}'")
+            continue
+        found = places.get(_place(cells[0])) or places.get(_place(cells[0]).rpartition("/")[2], set())
+        if not found:
+            notes.append(f"{METADATA} line {number}: no audio called '{cells[0]}'")
+        elif len(found) > 1:
+            problems.append(f"line {number}: '{cells[0]}' could be {' or '.join(sorted(found))}; give the sub-folder")
+        elif texts.setdefault(*found, cells[-1]) != cells[-1]:
+            problems.append(f"line {number}: '{cells[0]}' has another text in line {first_line[min(found)]}")
+        else:
+            first_line.setdefault(*found, number)
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise UserError(f"{path}: {'; '.join(problems[:5])}{more}")
+    return texts, notes
+
+
+def _places(clips: Iterable[RawClip]) -> dict[str, set[str]]:
+    """Every spelling by which metadata.csv may name a clip -> names of the clips meant."""
+    places: dict[str, set[str]] = {}
+    for clip in clips:
+        if "duplicate_name" not in clip.flags:
+            for spelling in (clip.name, clip.file, clip.name.rpartition("/")[2], clip.file.rpartition("/")[2]):
+                places.setdefault(_place(spelling), set()).add(clip.name)
+    for clip in clips:  # the full path always means that clip
+        if "duplicate_name" not in clip.flags:
+            places[_place(clip.name)] = places[_place(clip.file)] = {clip.name}
+    return places
+
+
+def _place(spelling: str) -> str:
+    return unicodedata.normalize("NFC", spelling.replace("\\", "/").removeprefix("./"))
+
+
+# ---- decoding --------------------------------------------------------------------------------------------------------
+
+
+def read_audio(path: Path, max_sec: float | None = None) -> Recording:
+    """Decoded samples at the file's own rate, at most max_sec of them. Raises AudioError with the reason."""
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError("the file is empty (0 bytes)")
+        with soundfile.SoundFile(path) as file:
+            rate, length = file.samplerate, file.frames
+            limit = -1 if max_sec is None else int(max_sec * rate)
+            samples = file.read(limit, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        return _read_with_ffmpeg(path, error.error_string.rstrip("."))
+    except OSError as error:
+        raise AudioError(error.strerror or str(error)) from error
+    if len(samples) == 0:
+        raise AudioError("it holds no sound (0 samples)")
+    if not np.isfinite(samples).all():
+        raise AudioError("it holds NaN or infinite samples; export it again")
+    return Recording(samples, rate, (length if len(samples) == limit else len(samples)) / rate)
+
+
+def _read_with_ffmpeg(path: Path, refusal: str) -> Recording:
+    """What libsndfile refused, by the front end of synthesis, which asks ffmpeg where that is installed."""
+    try:
+        wave, rate = frontend.read_audio(path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        needs_ffmpeg = path.suffix.lower() in FFMPEG_SUFFIXES
+        raise AudioError(reason if needs_ffmpeg else f"damaged or not audio at all ({refusal})") from error
+    return Recording(wave.T.numpy(), rate, wave.shape[1] / rate)
+
+
+def wave_16k(recording: Recording) -> Tensor:
+    """(N,) mono at 16 kHz, what voice activity and speech recognition take."""
+    mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
+    return frontend.resample(mono, recording.sample_rate, frontend.TOKEN_RATE)[0]
+
+
+# ---- --split: one long recording -> clips ----------------------------------------------------------------------------
+
+Span = tuple[float, float]  # seconds
+
+
+def split_recordings(clips: Sequence[RawClip]) -> list[str]:
+    """Cut recordings that are too long at their pauses; one line about each for the user.
+
+    Too long: over 30 s, or over 15 s and without a transcript. Pieces go to <stem>_split/<stem>_001.wav beside the
+    recording, which is left out from then on. Raises UserError where a piece cannot be written.
+    """
+    lines = []
+    for clip in clips:
+        try:
+            recording = read_audio(clip.path)
+        except AudioError as error:
+            lines.append(f"{clip.file}: cannot be read: {error}")
+            continue
+        if recording.duration_sec <= (MAX_SEC if clip.text else MAX_PIECE_SEC):
+            continue
+        target = split_folder(clip.path)
+        spans = with_margins(cut_at_pauses(find_speech(recording, clip.file)), recording.duration_sec)
+        kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]
+        if not kept:
+            lines.append(f"{clip.file}: no speech found; nothing was cut")
+            continue
+        _write_pieces(recording, kept, target, clip.path.stem)
+        left_out = (
+            f", {len(spans) - len(kept)} shorter than {MIN_PIECE_SEC} s left out" if len(kept) < len(spans) else ""
+        )
+        lines.append(f"{clip.file}: {len(kept)} clips in {target}{left_out}")
+    return lines
+
+
+def split_folder(path: Path) -> Path:
+    """Where the pieces of a recording lie."""
+    return path.with_name(path.stem + "_split")
+
+
+def find_speech(recording: Recording, title: str) -> list[Span]:
+    """Stretches of speech by silero-vad (its model is inside the package); pauses of 0.3 s or more separate them."""
+    try:
+        from silero_vad import get_speech_timestamps, load_silero_vad
+    except ImportError as error:
+        raise UserError("--split needs silero-vad: pip install silero-vad") from error
+    with tqdm(total=100, desc=f"pauses in {title}", unit="%") as bar:
+        stretches = get_speech_timestamps(
+            wave_16k(recording),
+            load_silero_vad(onnx=True),
+            min_silence_duration_ms=300,
+            max_speech_duration_s=MAX_PIECE_SEC - 2 * MARGIN_SEC,
+            speech_pad_ms=0,
+            progress_tracking_callback=lambda percent: bar.update(percent - bar.n),
+        )
+    return [(stretch["start"] / frontend.TOKEN_RATE, stretch["end"] / frontend.TOKEN_RATE) for stretch in stretches]
+
+
+def cut_at_pauses(speech: Sequence[Span]) -> list[Span]:
+    """Neighbouring stretches joined to pieces of at most 15 s with margins, cut at the longest pauses first.
+
+    Long pauses end sentences: a piece that stops inside one teaches the voice to stop there.
+    """
+    done: list[Span] = []
+    todo = [list(speech)] if speech else []
+    while todo:
+        part = todo.pop()
+        pauses = [after[0] - before[1] for before, after in zip(part, part[1:], strict=False)]
+        fits = part[-1][1] - part[0][0] <= MAX_PIECE_SEC - 2 * MARGIN_SEC
+        if not pauses or (fits and max(pauses) < LONG_PAUSE_SEC):
+            done.append((part[0][0], part[-1][1]))
+        else:
+            cut = pauses.index(max(pauses)) + 1
+            todo += [part[cut:], part[:cut]]
+    return done
+
+
+def with_margins(spans: Sequence[Span], duration_sec: float) -> list[Span]:
+    """Spans widened by MARGIN_SEC, at most to the middle of the pause between them and to the recording's ends."""
+    wide = []
+    for i, (start, end) in enumerate(spans):
+        room_before = (start - spans[i - 1][1]) / 2 if i else start
+        room_after = (spans[i + 1][0] - end) / 2 if i + 1 < len(spans) else duration_sec - end
+        wide.append((start - min(MARGIN_SEC, room_before), end + min(MARGIN_SEC, max(room_after, 0))))
+    return wide
+
+
+def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, stem: str) -> None:
+    """Wav files of the spans; the folder appears under its name only when all are written."""
+    part = target.with_name(target.name + PART_SUFFIX)
+    shutil.rmtree(part, ignore_errors=True)
+    rate = recording.sample_rate
+    try:
+        part.mkdir()
+        for number, (start, end) in enumerate(spans, 1):
+            piece = recording.samples[round(start * rate) : round(end * rate)]
+            soundfile.write(part / f"{stem}_{number:03}.wav", piece, rate, subtype="PCM_24")
+        part.rename(target)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"cannot write the clips of {target}: {error}; nothing was left half-written") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------
+
+
+def whisper_transcriber(asr_model: Path | None) -> Callable[[Recording], str]:
+    """Recording -> text by a local faster-whisper model. Raises UserError where package or model is missing."""
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError as error:
+        raise UserError("--transcribe needs a speech recogniser: pip install faster-whisper") from error
+    if asr_model is None or not (asr_model / "model.bin").is_file():
+        where = "no --asr-model given" if asr_model is None else f"{asr_model} holds no model.bin"
+        raise UserError(
+            f"--transcribe needs a model on this disk ({where}); for example: "
+            "huggingface-cli download Systran/faster-whisper-small --local-dir asr, then --asr-model asr"
+        )
+    try:
+        model = WhisperModel(str(asr_model), device="cpu", compute_type="int8", local_files_only=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{asr_model} is not a faster-whisper model ({error}); download it again") from error
+
+    def transcribe(recording: Recording) -> str:
+        segments, _ = model.transcribe(wave_16k(recording).numpy(), condition_on_previous_text=False)
+        return one_line(" ".join(segment.text for segment in segments))
+
+    return transcribe
+
+
+def write_drafts(clips: Sequence[RawClip], transcribe: Callable[[Recording], str]) -> list[Path]:
+    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written."""
+    todo = [clip for clip in clips if "missing_text" in clip.flags and not clip.sibling(DRAFT_SUFFIX).exists()]
+    written = []
+    for clip in tqdm(todo, desc="transcribing", unit="clip"):
+        try:
+            recording = read_audio(clip.path, MAX_SEC + 1)
+        except AudioError:
+            continue  # the next run reports it with its reason
+        text = transcribe(recording) if recording.duration_sec <= MAX_SEC else ""
+        if text:
+            with atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
+                part.write_text(text + "\n", encoding="utf-8")
+            written.append(clip.sibling(DRAFT_SUFFIX))
+    return written

@@ -1,0 +1,210 @@
+"""One recording and its text -> training features and figures, kept in one record file for each clip.
+
+Records are written as soon as they are ready and named by a fingerprint of everything that they depend on: a run that
+was killed goes on where it stopped, and what did not change is never computed again.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
+from audio_files import AudioError, Recording, read_audio
+from config import UserError
+from cosyvoice.cli.frontend import MEL_RATE, SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import atomic_path, user_mistakes
+
+# Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
+# dropped clips hold no features.
+EXTRACTION_VERSION = 1
+MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
+# Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
+CLIP_SEC, CLIP_SEC_PER_BYTE = 0.05, 1 / 0.5e9
+WORKER_SEC = 5.0  # work that a process must have to be worth its start
+TOKEN_COUNT_SLACK_SEC = 0.2  # speech tokens against audio; one token is 0.02-0.04 s
+
+
+@dataclass(frozen=True)
+class Job:
+    """A clip to extract; the result goes to the file `record`."""
+
+    path: Path
+    text: str  # as the user wrote it; "": the audio is only measured
+    record: Path
+    model_dir: Path
+    device: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `extract` stored. A clip that cannot be decoded has a problem and no figures; a bad one has no arrays."""
+
+    path: Path
+    problem: str | None
+    figures: AudioFigures | None
+    text: str  # normalised
+
+    @classmethod
+    def load(cls, path: Path) -> "Record | None":
+        """The record without its arrays, or None where there is none that can be read."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = json.loads(file["values"].tobytes())
+            figures = AudioFigures(**values["figures"]) if "figures" in values else None
+            return cls(path, values.get("problem"), figures, values.get("text", ""))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def array(self, name: str) -> np.ndarray:
+        """One of the arrays that `features` makes."""
+        with np.load(self.path, allow_pickle=False) as file:
+            return file[name]
+
+
+def extract(job: Job) -> None:
+    """Measure one clip and, where nothing drops it, make its features; store all of it in job.record.
+
+    A bad clip is no error. Raises UserError where the model directory does not work or the record cannot be written.
+    """
+    front_end = _front_end(job.model_dir, job.device)
+    values: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        recording = read_audio(job.path, MAX_SEC + 1)
+        figures = measure(recording.samples, recording.sample_rate, recording.duration_sec)
+        text = normalized(front_end, job.text)
+        if not drops(audio_flags(figures) + text_flags(text)):
+            arrays = features(front_end, text, *waves(recording), job.path)
+        values = {"figures": asdict(figures), "text": text}
+    except AudioError as error:
+        values = {"problem": str(error)}
+    with atomic_path(job.record) as part, open(part, "wb") as file:
+        np.savez(file, values=np.frombuffer(json.dumps(values).encode(), dtype=np.uint8), **arrays)
+
+
+@lru_cache(maxsize=1)
+def _front_end(model_dir: Path, device: str) -> CosyVoiceFrontEnd:
+    """One front end for each process, so that the ONNX models are opened once."""
+    with user_mistakes():
+        return CosyVoiceFrontEnd(read_model_config(model_dir), device)
+
+
+def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
+    """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends."""
+    return "".join(front_end.text_normalize(text)) if text else ""
+
+
+def waves(recording: Recording) -> tuple[Tensor, Tensor]:
+    """(1, N) mono at 16 kHz and at 22.05 kHz. Raises AudioError for a sample rate that cannot be converted."""
+    mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
+    try:
+        return resample(mono, recording.sample_rate, TOKEN_RATE), resample(mono, recording.sample_rate, MEL_RATE)
+    except ValueError as error:
+        raise AudioError(str(error)) from error
+
+
+def features(
+    front_end: CosyVoiceFrontEnd, text: str, wave_16k: Tensor, wave_22k: Tensor, path: Path
+) -> dict[str, np.ndarray]:
+    """Training features: text_token (L,), speech_token (S,) int32; speech_feat (T, 80), utt_embedding (192,) float32.
+
+    speech_feat is the natural-log mel as extracted, the speaker vector is raw. Raises UserError naming the clip where a
+    model's output does not fit the audio or cosyvoice.yaml: that is the model directory's fault.
+    """
+    with user_mistakes():
+        arrays = {
+            "text_token": np.asarray(front_end.text_tokens(text), dtype=np.int32),
+            "speech_token": np.asarray(front_end.speech_tokens(wave_16k), dtype=np.int32),
+            "speech_feat": front_end.mel(wave_22k).numpy(),
+            "utt_embedding": front_end.speaker_vector(wave_16k).numpy(),
+        }
+    config, seconds = front_end.config, wave_16k.shape[1] / TOKEN_RATE
+    tokens, ids = len(arrays["speech_token"]), arrays["text_token"]
+    if abs(tokens / config.token_rate_hz - seconds) > TOKEN_COUNT_SLACK_SEC:
+        raise UserError(
+            f"{path}: speech_tokenizer_v1.onnx gave {tokens} tokens for {seconds:.2f} s, but cosyvoice.yaml says "
+            f"{config.token_rate_hz} per second; the two files in {config.directory} do not belong together"
+        )
+    if ids.min() < 0 or ids.max() >= config.text_token_size:
+        raise UserError(
+            f"{path}: the tokenizer gave id {ids.max()}, but llm.text_token_size of {config.directory} is "
+            f"{config.text_token_size}; cosyvoice.yaml names another tokenizer than the model was trained with"
+        )
+    return arrays
+
+
+# ---- many clips ------------------------------------------------------------------------------------------------------
+
+
+def extract_all(jobs: Sequence[Job], workers: int) -> None:
+    """Run all jobs; raises what `extract` raises, and UserError where a worker process dies."""
+    with tqdm(total=len(jobs), desc="extracting", unit="clip") as bar:
+        if workers == 1:
+            with _one_thread():
+                for job in jobs:
+                    extract(job)
+                    bar.update()
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+            try:
+                for future in as_completed([pool.submit(extract, job) for job in jobs]):
+                    future.result()
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process was killed, most likely because memory ran out; run again with --workers 1 "
+                    "(finished clips are kept)"
+                ) from error
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as in a worker: the number of threads may change the last bits of a result."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start_worker() -> None:
+    """In each worker: one thread, Ctrl-C left to the parent, and no life without the parent."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def default_workers(jobs: int, device: str, model_dir: Path) -> int:
+    """Processes worth starting: no more than CPU cores, and one on a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    work_sec = jobs * (CLIP_SEC + CLIP_SEC_PER_BYTE * (model_dir / SPEECH_TOKENIZER).stat().st_size)
+    return 1 if device == "cuda" else max(1, min(cores, MAX_WORKERS, math.ceil(work_sec / WORKER_SEC)))

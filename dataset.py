@@ -1,0 +1,316 @@
+"""Parquet shards of prepared clips -> checked `Clip`s -> batches of the two models."""
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from config import UserError
+from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
+from utils import atomic_path
+
+MEL_BINS = 80
+SPEAKER_DIM = 192
+
+SCHEMA = pa.schema(
+    [
+        ("utt", pa.string()),
+        ("wav", pa.string()),  # path as found, relative to the input directory
+        ("text", pa.string()),  # normalised: what text_token was made from
+        ("text_token", pa.list_(pa.int32())),
+        ("speech_token", pa.list_(pa.int32())),
+        ("speech_feat", pa.list_(pa.float32())),  # natural-log mel, (T, 80) flattened row by row
+        ("speech_feat_len", pa.int32()),
+        ("utt_embedding", pa.list_(pa.float32())),  # raw speaker vector of the clip
+        ("spk_embedding", pa.list_(pa.float32())),  # mean of the raw vectors of all clips, repeated
+        ("duration_sec", pa.float64()),
+        ("fingerprint", pa.string()),  # sha256 of audio bytes, transcript and extraction settings
+    ]
+)
+META_KEY = b"cosyvoice_data"  # shard metadata: the content of meta.json, so that a shard cannot lose it
+
+# Share of the clips that is held out, and its limits; with fewer than MIN_CLIPS_TO_HOLD_OUT none is.
+HOLD_OUT_SHARE = 0.1
+HOLD_OUT_LIMITS = (2, 5)
+MIN_CLIPS_TO_HOLD_OUT = 8
+
+_PREPARE_AGAIN = "python prepare_joint_data.py --force"
+
+
+class DataError(UserError, ValueError):
+    """A data set that cannot be trained on; the message says which file, which clip and what to do."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One prepared clip; token ids int64, features float32."""
+
+    utt: str
+    wav: str
+    text: str
+    text_token: Tensor  # (L,)
+    speech_token: Tensor  # (S,)
+    speech_feat: Tensor  # (T, 80), natural-log mel
+    utt_embedding: Tensor  # (192,), raw
+    spk_embedding: Tensor  # (192,), mean of the raw vectors
+    duration: float  # seconds
+    fingerprint: str
+
+
+class FlowWindow(NamedTuple):
+    """Speech tokens and exactly the mel frames that they cover."""
+
+    speech_token: Tensor  # (S,)
+    speech_feat: Tensor  # (token_to_mel_length(S), 80)
+
+
+# ---- parquet -----------------------------------------------------------------------------------------------------
+
+
+def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> None:
+    """Write rows (keys as in SCHEMA) to a parquet file that appears under its name only when complete.
+
+    meta: what `read_meta` returns. Equal rows and meta give equal bytes. Raises UserError where the disk refuses.
+    """
+    schema = SCHEMA.with_metadata({META_KEY: json.dumps(meta or {}, sort_keys=True).encode()})
+    with atomic_path(path) as part:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), part)
+
+
+def shard_paths(data_dir: Path) -> list[Path]:
+    """The shards named by data.list; raises DataError where there is none or one is missing."""
+    data_list = Path(data_dir) / "data.list"
+    todo = "run: python prepare_joint_data.py"
+    if not data_list.is_file():
+        raise DataError(f"no training data in {data_dir} (data.list is missing); {todo}")
+    names = [line.strip() for line in data_list.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{data_list} is empty; {todo}")
+    paths = [data_list.parent / name for name in names]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{data_list} names a file that does not exist: {missing[0]}; {todo}")
+    return paths
+
+
+def read_meta(data_dir: Path) -> dict[str, Any]:
+    """What the data was made with (content of meta.json, read from the shards); {} for shards of other tools.
+
+    Raises DataError where the shards were made with different models.
+    """
+    metas = {path: _shard_meta(path) for path in shard_paths(data_dir)}
+    first = next(iter(metas.values()))
+    for path, meta in metas.items():
+        if meta != first:
+            raise DataError(f"{path} was made with other models than the shards before it; run: {_PREPARE_AGAIN}")
+    return first
+
+
+def _shard_meta(path: Path) -> dict[str, Any]:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"{path} is not a readable parquet file ({_first_line(e)}); run: {_PREPARE_AGAIN}") from e
+    return json.loads(metadata.get(META_KEY, b"{}"))
+
+
+def read_rows(data_dir: Path) -> list[Clip]:
+    """All clips that data.list names, in its order, every value checked.
+
+    Raises DataError naming file, clip and reason: missing column, wrong length, NaN, id outside the model's vocabulary.
+    """
+    meta = read_meta(data_dir)
+    clips = [clip for path in shard_paths(data_dir) for clip in _read_shard(path, meta)]
+    if not clips:
+        raise DataError(f"the shards in {data_dir} hold no clip; run: {_PREPARE_AGAIN}")
+    names: set[str] = set()
+    for clip in clips:
+        if clip.utt in names:
+            raise DataError(f"{data_dir}: two clips are called '{clip.utt}'; run: {_PREPARE_AGAIN}")
+        names.add(clip.utt)
+    return clips
+
+
+def _read_shard(path: Path, meta: Mapping[str, Any]) -> list[Clip]:
+    try:
+        table = pq.read_table(path)
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if not missing:
+            table = table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(f"{path} is not a readable parquet file ({_first_line(e)}); run: {_PREPARE_AGAIN}") from e
+    if missing:
+        raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {_PREPARE_AGAIN}")
+    return [_clip(table, row, path, meta) for row in range(table.num_rows)]
+
+
+def _clip(table: pa.Table, row: int, path: Path, meta: Mapping[str, Any]) -> Clip:
+    """Row `row` as a Clip; raises DataError with all that is wrong with it."""
+    cells = {name: table.column(name)[row] for name in SCHEMA.names}
+    nulls = [name for name, cell in cells.items() if not cell.is_valid]
+    if nulls:
+        raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
+    tensors = {
+        name: torch.from_numpy(cells[name].values.to_numpy(zero_copy_only=False).copy())
+        for name in SCHEMA.names
+        if pa.types.is_list(SCHEMA.field(name).type)
+    }
+    problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
+    if problems:
+        where = f"{path}, clip '{cells['utt'].as_py()}'"
+        raise DataError(f"{where}: {'; '.join(problems)}; run: {_PREPARE_AGAIN}")
+    return Clip(
+        utt=cells["utt"].as_py(),
+        wav=cells["wav"].as_py(),
+        text=cells["text"].as_py(),
+        text_token=tensors["text_token"].long(),
+        speech_token=tensors["speech_token"].long(),
+        speech_feat=tensors["speech_feat"].view(-1, MEL_BINS),
+        utt_embedding=tensors["utt_embedding"],
+        spk_embedding=tensors["spk_embedding"],
+        duration=cells["duration_sec"].as_py(),
+        fingerprint=cells["fingerprint"].as_py(),
+    )
+
+
+def _problems(tensors: Mapping[str, Tensor], frames: int, meta: Mapping[str, Any]) -> list[str]:
+    problems = [f"{name} has no values" for name, values in tensors.items() if not len(values)]
+    if len(tensors["speech_feat"]) != frames * MEL_BINS:
+        problems.append(f"speech_feat has {len(tensors['speech_feat'])} values for {frames} frames of {MEL_BINS}")
+    for name in ("utt_embedding", "spk_embedding"):
+        if len(tensors[name]) != SPEAKER_DIM:
+            problems.append(f"{name} has {len(tensors[name])} values instead of {SPEAKER_DIM}")
+    for name in ("speech_feat", "utt_embedding", "spk_embedding"):
+        if not torch.isfinite(tensors[name]).all():
+            problems.append(f"{name} has NaN or infinite values")
+    for name in ("text_token", "speech_token"):
+        size = meta.get(f"{name}_size", float("inf"))
+        outside = [int(i) for i in tensors[name] if not 0 <= i < size]
+        if outside:
+            problems.append(f"{name} {outside[0]} is outside 0..{size - 1}")
+    return problems
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def data_fingerprint(clips: Sequence[Clip]) -> str:
+    """sha256 (hex) of which clips these are, in order: names, audio, transcripts and extraction settings."""
+    text = "\n".join(f"{clip.utt}\t{clip.fingerprint}" for clip in clips)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+# ---- training and validation clips -------------------------------------------------------------------------------
+
+
+def hold_out(clips: Sequence[Clip], seed: int, count: int | None = None) -> tuple[list[Clip], list[Clip]]:
+    """(training clips, validation clips), both in the given order; the same clips and seed give the same choice.
+
+    count None: a tenth, at least 2 and at most 5, none below 8 clips. One clip is drawn from each of `count` equal
+    slices of the clips sorted by duration. A clip whose text occurs twice is held out only if nothing else is left:
+    its twin would be trained on. Raises DataError where no training clip would remain.
+    """
+    if count is None:
+        low, high = HOLD_OUT_LIMITS
+        count = 0 if len(clips) < MIN_CLIPS_TO_HOLD_OUT else min(max(round(len(clips) * HOLD_OUT_SHARE), low), high)
+    if count >= max(len(clips), 1):
+        raise DataError(f"validation_clips = {count} leaves none of {len(clips)} clips for training; make it smaller")
+    texts = [clip.text for clip in clips]
+    unique = [clip for clip in clips if texts.count(clip.text) == 1]
+    candidates = sorted(unique if len(unique) >= count else clips, key=lambda clip: (clip.duration, clip.utt))
+    rng = random.Random(seed)
+    edges = [len(candidates) * i // count for i in range(count + 1)] if count else []
+    held = {candidates[rng.randrange(low, high)].utt for low, high in zip(edges, edges[1:], strict=False)}
+    return [clip for clip in clips if clip.utt not in held], [clip for clip in clips if clip.utt in held]
+
+
+# ---- windows and batches -----------------------------------------------------------------------------------------
+
+
+def largest_token_count(frames: int, token_rate_hz: int) -> int:
+    """The largest n with token_to_mel_length(n, token_rate_hz) <= frames."""
+    n = int((frames + 1) * MEL_HOP * token_rate_hz / SAMPLE_RATE) + 1
+    while n > 0 and token_to_mel_length(n, token_rate_hz) > frames:
+        n -= 1
+    return n
+
+
+def whole_window(clip: Clip, token_rate_hz: int) -> FlowWindow:
+    """The whole clip, cut at its end so that tokens and mel frames cover the same time.
+
+    Raises DataError where the clip holds less than one token of mel.
+    """
+    n = min(len(clip.speech_token), largest_token_count(len(clip.speech_feat), token_rate_hz))
+    if n < 1:
+        raise DataError(f"clip '{clip.utt}': {len(clip.speech_feat)} mel frames are less than one speech token")
+    return FlowWindow(clip.speech_token[:n], clip.speech_feat[: token_to_mel_length(n, token_rate_hz)])
+
+
+def flow_window(clip: Clip, max_feat_frames: int, token_rate_hz: int, rng: random.Random) -> FlowWindow:
+    """A random aligned window of at most max_feat_frames mel frames; the whole clip where that is shorter.
+
+    |--s--|------ n tokens ------|        s uniform, n the largest count that fits max_feat_frames
+    |round(s f)|- int(n f) frames -|      f = 22050 / 256 / token_rate_hz frames per token
+    """
+    whole = whole_window(clip, token_rate_hz)
+    n = largest_token_count(max_feat_frames, token_rate_hz)
+    if n < 1:
+        raise DataError(f"max_feat_len = {max_feat_frames} is less than one speech token; make it larger")
+    if n >= len(whole.speech_token):
+        return whole
+    frames = token_to_mel_length(n, token_rate_hz)
+    start = rng.randint(0, len(whole.speech_token) - n)
+    # rounding up can reach one frame beyond the clip
+    feat_start = min(round(start * SAMPLE_RATE / MEL_HOP / token_rate_hz), len(whole.speech_feat) - frames)
+    return FlowWindow(whole.speech_token[start : start + n], whole.speech_feat[feat_start : feat_start + frames])
+
+
+def speaker_vector(clip: Clip, kind: str) -> Tensor:
+    """(192,) raw speaker vector: "mean" of all clips (what synthesis uses) or of this "utterance"."""
+    return {"mean": clip.spk_embedding, "utterance": clip.utt_embedding}[kind]
+
+
+def collate_llm(clips: Sequence[Clip], speaker: str = "mean") -> dict[str, Tensor]:
+    """Batch of whole clips for TransformerLM.forward, padded with 0 on the right.
+
+    text_token (B, L), speech_token (B, S) int64; text_token_len, speech_token_len (B,) int32; embedding (B, 192).
+    """
+    return {
+        **_padded("text_token", [clip.text_token for clip in clips]),
+        **_padded("speech_token", [clip.speech_token for clip in clips]),
+        "embedding": torch.stack([speaker_vector(clip, speaker) for clip in clips]),
+    }
+
+
+def _padded(name: str, sequences: Sequence[Tensor]) -> dict[str, Tensor]:
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int32)
+    return {name: torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True), f"{name}_len": lengths}
+
+
+def collate_flow(windows: Sequence[FlowWindow], embeddings: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Batches for MaskedDiffWithXvec.forward, one for each window length, in order of first appearance.
+
+    speech_token (B, S) int64, speech_feat (B, T, 80), both with *_len (B,) int32; embedding (B, 192).
+    Nothing is padded: the length regulator stretches every item to the longest, and its GroupNorm sees padding.
+    """
+    groups: dict[tuple[int, int], list[tuple[FlowWindow, Tensor]]] = {}
+    for window, embedding in zip(windows, embeddings, strict=True):
+        lengths = len(window.speech_token), len(window.speech_feat)
+        groups.setdefault(lengths, []).append((window, embedding))
+    return [
+        {
+            **_padded("speech_token", [window.speech_token for window, _ in group]),
+            **_padded("speech_feat", [window.speech_feat for window, _ in group]),
+            "embedding": torch.stack([embedding for _, embedding in group]),
+        }
+        for group in groups.values()
+    ]

@@ -1,0 +1,349 @@
+"""Turn recordings and their texts into training data, and say what is wrong with them.
+
+    python prepare_joint_data.py                                   # raw_audio/*.wav + *.txt -> data/
+    python prepare_joint_data.py --input-dir my_voice --output-dir data_my_voice
+    python prepare_joint_data.py --split                           # cut long recordings into clips first
+    python prepare_joint_data.py --transcribe --asr-model asr      # draft missing texts for review
+
+Clips that did not change are not computed again; data/report.txt names every clip that needs attention.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from audio_doctor import Finding, audio_flags, check_speakers, check_texts, report_entry, report_text, text_flags
+from audio_files import DRAFT_SUFFIX, RawClip, find_clips, split_recordings, whisper_transcriber, write_drafts
+from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
+from config import UserError
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.utils.weights import file_fingerprint
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
+from dataset import write_shard
+from utils import DEFAULT_MODEL, atomic_path, find_folder, run_main, select_device, user_mistakes
+
+ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
+CLIPS_PER_SHARD = 200
+PRINTED_LINES = 40  # of the report; report.txt has all
+TEXT_PACKAGES = ("wetext", "inflect")  # their versions decide how numbers are written out
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line; the older tool's --input_dir, --output_dir and --pretrained_dir are accepted."""
+    title, _, examples = __doc__.partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=title, epilog=examples, formatter_class=raw, allow_abbrev=False)
+    add = parser.add_argument
+    add("--input-dir", "--input_dir", type=Path, help="recordings and texts [raw_audio] | 音频和文本目录")
+    add("--output-dir", "--output_dir", type=Path, default=Path("data"), help="training data [data] | 训练数据目录")
+    model_help = f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录"
+    add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=model_help)
+    add("--device", default="auto", help="of the two ONNX models: auto, cpu, cuda | 提取特征的设备")
+    add("--workers", type=int, help="processes [as many as help, at most 4] | 并行进程数")
+    add("--force", action="store_true", help="compute unchanged clips again | 重新计算所有音频")
+    add("--split", action="store_true", help="only cut long recordings at pauses, 1.5-15 s | 只做：按停顿切分长录音")
+    add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
+    add("--asr-model", type=Path, help="faster-whisper model folder, for --transcribe | 语音识别模型目录")
+    args = parser.parse_args(argv)
+    if args.workers is not None and args.workers < 1:
+        parser.error(f"argument --workers: {args.workers} must be at least 1")
+    return args
+
+
+# ---- what a clip's features depend on --------------------------------------------------------------------------------
+
+
+def model_meta(config: ModelConfig) -> dict[str, Any]:
+    """What meta.json says about the model directory. Raises FileNotFoundError where a file is missing."""
+    require_files(config.directory, ONNX_FILES)
+    return {
+        "token_rate_hz": config.token_rate_hz,
+        "sample_rate": config.sample_rate,
+        "text_token_size": config.text_token_size,
+        "speech_token_size": config.speech_token_size,
+        "model": {name: file_fingerprint(config.directory / name) for name in (*ONNX_FILES, "cosyvoice.yaml")},
+    }
+
+
+def settings_digest(config: ModelConfig, meta: dict[str, Any]) -> str:
+    """sha256 of all that features depend on besides audio and transcript."""
+    settings = [EXTRACTION_VERSION, *(meta["model"][name] for name in ONNX_FILES), config.token_rate_hz]
+    settings += [config.sections.get(name) for name in ("get_tokenizer", "feat_extractor")]
+    return sha256([*settings, *map(version, TEXT_PACKAGES)])
+
+
+def sha256(data: Any) -> str:
+    """Hexadecimal digest of plain data."""
+    return hashlib.sha256(json.dumps(data).encode()).hexdigest()
+
+
+# ---- clips on their way to the data set ------------------------------------------------------------------------------
+
+
+@dataclass
+class Candidate:
+    """A recording with all that was found out about it."""
+
+    raw: RawClip
+    audio: str  # sha256 of the file, "" where it cannot be opened
+    fingerprint: str  # sha256 over audio, transcript and extraction settings
+    finding: Finding
+    record: Record | None = None  # None only for a second file of the same name
+
+    @classmethod
+    def of(cls, raw: RawClip, settings: str) -> "Candidate":
+        """The recording with its fingerprint and the flags of its files."""
+        try:
+            audio = file_fingerprint(raw.path)
+        except OSError:
+            audio = ""  # extraction finds the reason
+        finding = Finding(raw.name, raw.file)
+        for name, figures in raw.flags.items():
+            finding.flag(name, **figures)
+        return cls(raw, audio, sha256([audio, raw.text, settings]), finding)
+
+    @property
+    def used(self) -> bool:
+        """Whether it goes into the data set."""
+        return self.finding.status != "dropped"
+
+
+def extract_clips(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig) -> None:
+    """Fill in the clips' records, computing those that are missing (with --force all)."""
+    cache = args.output_dir / "cache"
+    jobs = {}
+    for clip in clips:
+        path = cache / f"{clip.fingerprint}.npz"
+        known = Record.load(path)
+        # what could not be decoded is tried again: ffmpeg may have been installed
+        if "duplicate_name" not in clip.raw.flags and (args.force or known is None or known.problem):
+            jobs[path] = Job(clip.raw.path, clip.raw.text or "", path, config.directory, args.device)
+    if jobs:
+        workers = min(len(jobs), args.workers or default_workers(len(jobs), args.device, config.directory))
+        print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
+        extract_all(list(jobs.values()), workers)
+    else:
+        print("to do     nothing: no recording, text or model file changed", flush=True)
+    for clip in clips:
+        if "duplicate_name" not in clip.raw.flags:
+            clip.record = Record.load(cache / f"{clip.fingerprint}.npz")
+
+
+def examine(clips: Sequence[Candidate]) -> None:
+    """Flag each clip by itself, then the usable ones against each other."""
+    first: dict[str, str] = {}
+    for clip in clips:
+        if clip.record is not None:
+            _flag_by_record(clip.finding, clip.record)
+        if clip.used and first.setdefault(clip.audio, clip.raw.name) != clip.raw.name:
+            clip.finding.flag("duplicate_audio", same_as=first[clip.audio])
+    used = [clip for clip in clips if clip.used]
+    check_texts([clip.finding for clip in used])
+    if used:
+        check_speakers([clip.finding for clip in used], speaker_vectors(used))
+
+
+def _flag_by_record(finding: Finding, record: Record) -> None:
+    if record.figures is None:
+        finding.flag("unreadable", problem=record.problem)
+        return
+    finding.figures.update(asdict(record.figures), text=record.text)
+    no_text = {"missing_text", "unreadable_text"} & set(finding.flags)
+    for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text)):
+        finding.flag(name)
+    if finding.status != "dropped":
+        for figure, name in (("text_tokens", "text_token"), ("speech_tokens", "speech_token")):
+            finding.figures[figure] = len(record.array(name))
+
+
+def speaker_vectors(clips: Sequence[Candidate]) -> np.ndarray:
+    """(n, 192) raw vectors."""
+    return np.stack([clip.record.array("utt_embedding") for clip in clips])
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def publish(clips: Sequence[Candidate], meta: dict[str, Any], output_dir: Path) -> list[Path]:
+    """Write shards, meta.json and, last, data.list: until then the data set of the run before stays whole."""
+    mean = speaker_vectors(clips).astype(np.float64).mean(axis=0).astype(np.float32)
+    seconds = sum(clip.finding.figures["duration_sec"] for clip in clips)
+    meta = {**meta, "clips": len(clips), "seconds": round(seconds, 3)}
+    digest = sha256([meta, mean.tolist(), [[clip.raw.name, clip.raw.file, clip.fingerprint] for clip in clips]])[:12]
+    shards = []
+    for start in range(0, len(clips), CLIPS_PER_SHARD):
+        # another data set gets other names: what data.list names stays as it is until data.list changes
+        shards.append(output_dir / f"clips_{len(shards):04}_{digest}.parquet")
+        write_shard(shards[-1], [row(clip, mean) for clip in clips[start : start + CLIPS_PER_SHARD]], meta)
+    write_text(output_dir / "meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    write_text(output_dir / "data.list", "".join(f"{path.name}\n" for path in shards))
+    for path in set(output_dir.glob("clips_*.parquet*")) - set(shards):
+        path.unlink(missing_ok=True)
+    return shards
+
+
+def row(clip: Candidate, mean: np.ndarray) -> dict[str, Any]:
+    """The clip as dataset.SCHEMA wants it; mean: speaker vector of the whole set."""
+    record = clip.record
+    mel = record.array("speech_feat")
+    return {
+        "utt": clip.raw.name,
+        "wav": clip.raw.file,
+        "text": record.text,
+        "text_token": record.array("text_token"),
+        "speech_token": record.array("speech_token"),
+        "speech_feat": mel.reshape(-1),
+        "speech_feat_len": len(mel),
+        "utt_embedding": record.array("utt_embedding"),
+        "spk_embedding": mean,
+        "duration_sec": clip.finding.figures["duration_sec"],
+        "fingerprint": clip.fingerprint,
+    }
+
+
+def write_report(findings: Sequence[Finding], text: str, output_dir: Path) -> None:
+    """report.json, an array with one clip a line, and report.txt for people."""
+    lines = ",\n".join(json.dumps(report_entry(finding), ensure_ascii=False) for finding in findings)
+    write_text(output_dir / "report.json", f"[\n{lines}\n]\n")
+    write_text(output_dir / "report.txt", text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """A UTF-8 file with "\\n" line ends that appears only when complete."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def forget_old_records(cache: Path, clips: Sequence[Candidate]) -> None:
+    """Delete records of clips that are gone or have changed, and what a killed run left half-done."""
+    wanted = {f"{clip.fingerprint}.npz" for clip in clips}
+    for path in cache.glob("*"):
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_run(output_dir: Path) -> Iterator[None]:
+    """A lock that a dying process gives up by itself; UserError where another run holds it or none can be written."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file = open(output_dir / ".lock", "a")  # noqa: SIM115 (closed below, which unlocks)
+    except OSError as error:
+        raise UserError(f"cannot write to {output_dir}: {error.strerror}; choose a folder with --output-dir") from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"another prepare_joint_data.py is writing to {output_dir}; wait for it, or choose another --output-dir"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Recordings -> data set and report; raises UserError where that is impossible."""
+    input_dir = find_folder(args.input_dir, "raw_audio", "put 001.wav, 001.txt, ... there or give --input-dir")
+    raw_clips, notes = find_clips(input_dir)
+    if args.split or args.transcribe:
+        return make_clips(args, input_dir, raw_clips)
+    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    args.device = onnx_device(args.device)
+    with user_mistakes():
+        config = read_model_config(model_dir)
+        meta = model_meta(config)
+    print(f"model     {model_dir} ({config.token_rate_hz} speech tokens/s), on {args.device}")
+    print(f"audio     {input_dir}: {len(raw_clips)} recordings", flush=True)
+    with only_run(args.output_dir):
+        settings = settings_digest(config, meta)
+        clips = [Candidate.of(raw, settings) for raw in raw_clips]
+        extract_clips(clips, args, config)
+        examine(clips)
+        findings = [clip.finding for clip in clips]
+        write_report(findings, report_text(findings, notes), args.output_dir)
+        print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
+        used = [clip for clip in clips if clip.used]
+        if not used:
+            raise UserError(
+                f"none of the {len(clips)} recordings in {input_dir} can be used, the reasons are in "
+                f"{args.output_dir / 'report.txt'}; no training data was written"
+            )
+        shards = publish(used, meta, args.output_dir)
+        forget_old_records(args.output_dir / "cache", clips)
+    print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
+    print(f"report    {args.output_dir / 'report.txt'}, report.json")
+    data_dir = None if args.output_dir == Path("data") else args.output_dir
+    print(
+        f"next\n{command_line('train_joint.py', {'--data-dir': data_dir, '--model-dir': args.model_dir})}", flush=True
+    )
+
+
+def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
+    """--split and --transcribe: files for a person to check; no training data is made."""
+    if args.split:
+        lines = split_recordings(clips)
+        clips, notes = find_clips(input_dir)
+        print("\n".join(lines + notes) or f"nothing to cut: all recordings in {input_dir} are short enough")
+    if args.transcribe:
+        drafts = write_drafts(clips, whisper_transcriber(args.asr_model))
+        print(f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})")
+        print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
+        print("for a text that differs from the audio teaches the voice wrong words.")
+    else:
+        missing = sum("missing_text" in clip.flags for clip in clips)
+        print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
+        print("or have drafts written: python prepare_joint_data.py --transcribe --asr-model DIR")
+    print(f"then\n{command_line('prepare_joint_data.py', {'--input-dir': args.input_dir})}", flush=True)
+
+
+def onnx_device(name: str) -> str:
+    """ "cpu" or "cuda", where the ONNX models run; UserError where a GPU is asked for that onnxruntime cannot use."""
+    kind = select_device(name).type
+    if kind == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if name != "auto":
+            raise UserError(f"--device {name} needs pip install onnxruntime-gpu; --device cpu is fast enough here")
+        return "cpu"
+    return "cuda" if kind == "cuda" else "cpu"
+
+
+def command_line(script: str, options: dict[str, Path | None]) -> str:
+    """The command with the options that are not None, quoted for the shell of this system."""
+    words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
+    return " ".join(["python", script, *quoted])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 2 after a mistake of the user's, 130 after Ctrl-C (finished clips are kept)."""
+    return run_main(lambda: prepare(parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

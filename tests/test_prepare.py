@@ -1,0 +1,715 @@
+"""prepare_joint_data: what is found, what the doctor says, what is written, and what is not computed again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_model import make_tiny_model
+
+import audio_doctor
+import audio_files
+import clip_features
+import prepare_joint_data
+from audio_doctor import Finding, check_speakers, check_texts, measure
+from audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
+from config import UserError
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.utils.yaml_loader import read_model_config
+from dataset import read_meta, read_rows
+from prepare_joint_data import main, parse_args
+
+RATE = 16_000
+SENTENCES = (
+    "the first of many short sentences that we say",
+    "another line, said about as fast as the first",
+    "rivers run to the sea and never come back up",
+    "please hold the door until the cat has left",
+    "nobody knows why the old clock stopped at noon",
+    "bring some bread and a little butter with you",
+    "the train to the coast leaves from the far side",
+    "we counted seven boats before the fog came in",
+)
+
+
+def voice(seconds: float = 3.5, seed: int = 0, rate: int = RATE, edge: float = 0.15) -> np.ndarray:
+    """(N,) like speech: harmonics to 7.5 kHz in syllables with pauses between, silence at both ends, a little noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * rate)) / rate
+    pitch = 140 + 20 * np.sin(2 * np.pi * 0.7 * t + seed)
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    wave = sum(np.cos(k * phase + rng.uniform(0, 6)) / k**0.8 for k in range(1, 48))
+    syllables = np.clip(np.sin(2 * np.pi * 3.1 * (t - edge)), 0, 1) * ((t > edge) & (t < seconds - edge))
+    wave = wave * syllables
+    return (0.4 * wave / np.abs(wave).max() + 10 ** (-70 / 20) * rng.normal(size=len(t))).astype(np.float32)
+
+
+def write_clip(folder: Path, name: str, text: str | None, samples: np.ndarray | None = None, **options: object) -> Path:
+    """folder/name and its .txt; 3.5 s of voice that depends on the name."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = options.pop("rate", RATE)
+    soundfile.write(path, voice(seed=sum(map(ord, name))) if samples is None else samples, rate, **options)
+    if text is not None:
+        path.with_suffix(".txt").write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    """Four good clips in a folder with a Chinese name."""
+    for i in range(4):
+        write_clip(tmp_path / "录音", f"{i:03}.wav", SENTENCES[i])
+    return tmp_path / "录音"
+
+
+@pytest.fixture
+def run(tmp_path, model_dir):
+    """main() on the fixture's folders; more arguments may follow."""
+
+    def call(*more: str, code: int = 0) -> int:
+        folders = ["--input-dir", tmp_path / "录音", "--output-dir", tmp_path / "数据", "--model-dir", model_dir]
+        assert main([*map(str, folders), "--device", "cpu", *more]) == code
+        return code
+
+    return call
+
+
+def report(tmp_path: Path) -> dict[str, dict]:
+    return {entry["clip"]: entry for entry in json.loads((tmp_path / "数据/report.json").read_text(encoding="utf-8"))}
+
+
+def flags(tmp_path: Path) -> dict[str, list[str]]:
+    return {clip: entry["flags"] for clip, entry in report(tmp_path).items()}
+
+
+def records(tmp_path: Path) -> dict[str, int]:
+    """Time of writing of every clip's record."""
+    return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "数据/cache").glob("*.npz")}
+
+
+# ---- from recordings to the data set ---------------------------------------------------------------------------------
+
+
+def test_clips_become_rows_with_the_front_ends_values(tmp_path, raw, run, model_dir, capsys):
+    write_clip(raw, "子目录/第五.flac", "你好，今天是2024年7月4日。")
+    run()
+    clips = {clip.utt: clip for clip in read_rows(tmp_path / "数据")}
+    assert list(clips) == ["000", "001", "002", "003", "子目录/第五"]
+    front_end = CosyVoiceFrontEnd(read_model_config(model_dir))
+    clip, wave = clips["000"], load_wav(raw / "000.wav", RATE)
+    assert clip.text == SENTENCES[0] + "."
+    assert clip.text_token.tolist() == front_end.text_tokens(clip.text)
+    assert clip.speech_token.tolist() == front_end.speech_tokens(wave)
+    torch.testing.assert_close(clip.utt_embedding, front_end.speaker_vector(wave), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clip.speech_feat, front_end.mel(load_wav(raw / "000.wav", 22050)), rtol=1e-4, atol=1e-4)
+    assert clip.speech_feat.min() < -5, "natural-log mel, not rescaled"
+    mean = torch.stack([clip.utt_embedding for clip in clips.values()]).mean(dim=0)
+    for clip in clips.values():
+        torch.testing.assert_close(clip.spk_embedding, mean, rtol=1e-5, atol=1e-6)
+    assert clips["子目录/第五"].text == "你好，今天是二零二四年七月四日。"
+    assert clips["子目录/第五"].wav == "子目录/第五.flac"
+    last_line = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert last_line.startswith("python train_joint.py --data-dir ")
+
+
+def test_what_is_written_beside_the_shards(tmp_path, raw, run, model_dir):
+    run()
+    data = tmp_path / "数据"
+    names = (data / "data.list").read_text(encoding="utf-8").split()
+    assert len(names) == 1 and (data / names[0]).is_file()
+    meta = json.loads((data / "meta.json").read_text(encoding="utf-8"))
+    assert meta == read_meta(data)
+    assert (meta["token_rate_hz"], meta["sample_rate"], meta["clips"]) == (50, 22050, 4)
+    assert meta["seconds"] == pytest.approx(14)
+    assert set(meta["model"]) == {"campplus.onnx", "speech_tokenizer_v1.onnx", "cosyvoice.yaml"}
+    lines = (data / "report.json").read_text(encoding="utf-8").splitlines()
+    assert lines[1].startswith('{"clip": "000", "flags": []') and len(lines) == 6, "one clip a line"
+    assert "4 of 4 clips used" in (data / "report.txt").read_text(encoding="utf-8")
+
+
+def test_the_default_folders_give_the_short_next_command(tmp_path, raw, model_dir, monkeypatch, capsys):
+    raw.rename(tmp_path / "raw_audio")
+    shutil.copytree(model_dir, tmp_path / "pretrained_models/CosyVoice-300M")
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    assert capsys.readouterr().out.rstrip().splitlines()[-1] == "python train_joint.py"
+    assert (tmp_path / "data/data.list").is_file()
+
+
+def test_many_clips_fill_several_shards(tmp_path, raw, run, monkeypatch):
+    monkeypatch.setattr(prepare_joint_data, "CLIPS_PER_SHARD", 3)
+    run()
+    assert len((tmp_path / "数据/data.list").read_text().split()) == 2
+    assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "001", "002", "003"]
+
+
+def test_the_older_spellings_are_accepted():
+    args = parse_args(["--input_dir", "a", "--output_dir", "b", "--pretrained_dir", "c"])
+    assert (args.input_dir, args.output_dir, args.model_dir) == (Path("a"), Path("b"), Path("c"))
+
+
+def test_no_worker_at_all_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(["--workers", "0"])
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_processes_are_started_where_there_is_enough_work(model_dir, tmp_path):
+    assert clip_features.default_workers(30, "cpu", model_dir) == 1
+    with open(tmp_path / "speech_tokenizer_v1.onnx", "wb") as file:
+        file.truncate(522_000_000)  # the size of the released one, without its blocks
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert clip_features.default_workers(30, "cpu", tmp_path) == min(cores, 4)
+    assert clip_features.default_workers(30, "cuda", tmp_path) == 1
+    assert clip_features.default_workers(2, "cpu", tmp_path) == 1
+
+
+def test_two_workers_give_the_same_bytes_as_one(tmp_path, raw, run):
+    run("--workers", "1")
+    [one] = [path.read_bytes() for path in (tmp_path / "数据").glob("*.parquet")]
+    run("--workers", "2", "--force")
+    [two] = [path.read_bytes() for path in (tmp_path / "数据").glob("*.parquet")]
+    assert one == two
+
+
+# ---- incremental -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing_again(tmp_path, raw, run, capsys):
+    run()
+    before = records(tmp_path)
+    assert len(before) == 4
+    capsys.readouterr()
+    run()
+    assert records(tmp_path) == before
+    assert "nothing: no recording, text or model file changed" in capsys.readouterr().out
+
+
+def test_only_changed_clips_are_computed_and_removed_ones_leave(tmp_path, raw, run, capsys):
+    run()
+    before = records(tmp_path)
+    (raw / "001.txt").write_text("other words", encoding="utf-8")
+    (raw / "002.wav").unlink()
+    write_clip(raw, "004.wav", SENTENCES[4])
+    shutil.move(raw / "003.wav", raw / "333.wav")
+    shutil.move(raw / "003.txt", raw / "333.txt")
+    capsys.readouterr()
+    run()
+    assert "to do     2 new or changed of 4" in capsys.readouterr().out
+    assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "001", "004", "333"]
+    assert len(set(records(tmp_path).items()) & set(before.items())) == 2
+    assert len(records(tmp_path)) == 4, "records of what is gone are deleted"
+    assert len(list((tmp_path / "数据").glob("*.parquet"))) == 1
+
+
+def test_force_computes_everything_again(tmp_path, raw, run):
+    run()
+    before = records(tmp_path)
+    run("--force")
+    after = records(tmp_path)
+    assert set(after) == set(before) and not set(after.items()) & set(before.items())
+
+
+def test_what_could_not_be_decoded_is_tried_again(tmp_path, raw, run, capsys):
+    """The fault may have been outside of the file: a missing ffmpeg, a folder without permission."""
+    write_clip(raw, "page.m4a.wav", None).rename(raw / "page.m4a")
+    (raw / "page.m4a").write_text("<html>")
+    run()
+    capsys.readouterr()
+    run()
+    assert "1 new or changed of 5" in capsys.readouterr().out
+
+
+def test_another_model_or_a_damaged_record_is_noticed(tmp_path, raw, run, model_dir, capsys):
+    run()
+    next(iter((tmp_path / "数据/cache").glob("*.npz"))).write_bytes(b"PK\3\4 half")
+    capsys.readouterr()
+    run()
+    assert "1 new or changed of 4" in capsys.readouterr().out
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    (other / "campplus.onnx").write_bytes((other / "campplus.onnx").read_bytes() + b"\x32\x01\x00")  # doc field
+    run("--model-dir", str(other))
+    assert "4 new or changed of 4" in capsys.readouterr().out
+
+
+def test_a_killed_run_keeps_what_is_finished_and_the_old_data_set(tmp_path, raw, run, model_dir):
+    run()
+    for i in range(60):
+        write_clip(raw, f"more/{i:03}.wav", SENTENCES[i % 8], voice(2, seed=1000 + i))
+    script = Path(prepare_joint_data.__file__)
+    command = [sys.executable, script, "--input-dir", raw, "--output-dir", tmp_path / "数据", "--model-dir", model_dir]
+    process = subprocess.Popen([*map(str, command), "--workers", "1"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(records(tmp_path)) < 8 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = records(tmp_path)
+    assert 8 <= len(finished) < 64
+    assert len(read_rows(tmp_path / "数据")) == 4, "the data set of the run before is whole"
+    run("--workers", "1")
+    assert finished.items() <= records(tmp_path).items(), "nothing finished is computed again"
+    assert len(read_rows(tmp_path / "数据")) == 64
+    assert not list((tmp_path / "数据").rglob("*.part"))
+
+
+# ---- audio files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.flac", {}),
+        ("a.ogg", {}),
+        ("a.mp3", {}),
+        ("A.WAV", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS", "rate": 48000}),
+        ("a24.wav", {"subtype": "PCM_24"}),
+        ("float.wav", {"subtype": "FLOAT"}),
+    ],
+)
+def test_usual_formats_are_read(tmp_path, name, options):
+    rate = options.get("rate", RATE)
+    path = write_clip(tmp_path, name, None, voice(2, rate=rate), **options)
+    recording = audio_files.read_audio(path)
+    assert recording.sample_rate == rate
+    assert recording.duration_sec == pytest.approx(2, abs=0.1)
+    assert not audio_doctor.audio_flags(measure(recording.samples, rate)), "a clean recording has no flag"
+
+
+def test_a_clip_of_a_hair_over_thirty_seconds_is_dropped_and_not_an_error(tmp_path, raw, run):
+    write_clip(raw, "edge.wav", "x", np.resize(voice(3), 30 * RATE + 1))
+    write_clip(raw, "full.wav", "x", np.resize(voice(3, seed=5), 30 * RATE))
+    run()
+    assert flags(tmp_path)["edge"] == ["too_long"]
+    assert report(tmp_path)["full"]["speech_tokens"] == 1500
+
+
+def test_stereo_and_other_rates_give_the_same_features(tmp_path, raw, run):
+    high = voice(3.5, seed=9, rate=44_100)
+    write_clip(raw, "mono.wav", SENTENCES[4], high, rate=44_100, subtype="FLOAT")
+    write_clip(
+        raw, "stereo.wav", SENTENCES[5], np.stack([high * 1.5, high * 0.5], axis=1), rate=44_100, subtype="FLOAT"
+    )
+    run()
+    clips = {clip.utt: clip for clip in read_rows(tmp_path / "数据")}
+    torch.testing.assert_close(clips["stereo"].speech_feat, clips["mono"].speech_feat, atol=1e-3, rtol=0)
+    assert len(clips["mono"].speech_token) == 175
+
+
+def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
+    """Spoiled clips written to folder: {clip: (flag, status)}."""
+    write_clip(folder, "short.wav", "ab", voice(0.4))
+    write_clip(folder, "long.wav", "x " * 200, np.tile(voice(3.1), 10))
+    write_clip(folder, "phone.wav", "said over the phone line", voice(rate=8000), rate=8000)
+    write_clip(folder, "silent.wav", "nothing to hear", np.zeros(2 * RATE))
+    write_clip(folder, "nan.wav", "not a number", np.full(RATE, np.nan), subtype="FLOAT")
+    (folder / "broken.wav").write_bytes(b"RIFF\x00\x00\x00\x00 not a wav at all")
+    (folder / "zero.mp3").write_bytes(b"")
+    (folder / "page.m4a").write_text("<html>not found</html>")
+    truncated = write_clip(folder, "cut.flac", "only the header is left").read_bytes()
+    (folder / "cut.flac").write_bytes(truncated[:60])
+    for name in ("broken", "zero", "page"):
+        (folder / f"{name}.txt").write_text("some text")
+    write_clip(folder, "untold.wav", None, voice(seed=91))
+    write_clip(folder, "blank.wav", " \r\n", voice(seed=92))
+    write_clip(folder, "marks.wav", "?! ...", voice(seed=93))
+    write_clip(folder, "gbk.wav", None, voice(seed=94))
+    (folder / "gbk.txt").write_bytes("床前明月光".encode("gbk"))
+    write_clip(folder, "000.mp3", None, voice(seed=95))
+    shutil.copy(folder / "001.wav", folder / "twin.wav")
+    (folder / "twin.txt").write_text("again the same")
+    loud = np.clip(voice(seed=96) * 8, -0.9, 0.9)
+    write_clip(folder, "loud.wav", SENTENCES[4], loud)
+    write_clip(folder, "edges.wav", SENTENCES[5], voice(4.7, seed=97, edge=0.8))
+    write_clip(folder, "stop.wav", SENTENCES[6], voice(4.5, seed=98)[: int(3.75 * RATE)])
+    noise = 0.03 * np.random.default_rng(0).normal(size=int(3.5 * RATE))
+    write_clip(folder, "noise.wav", SENTENCES[7], voice(seed=99) + noise)
+    write_clip(folder, "soft.wav", SENTENCES[4] + " too", voice(seed=100) * 0.05)
+    up = np.fft.irfft(np.fft.rfft(voice(seed=101))[: int(3.5 * 4000)], int(3.5 * RATE)) * 1.0
+    write_clip(folder, "muffled.wav", SENTENCES[5] + " too", up)
+    write_clip(folder, "tagged.wav", "<laughter> what a [breath] funny day that was", voice(seed=102))
+    return {
+        "short": ("too_short", "dropped"),
+        "long": ("too_long", "dropped"),
+        "phone": ("low_sample_rate", "dropped"),
+        "silent": ("near_silent", "dropped"),
+        **dict.fromkeys(("nan", "broken", "zero", "page", "cut"), ("unreadable", "dropped")),
+        "untold": ("missing_text", "dropped"),
+        "blank": ("empty_text", "dropped"),
+        "marks": ("empty_text", "dropped"),
+        "gbk": ("unreadable_text", "dropped"),
+        "000.mp3": ("duplicate_name", "dropped"),
+        "twin": ("duplicate_audio", "dropped"),
+        "loud": ("clipping", "warned"),
+        "edges": ("edge_silence", "warned"),
+        "stop": ("cut_off", "warned"),
+        "noise": ("noisy", "warned"),
+        "soft": ("quiet", "warned"),
+        "muffled": ("low_bandwidth", "warned"),
+        "tagged": ("markup_left", "warned"),
+    }
+
+
+def test_every_fault_is_named_and_only_usable_clips_are_kept(tmp_path, raw, run, capsys):
+    expected = spoiled(raw)
+    run("--workers", "1")
+    found = report(tmp_path)
+    for clip, (flag, status) in expected.items():
+        assert flag in found[clip]["flags"], clip
+        assert found[clip]["status"] == status, clip
+        assert len(found[clip]["reasons"]) == len(found[clip]["flags"])
+    for clip in ("000", "001", "002", "003"):
+        assert found[clip]["status"] == "kept", found[clip]
+    used = {clip.utt for clip in read_rows(tmp_path / "数据")}
+    assert used == {clip for clip, entry in found.items() if entry["status"] != "dropped"}
+    printed = capsys.readouterr().out
+    assert "WARNING: more clips were dropped (15) than used (11)" in printed
+    assert printed.index("dropped") < printed.index("warned"), "worst first"
+    assert "gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding)" in printed
+    assert "unreadable: the file is empty (0 bytes)" in printed
+
+
+def test_no_usable_clip_is_an_error_that_leaves_the_old_data(tmp_path, raw, run, capsys):
+    run()
+    for path in raw.glob("*.txt"):
+        path.unlink()
+    run(code=2)
+    error = capsys.readouterr().err
+    assert "none of the 4 recordings" in error and "report.txt" in error
+    assert len(read_rows(tmp_path / "数据")) == 4
+    assert set(map(tuple, flags(tmp_path).values())) == {("missing_text",)}
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_folders_are_named_with_where_was_looked(tmp_path, monkeypatch, capsys, model_dir, raw):
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "raw_audio was not found (looked for raw_audio, " in capsys.readouterr().err
+    assert main(["--input-dir", "gone"]) == 2
+    assert "gone is not there" in capsys.readouterr().err
+    assert main(["--input-dir", str(raw), "--model-dir", "nowhere"]) == 2
+    assert "nowhere is not there" in capsys.readouterr().err
+    assert main(["--input-dir", str(raw / "000.wav")]) == 2
+    assert "000.wav is not a folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/readme.txt").write_text("hello")
+    assert main(["--input-dir", "empty", "--model-dir", str(model_dir)]) == 2
+    assert "no audio in empty (1 other files)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["campplus.onnx", "speech_tokenizer_v1.onnx", "cosyvoice.yaml"])
+def test_a_missing_or_broken_model_file_is_named(tmp_path, raw, run, model_dir, capsys, name):
+    broken = shutil.copytree(model_dir, tmp_path / "broken")
+    (broken / name).write_bytes(b"not a model: [")
+    run("--model-dir", str(broken), code=2)
+    assert name in capsys.readouterr().err
+    (broken / name).unlink()
+    run("--model-dir", str(broken), code=2)
+    assert f"{name}" in capsys.readouterr().err
+    assert not (tmp_path / "数据/data.list").exists()
+
+
+def test_a_tokenizer_of_another_rate_is_refused(tmp_path, raw, run, model_dir, capsys):
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    text = (other / "cosyvoice.yaml").read_text(encoding="utf-8")
+    (other / "cosyvoice.yaml").write_text(
+        text.replace("input_frame_rate: 50", "input_frame_rate: 25"), encoding="utf-8"
+    )
+    run("--model-dir", str(other), code=2)
+    assert "gave 175 tokens for 3.50 s, but cosyvoice.yaml says 25 per second" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path, raw, run, capsys):
+    (tmp_path / "数据").write_text("a file")
+    run(code=2)
+    assert capsys.readouterr().err.startswith(f"error: cannot write to {tmp_path / '数据'}")
+
+
+@pytest.mark.parametrize("limit", [20_000, 150_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, raw, run, capsys, limit):
+    resource = pytest.importorskip("resource")
+    run()
+    old = {path.name: path.read_bytes() for path in (tmp_path / "数据").glob("*.*") if path.is_file()}
+    write_clip(raw, "004.wav", SENTENCES[4])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # a write beyond it fails as on a full disk
+    try:
+        run(code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "cannot write" in lines[-1] and "File too large" in lines[-1]
+    new = {path.name: path.read_bytes() for path in (tmp_path / "数据").glob("*.*") if path.is_file()}
+    assert {name: data for name, data in new.items() if not name.startswith("report")} == {
+        name: data for name, data in old.items() if not name.startswith("report")
+    }
+    assert not list((tmp_path / "数据").rglob("*.part"))
+
+
+def test_two_runs_on_one_output_do_not_mix(tmp_path, raw, run, capsys):
+    with prepare_joint_data.only_run(tmp_path / "数据"):
+        run(code=2)
+    assert "another prepare_joint_data.py is writing to" in capsys.readouterr().err
+    run()
+
+
+# ---- transcripts -----------------------------------------------------------------------------------------------------
+
+
+def test_texts_of_windows_editors_are_read(tmp_path):
+    write_clip(tmp_path, "a.wav", None)
+    (tmp_path / "a.TXT").write_bytes("\ufeff床前明月光，\r\n疑是地上霜。\r\n".encode())
+    assert find_clips(tmp_path)[0][0].text == "床前明月光， 疑是地上霜。"
+
+
+def test_a_text_in_utf_16_is_named_as_such(tmp_path):
+    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16"))
+    with pytest.raises(ValueError, match="line 1 is not UTF-8 .looks like UTF-16.; save it as UTF-8"):
+        read_utf8(tmp_path / "a.txt")
+
+
+def listed(folder: Path, *lines: str) -> dict[str, str | None]:
+    (folder / "metadata.csv").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    return {clip.name: clip.text for clip in find_clips(folder)[0]}
+
+
+def test_metadata_csv_names_clips_in_many_ways(tmp_path):
+    for name in ("a.wav", "b.wav", "sub/c.wav", "sub/d.wav", "e.wav"):
+        write_clip(tmp_path, name, None)
+    texts = listed(
+        tmp_path, "file|text", "a|one", "", "b.wav| two ", "sub\\c.wav|three", "d|four", "wavs/e.wav|raw|five"
+    )
+    assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
+
+
+def test_a_txt_beside_the_audio_wins_and_a_conflict_is_flagged(tmp_path):
+    write_clip(tmp_path, "a.wav", "from txt")
+    write_clip(tmp_path, "b.wav", "same")
+    assert listed(tmp_path, "a|from csv", "b|same") == {"a": "from txt", "b": "same"}
+    a, b = find_clips(tmp_path)[0]
+    assert a.flags == {"text_conflict": {"other_text": "from csv"}} and b.flags == {}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a|one", "b two"], r"metadata.csv: line 2 is not file\|text: 'b two'"),
+        (["a|one|two|three"], "line 1 is not file"),
+        (["a|one", "b|two", "a.wav|three"], "line 3: 'a.wav' has another text in line 1"),
+        (["c|three"], "line 1: 'c' could be sub/c or tub/c; give the sub-folder"),
+    ],
+)
+def test_a_wrong_line_of_metadata_csv_is_named(tmp_path, lines, message):
+    for name in ("a.wav", "b.wav", "sub/c.wav", "tub/c.wav"):
+        write_clip(tmp_path, name, None)
+    with pytest.raises(UserError, match=message):
+        listed(tmp_path, *lines)
+
+
+def test_metadata_csv_in_another_encoding_names_the_line(tmp_path):
+    write_clip(tmp_path, "a.wav", None)
+    (tmp_path / "metadata.csv").write_bytes(b"a|one\nb|" + "床".encode("gbk"))
+    with pytest.raises(UserError, match="metadata.csv: line 2 is not UTF-8"):
+        find_clips(tmp_path)
+
+
+def test_a_line_without_audio_is_only_a_note(tmp_path):
+    write_clip(tmp_path, "a.wav", None)
+    (tmp_path / "metadata.csv").write_text("a|one\ngone|two\n")
+    assert find_clips(tmp_path)[1] == ["metadata.csv line 2: no audio called 'gone'"]
+
+
+def test_hidden_files_and_links_that_lead_back_are_passed_over(tmp_path):
+    write_clip(tmp_path, "a.wav", "text")
+    write_clip(tmp_path, "._a.wav", None)
+    write_clip(tmp_path, ".trash/b.wav", None)
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert [clip.name for clip in find_clips(tmp_path)[0]] == ["a"]
+
+
+# ---- doctor: clips against each other --------------------------------------------------------------------------------
+
+
+def spoken(texts: Sequence[str], seconds: Sequence[float] | float = 3.0) -> list[Finding]:
+    seconds = [seconds] * len(texts) if isinstance(seconds, float) else seconds
+    figures = {"lead_silence_sec": 0.0, "trail_silence_sec": 0.0}
+    return [
+        Finding(str(i), f"{i}.wav", {"text": text, "duration_sec": duration, **figures})
+        for i, (text, duration) in enumerate(zip(texts, seconds, strict=True))
+    ]
+
+
+def flagged(findings: Sequence[Finding], flag: str) -> list[int]:
+    return [int(finding.clip) for finding in findings if flag in finding.flags]
+
+
+def test_a_speaking_rate_far_off_on_either_side_is_flagged():
+    findings = spoken([*SENTENCES, "no", "two whole sentences instead of one, " * 3])
+    check_texts(findings)
+    assert flagged(findings, "speaking_rate") == [8, 9]
+    assert "usual is 12" in findings[8].reasons[0]
+
+
+def test_rates_are_compared_within_a_script_and_with_enough_clips_only():
+    findings = spoken([*SENTENCES, "床前明月光疑是地上霜举头望明月"])
+    check_texts(findings)
+    assert flagged(findings, "speaking_rate") == []
+    few = spoken(["a few words here", "some words there", "no"])
+    check_texts(few)
+    assert flagged(few, "speaking_rate") == []
+
+
+def test_the_odd_script_is_flagged_and_a_bilingual_set_is_not():
+    findings = spoken([*SENTENCES, "床前明月光"])
+    check_texts(findings)
+    assert flagged(findings, "language_mix") == [8]
+    assert "written in Chinese characters, the others in Latin letters" in findings[8].reasons
+    both = spoken([*SENTENCES[:4], "床前明月光", "疑是地上霜", "举头望明月", "低头思故乡"])
+    check_texts(both)
+    assert flagged(both, "language_mix") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("hello 你", "Latin letters"),
+        ("你好世界 ok", "Chinese characters"),
+        ("これは本です", "Japanese"),
+        ("…", "no letters"),
+    ],
+)
+def test_the_script_of_most_letters_counts(text, name):
+    assert audio_doctor.script(text) == name
+
+
+def test_equal_texts_are_flagged_whatever_their_marks():
+    findings = spoken(["Hello, world!", "hello world", "good night"])
+    check_texts(findings)
+    assert flagged(findings, "duplicate_text") == [0, 1]
+    assert findings[0].figures["same_text_as"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Plain words, with marks: yes; no? “quoted” – l'été (aside) it's.", []),
+        ("二零二四年，气温二十三点五度。", []),
+        ("<|en|>tagged for the model", []),
+        ("room 7", ["digits_left"]),
+        ("a <b>bold</b> word", ["markup_left"]),
+        ("see www.example.org", ["markup_left"]),
+        ("nice 🙂 day", ["markup_left"]),
+        ("#1 [breath]", ["digits_left", "markup_left"]),
+        ("。。", ["empty_text"]),
+        ("", ["empty_text"]),
+    ],
+)
+def test_text_that_cannot_be_spoken_as_written_is_flagged(text, expected):
+    assert audio_doctor.text_flags(text) == expected
+
+
+def vectors(own: int, strangers: int, spread: float = 0.5) -> np.ndarray:
+    """Raw vectors: `own` around one direction, then `strangers` around another."""
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(2, 192))
+    return np.stack([centres[int(i >= own)] + spread * rng.normal(size=192) for i in range(own + strangers)]) * 7
+
+
+def test_two_clips_of_another_speaker_among_thirty_are_both_flagged():
+    findings = spoken(["x"] * 30)
+    check_speakers(findings, vectors(28, 2))
+    assert flagged(findings, "other_speaker") == [28, 29]
+    assert "cosine" in findings[28].reasons[0]
+
+
+def test_one_speaker_in_varied_moods_is_not_flagged():
+    for spread in (0.01, 0.3, 0.8):
+        findings = spoken(["x"] * 30)
+        check_speakers(findings, vectors(30, 0, spread))
+        assert flagged(findings, "other_speaker") == []
+
+
+def test_few_clips_are_not_judged():
+    findings = spoken(["x"] * 3)
+    check_speakers(findings, vectors(2, 1))
+    assert flagged(findings, "other_speaker") == []
+    check_speakers(spoken(["x"]), vectors(1, 0))
+
+
+# ---- --split and --transcribe ----------------------------------------------------------------------------------------
+
+
+def test_pieces_are_cut_at_the_longest_pauses_and_fit_fifteen_seconds():
+    speech = [(0.5, 4.0), (4.4, 8.0), (9.2, 14.0), (14.4, 20.0), (20.8, 27.0)]
+    assert cut_at_pauses(speech) == [(0.5, 8.0), (9.2, 20.0), (20.8, 27.0)]
+    assert cut_at_pauses([]) == []
+
+
+def test_margins_stay_between_the_pieces_and_inside_the_recording():
+    wide = with_margins([(0.05, 5.0), (5.1, 9.0), (9.0, 12.0)], 12.02)
+    np.testing.assert_allclose(wide, [(0.0, 5.05), (5.05, 9.0), (9.0, 12.02)])
+
+
+def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, monkeypatch):
+    long = write_clip(tmp_path / "录音", "长.wav", None, np.tile(voice(4), 10))
+    speech = [(1.0, 9.0), (9.5, 20.0), (22.0, 23.0), (25.0, 39.5)]
+    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: speech)  # a real voice is not at hand
+    run("--split")
+    pieces = sorted((tmp_path / "录音/长_split").iterdir())
+    assert [path.name for path in pieces] == ["长_001.wav", "长_002.wav", "长_003.wav"]
+    seconds = [soundfile.info(path).duration for path in pieces]
+    assert seconds == pytest.approx([8.3, 10.8, 14.8])
+    samples, _ = soundfile.read(pieces[0], dtype="float32")
+    original, _ = soundfile.read(long, dtype="float32")
+    np.testing.assert_allclose(samples, original[int(0.85 * RATE) : int(9.15 * RATE)], atol=2e-6)
+    printed = capsys.readouterr().out
+    assert "3 clips in" in printed and "1 shorter than 1.5 s left out" in printed
+    assert printed.rstrip().splitlines()[-1].startswith("python prepare_joint_data.py --input-dir")
+    stamps = [path.stat().st_mtime_ns for path in pieces]
+    run("--split")
+    assert "长.wav is left out, its clips in 长_split are used" in capsys.readouterr().out
+    assert stamps == [path.stat().st_mtime_ns for path in pieces], "never written over"
+
+
+def test_silero_finds_no_speech_in_noise(tmp_path, run, capsys):
+    write_clip(tmp_path / "录音", "noise.wav", None, 0.1 * np.random.default_rng(0).normal(size=31 * RATE))
+    run("--split")
+    assert "noise.wav: no speech found; nothing was cut" in capsys.readouterr().out
+    assert not (tmp_path / "录音/noise_split").exists()
+
+
+def test_drafts_are_written_once_for_clips_without_a_text_and_never_trained_on(tmp_path, raw, run):
+    write_clip(raw, "new.wav", None)
+    write_clip(raw, "old.wav", None)
+    (raw / "old.draft.txt").write_text("corrected by hand")
+    written = write_drafts(find_clips(raw)[0], lambda recording: f"{recording.duration_sec:.1f} seconds")
+    assert written == [raw / "new.draft.txt"]
+    assert (raw / "new.draft.txt").read_text() == "3.5 seconds\n"
+    assert (raw / "old.draft.txt").read_text() == "corrected by hand"
+    run()
+    assert flags(tmp_path)["new"] == ["missing_text"]
+    assert "check new.draft.txt and rename it to new.txt" in report(tmp_path)["new"]["reasons"][0]
+
+
+def test_transcribe_without_its_package_says_how_to_install_it(tmp_path, raw, run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)  # as if it were not installed
+    run("--transcribe", code=2)
+    assert "pip install faster-whisper" in capsys.readouterr().err

@@ -1,0 +1,228 @@
+"""What several scripts share: finding files, devices, random state, atomic writes, plain words for sizes and times."""
+
+import argparse
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import UserError
+
+PROJECT = Path(__file__).resolve().parent
+DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
+GIB = 2**30
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def run_main(work: Callable[[], int | None]) -> int:
+    """Exit code of a script: 0, 2 after one clear line for a mistake of the user's, 130 after Ctrl-C.
+
+    Bugs keep their traceback. What the terminal or file cannot show is printed escaped (Windows code pages).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return work() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr, flush=True)
+        return 130
+
+
+@contextmanager
+def user_mistakes() -> Iterator[None]:
+    """Around calls that read the user's files: the ValueError or OSError that a package raises is his mistake."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model-dir, --output-dir and --device, alike in every script."""
+    parser.add_argument("--model-dir", type=Path, help=f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录")
+    parser.add_argument("--output-dir", type=Path, default=Path("output"), help="results [output] | 输出目录")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
+
+
+DOWNLOAD = "download the model as README.md shows, or give its folder with --model-dir"
+
+
+def find_folder(given: Path | None, default: str, remedy: str = DOWNLOAD) -> Path:
+    """The folder given, else `default` in the working folder, in the project folder, or one folder above it.
+
+    UserError where there is none; it names the places that were looked at and ends with the remedy.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise UserError(
+                f"{given} is {'not a folder' if given.exists() else 'not there'}; give the path of a folder"
+            )
+        return given
+    places = [Path(default), PROJECT / default, PROJECT.parent / default]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise UserError(f"{default} was not found (looked for {', '.join(map(str, places))}); {remedy}")
+
+
+def select_device(name: str) -> torch.device:
+    """Device for "auto" (CUDA where there is one, else CPU) or a device name; UserError where it cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda, cuda:0 or mps") from error
+    usable = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available,
+    }
+    if device.type not in usable or not usable[device.type]():
+        raise UserError(f"--device {name} is not available on this machine; use --device auto or --device cpu")
+    return device
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
+
+    A full disk or missing permission becomes a UserError that names the file.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def save_torch(data: Any, path: Path) -> None:
+    """torch.save that leaves either the whole new file or the old one."""
+    with atomic_path(path) as part:
+        try:
+            torch.save(data, part)
+        except RuntimeError as error:  # PyTorch's zip writer reports a full disk this way
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(f"the file could not be written ({free / GIB:.2f} GiB free on that disk)") from error
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """UserError before the work where the disk of `folder` has too little room for its results."""
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{folder} needs about {needed_bytes / GIB:.1f} GiB and its disk has {free / GIB:.1f} GiB free; "
+            "make room or choose another --output-dir"
+        )
+
+
+def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
+    """The model directory's own training defaults as plain data; {} where it has none."""
+    path = model_dir / "finetune.yaml"
+    if not path.exists():
+        return {}
+    from ruamel.yaml import YAML  # YAML 1.2: 1e-4 is a number
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, (dict, type(None))):
+        raise UserError(f"{path} must hold settings as `key: value`")
+    return data or {}
+
+
+# ---- random state ----------------------------------------------------------------------------------------------------
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's and torch's generators (all devices)."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """State of every generator that training draws from, as plain data for a checkpoint."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Continue all generators from `random_state`; a device that was not saved starts from the CPU generator's seed."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def duration_words(seconds: float) -> str:
+    """ "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM arrived; the message is the signal's name."""
+
+
+class SignalGuard:
+    """Turns the first Ctrl-C or SIGTERM into a flag that training looks at; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __enter__(self) -> "SignalGuard":
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        signal.signal(number, self.previous[number])
+
+    def check(self) -> None:
+        if self.received:
+            raise Interrupted(signal.Signals(self.received).name)
