@@ -1,0 +1,156 @@
+"""What a training checkpoint holds, and how it becomes model files that stock CosyVoice opens.
+
+A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model and data, the speaker; `_last` also has
+the optimizer and every generator's state. It never holds base weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from config import JointConfig, UserError, from_dict
+from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
+from lora import merged_state_dict
+from utils import save_torch, user_mistakes
+
+FORMAT = 1
+PARTS = ("llm", "flow")
+REQUIRED = ("format", "run_id", "mode", "config", "base", "data", "speaker", "adapters", "epoch", "step")
+
+
+def checkpoint_paths(output_dir: Path, mode: str) -> tuple[Path, Path]:
+    """(`_last.ckpt`, `_best.ckpt`) of a run."""
+    return output_dir / f"joint_{mode}_last.ckpt", output_dir / f"joint_{mode}_best.ckpt"
+
+
+def best_beside(path: Path) -> Path:
+    """The `_best.ckpt` that belongs to a `_last.ckpt`."""
+    return path.with_name(path.name.replace("_last", "_best"))
+
+
+def newest_checkpoint(output_dir: Path) -> Path:
+    """`_best.ckpt` of the newest run in a folder, `_last.ckpt` where it has no best; UserError where there is none."""
+    found = sorted(output_dir.glob("joint_*_last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"no checkpoint in {output_dir}; run: python train_joint.py, or give --ckpt")
+    best = best_beside(found[-1])
+    return best if best.exists() else found[-1]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, read without running code; UserError where it is something else or does not fit itself."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} is {'a folder' if path.is_dir() else 'not there'}; give a .ckpt file")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"checkpoint {path} cannot be read: permission denied") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); use another one") from error
+    missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise UserError(f"{path} is not a checkpoint of train_joint.py: it has no {', '.join(missing[:4])}")
+    if data["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {data['format']}, this version reads {FORMAT}; use the version that wrote it"
+        )
+    return data
+
+
+def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
+    """The settings that the run was started with."""
+    return from_dict(checkpoint["config"], str(path))
+
+
+def base_fingerprint(model_dir: Path) -> dict[str, str]:
+    """SHA-256 of the two files that adapters are made for."""
+    prints = {}
+    for part in PARTS:
+        path = model_dir / f"{part}.pt"
+        if not path.is_file():
+            raise UserError(f"{path} is missing; download the model as README.md shows")
+        prints[path.name] = file_fingerprint(path)
+    return prints
+
+
+def check_base(checkpoint: Mapping[str, Any], path: Path, fingerprint: Mapping[str, str], model_dir: Path) -> None:
+    """UserError where a checkpoint was trained on another base model (merging would give noise)."""
+    differing = [name for name, value in checkpoint["base"].items() if fingerprint.get(name) != value]
+    if differing:
+        raise UserError(
+            f"{path} was trained on another {' and '.join(differing)} than {model_dir} holds; "
+            "give the folder it was trained on with --model-dir"
+        )
+
+
+def bake_speaker(state: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Tensor]:
+    """`state` in which every speaker vector gives the voice of `embedding` (1, 192).
+
+    spk_embed_affine_layer becomes weight 0, bias W e/|e| + b, for the LLM and the flow alike; other keys are untouched.
+    """
+    weight, bias = state["spk_embed_affine_layer.weight"], state["spk_embed_affine_layer.bias"]
+    direction = F.normalize(embedding.reshape(1, -1).double(), dim=1)
+    if direction.shape[1] != weight.shape[1]:
+        raise UserError(f"the speaker vector has {direction.shape[1]} numbers, the model wants {weight.shape[1]}")
+    baked = F.linear(direction, weight.double(), bias.double())[0].to(bias.dtype)
+    return {
+        **state,
+        "spk_embed_affine_layer.weight": torch.zeros_like(weight),
+        "spk_embed_affine_layer.bias": baked,
+    }
+
+
+def is_baked(state: Mapping[str, Tensor]) -> bool:
+    """Whether `state` speaks in one voice whatever speaker vector it is given."""
+    return not bool(state["spk_embed_affine_layer.weight"].any())
+
+
+def merged_part(
+    checkpoint: Mapping[str, Any], path: Path, model_dir: Path, part: str, *, lora_scale: float = 1.0, bake: bool = True
+) -> dict[str, Tensor]:
+    """State dict of "llm" or "flow": base weights plus the checkpoint's adapter, with its speaker baked in, float32.
+
+    Rank, alpha and targets come from the checkpoint. A part that was not trained is the base with the speaker baked in.
+    """
+    base = {name: value.float() for name, value in load_state_dict_file(model_dir / f"{part}.pt").items()}
+    adapter = checkpoint["adapters"].get(part, {})
+    merged = merged_state_dict(base, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)
+    return bake_speaker(merged, checkpoint["speaker"]["embedding"]) if bake else merged
+
+
+def write_merged(
+    checkpoint: Mapping[str, Any],
+    path: Path,
+    model_dir: Path,
+    output_dir: Path,
+    *,
+    outputs: Mapping[str, Path] | None = None,
+    lora_scale: float = 1.0,
+    bake: bool = True,
+) -> list[Path]:
+    """Write both merged files (to `outputs`, part -> path, where given) and spk2info.pt; returns their paths."""
+    mode = checkpoint["mode"]
+    outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
+    with user_mistakes():
+        for part, target in outputs.items():
+            state = merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake)
+            save_torch(state, target)
+        voices = output_dir / "spk2info.pt"
+        add_voice(voices, checkpoint["speaker"])
+    return [*outputs.values(), voices]
+
+
+def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:
+    """Write the speaker into the spk2info.pt at `path`, beside the voices that are already there."""
+    voices = read_spk2info(path)
+    voices[speaker["name"]] = {
+        "embedding": speaker["embedding"],
+        "seconds_per_text_token": speaker["seconds_per_text_token"],
+    }
+    save_torch(voices, path)

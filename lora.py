@@ -1,0 +1,122 @@
+"""Low-rank adapters for Linear layers: add, train, save, load, merge. Knows nothing of speech.
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from config import LoraConfig, UserError
+
+
+class LoRALinear(nn.Linear):
+    """y = W x + b + (alpha / r) B A x; W and b frozen, same state_dict keys as nn.Linear; B starts at 0, so step 0 is
+    the base model.
+
+    lora_A: (r, in), lora_B: (out, r), float32 also where W is stored in half precision.
+    """
+
+    def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
+        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+        self.weight, self.bias = base.weight, base.bias
+        self.scaling = config.lora_alpha / config.lora_r
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(config.lora_r, base.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.lora_r, device=device))
+        self.lora_dropout = nn.Dropout(config.lora_dropout)
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
+        return super().forward(x) + update * self.scaling
+
+
+def matching_linears(model: nn.Module, targets: Sequence[str], model_name: str) -> list[str]:
+    """Names of the Linear layers that equal a target or end in "." + target; UserError for a target without any."""
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    found = [name for name in linears if any(_matches(name, target) for target in targets)]
+    unused = [target for target in targets if not any(_matches(name, target) for name in found)]
+    if unused:
+        raise UserError(f"target_modules {unused} match no Linear layer of the {model_name}; check {model_name}_lora")
+    return found
+
+
+def add_lora(model: nn.Module, config: LoraConfig, model_name: str) -> list[str]:
+    """Put adapters on the target layers of `model` in place, freeze everything else; names of the adapted layers."""
+    names = matching_linears(model, config.target_modules, model_name)
+    model.requires_grad_(False)
+    for name in names:
+        parent_name, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent_name), child, LoRALinear(model.get_submodule(name), config))
+    train_adapters_only(model)
+    return names
+
+
+def train_adapters_only(model: nn.Module) -> None:
+    """Eval mode for the frozen modules (their dropout stays off); only the adapters' own dropout acts."""
+    model.eval()
+    for _, layer in lora_layers(model):
+        layer.lora_dropout.train()
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """(name, layer) of every adapted layer."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+
+
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The trained parameters, A before B for each layer."""
+    return [parameter for _, layer in lora_layers(model) for parameter in (layer.lora_A, layer.lora_B)]
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the adapter tensors on the CPU: `<layer>.lora_A` (r, in), `<layer>.lora_B` (out, r)."""
+    return {
+        f"{name}.{kind}": getattr(layer, kind).detach().to("cpu", copy=True)
+        for name, layer in lora_layers(model)
+        for kind in ("lora_A", "lora_B")
+    }
+
+
+@torch.no_grad()
+def load_adapter(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill the adapters from `state`; every tensor must fit exactly, else UserError."""
+    own = {
+        f"{name}.{kind}": getattr(layer, kind) for name, layer in lora_layers(model) for kind in ("lora_A", "lora_B")
+    }
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or unexpected or wrong:
+        raise UserError(f"{source} does not fit: missing {missing[:3]}, unexpected {unexpected[:3]}, shape {wrong[:3]}")
+    for key, parameter in own.items():
+        parameter.copy_(state[key])
+
+
+def merged_state_dict(
+    base: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """`base` with W + scale * (alpha / r) * B A for the adapted layers; exactly the keys and dtypes of `base`.
+
+    Neither argument is changed, so merging twice changes nothing. Raises UserError where the adapter does not fit.
+    """
+    merged = dict(base)
+    for layer in sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A")):
+        weight, a, b = base.get(f"{layer}.weight"), adapter[f"{layer}.lora_A"], adapter.get(f"{layer}.lora_B")
+        if weight is None or b is None:
+            raise UserError(f"the adapter's layer {layer} is not in the base model; was it trained on another one?")
+        if a.shape != (config.lora_r, weight.shape[1]) or b.shape != (weight.shape[0], config.lora_r):
+            raise UserError(
+                f"adapter of {layer} has shapes A {tuple(a.shape)}, B {tuple(b.shape)}; weight {tuple(weight.shape)} "
+                f"and rank {config.lora_r} need {(config.lora_r, weight.shape[1])}, {(weight.shape[0], config.lora_r)}"
+            )
+        delta = b.double() @ a.double() * (scale * config.lora_alpha / config.lora_r)
+        merged[f"{layer}.weight"] = (weight.double() + delta).to(weight.dtype)
+    return merged
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith("." + target)

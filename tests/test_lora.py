@@ -1,0 +1,123 @@
+"""lora.py: zero start, exact targets, merging."""
+
+import pytest
+import torch
+from torch import nn
+
+from config import LoraConfig, UserError
+from lora import (
+    LoRALinear,
+    adapter_parameters,
+    adapter_state_dict,
+    add_lora,
+    load_adapter,
+    lora_layers,
+    merged_state_dict,
+)
+
+CONFIG = LoraConfig(lora_r=3, lora_alpha=6, lora_dropout=0.5, target_modules=("to_q", "to_out.0"))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.to_q = nn.Linear(8, 12, bias=False)
+        self.not_to_q = nn.Linear(8, 12)
+        self.to_out = nn.Sequential(nn.Linear(12, 8), nn.Dropout(0.3))
+
+    def forward(self, x):
+        return self.to_out(torch.tanh(self.to_q(x)) * self.not_to_q(x))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.ModuleDict({"a": Block(), "b": Block()})
+
+
+def run(model, x):
+    return model["b"](model["a"](x))
+
+
+def with_random_adapters(model):
+    for parameter in adapter_parameters(model):
+        nn.init.normal_(parameter, std=0.3)
+
+
+def test_step_zero_is_the_base_model(model):
+    x = torch.randn(4, 8)
+    expected = run(model.eval(), x)
+    add_lora(model, CONFIG, "llm")
+    assert torch.equal(run(model, x), expected)
+
+
+def test_targets_match_whole_names_only(model):
+    assert add_lora(model, CONFIG, "llm") == ["a.to_q", "a.to_out.0", "b.to_q", "b.to_out.0"]
+    assert not isinstance(model["a"].not_to_q, LoRALinear)
+
+
+def test_a_target_that_matches_nothing_is_an_error(model):
+    with pytest.raises(UserError, match=r"\['linear_q'\] match no Linear layer of the llm"):
+        add_lora(model, LoraConfig(target_modules=("to_q", "linear_q")), "llm")
+
+
+def test_only_adapters_train_and_only_their_dropout_acts(model):
+    add_lora(model, CONFIG, "llm")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{name}.{kind}" for name, _ in lora_layers(model) for kind in ("lora_A", "lora_B")}
+    training = {name for name, module in model.named_modules() if module.training}
+    assert training == {f"{name}.lora_dropout" for name, _ in lora_layers(model)}
+
+
+def test_the_state_dict_keeps_the_keys_of_linear(model):
+    before = set(model.state_dict())
+    add_lora(model, CONFIG, "llm")
+    assert {key for key in model.state_dict() if "lora_" not in key} == before
+
+
+def test_merged_weights_give_the_adapted_output(model):
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    add_lora(model, CONFIG, "llm")
+    x = torch.randn(4, 8)
+    with_base = run(model.eval(), x)
+    with_random_adapters(model)
+    adapted = run(model, x)
+    assert not torch.allclose(adapted, with_base)
+    merged = merged_state_dict(base, adapter_state_dict(model), CONFIG)
+    plain = nn.ModuleDict({"a": Block(), "b": Block()}).eval()
+    plain.load_state_dict(merged, strict=True)
+    torch.testing.assert_close(run(plain, x), adapted)
+
+
+def test_merging_twice_changes_nothing_and_scale_zero_is_the_base(model):
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    add_lora(model, CONFIG, "llm")
+    with_random_adapters(model)
+    adapter = adapter_state_dict(model)
+    first, second = merged_state_dict(base, adapter, CONFIG), merged_state_dict(base, adapter, CONFIG)
+    unscaled = merged_state_dict(base, adapter, CONFIG, scale=0.0)
+    assert all(torch.equal(first[key], second[key]) for key in base)
+    assert all(torch.equal(unscaled[key], base[key]) for key in base)
+    assert not torch.equal(first["a.to_q.weight"], base["a.to_q.weight"])
+
+
+def test_an_adapter_of_another_rank_or_model_is_refused(model):
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    add_lora(model, CONFIG, "llm")
+    adapter = adapter_state_dict(model)
+    with pytest.raises(UserError, match="rank 4"):
+        merged_state_dict(base, adapter, LoraConfig(lora_r=4))
+    with pytest.raises(UserError, match="layer a.to_q is not in the base model"):
+        merged_state_dict({key: value for key, value in base.items() if key != "a.to_q.weight"}, adapter, CONFIG)
+    del adapter["a.to_q.lora_B"]
+    with pytest.raises(UserError, match=r"x.ckpt does not fit: missing \['a.to_q.lora_B'\]"):
+        load_adapter(model, adapter, "x.ckpt")
+
+
+def test_a_saved_adapter_comes_back(model):
+    add_lora(model, CONFIG, "llm")
+    with_random_adapters(model)
+    saved = adapter_state_dict(model)
+    with_random_adapters(model)
+    load_adapter(model, saved, "x.ckpt")
+    assert all(torch.equal(value, saved[key]) for key, value in adapter_state_dict(model).items())

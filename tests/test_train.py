@@ -1,0 +1,410 @@
+"""train_joint.py on the tiny model: what is trained, when it stops, and that a resumed run equals the unbroken one."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from random_data import write_random_data
+
+import train_joint
+import training_state
+from checkpoint import load_checkpoint
+from config import JointConfig, UserError, load
+from cosyvoice.cli.cosyvoice import load_part
+from dataset import collate_llm, read_rows, write_shard
+from llm_flow_model import JointModel
+from lora import adapter_parameters, adapter_state_dict
+from memory import prepare_memory
+from train_joint import lr_at, main
+from training_state import Part, epoch_groups
+
+CPU = torch.device("cpu")
+FEW = ("--epochs", "3", "--lr", "1e-2", "--set", "accumulate_grad_batches=4")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return write_random_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def train(tiny_model_dir, data_dir, tmp_path):
+    """Runs train_joint.main in tmp_path/output; returns the exit code."""
+
+    def run(*arguments: str, data: Path = data_dir, model: Path = tiny_model_dir, output: str = "output") -> int:
+        paths = ["--data-dir", data, "--model-dir", model, "--output-dir", tmp_path / output, "--device", "cpu"]
+        return main([*map(str, paths), *arguments])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    parts = {name: load_part(tiny_model_dir, name) for name in ("llm", "flow")}
+    torch.manual_seed(0)
+    return JointModel(parts["llm"], parts["flow"], JointConfig())
+
+
+@pytest.fixture
+def adapters_only(model):
+    """`model` with random adapters for one test."""
+    for name in ("llm", "flow"):
+        for parameter in adapter_parameters(model.part(name)):
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def adapters(path: Path) -> dict[str, torch.Tensor]:
+    parts = load_checkpoint(path)["adapters"]
+    return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_measuring_is_deterministic_and_leaves_the_random_state(model, data_dir):
+    clips = read_rows(data_dir)[:3]
+    state = torch.get_rng_state()
+    for part in ("llm", "flow"):
+        assert model.measure(part, clips, CPU) == model.measure(part, clips, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_untrained_adapters_measure_as_the_base(tiny_model_dir, data_dir):
+    fresh = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), JointConfig())
+    clips = read_rows(data_dir)[:2]
+    for part in ("llm", "flow"):
+        assert fresh.measure(part, clips, CPU) == fresh.measure(part, clips, CPU, adapters=False)
+
+
+def test_the_base_can_be_measured_under_trained_adapters(adapters_only, tiny_model_dir, data_dir):
+    fresh = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), JointConfig())
+    clips = read_rows(data_dir)[:2]
+    for part in ("llm", "flow"):
+        base = adapters_only.measure(part, clips, CPU, adapters=False)
+        assert base == pytest.approx(fresh.measure(part, clips, CPU), rel=1e-6)
+        assert adapters_only.measure(part, clips, CPU) != pytest.approx(base, rel=1e-4)
+
+
+def test_padding_does_not_change_the_llm_loss(adapters_only, data_dir):
+    clips = read_rows(data_dir)[:4]
+    for layer in adapters_only.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.eval()
+    together = adapters_only.llm_loss(collate_llm(clips), CPU)
+    alone = [adapters_only.llm_loss(collate_llm([clip]), CPU) for clip in clips]
+    expected = sum(float(loss.mean.detach()) * loss.count for loss in alone) / sum(loss.count for loss in alone)
+    assert together.count == sum(loss.count for loss in alone) == sum(len(clip.speech_token) + 1 for clip in clips)
+    assert float(together.mean.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1, 10), (4, 3), (3, 2)])
+def test_the_step_gradient_does_not_depend_on_how_clips_are_batched(sizes, tiny_model_dir, data_dir, tmp_path):
+    """LLM without dropout: batches of 1, 3 or 4, with a short last batch, give the gradient of the token mean."""
+    batch_size, accumulate = sizes
+    overrides = ["training_mode=llm_only", "llm_lora.lora_dropout=0", "validation_clips=0"]
+    config = load([*overrides, f"batch_size={batch_size}", f"accumulate_grad_batches={accumulate}"])[0]
+    clips = read_rows(data_dir)[:6]
+    torch.manual_seed(1)
+    run = training_state.make_run(
+        config, CPU, JointModel(load_part(tiny_model_dir, "llm"), None, config), torch.float32, clips, tmp_path, 50, {}
+    )
+    [part] = run.active
+    group = [list(range(6))[i : i + batch_size] for i in range(0, 6, batch_size)]
+    for parameter in adapter_parameters(run.model.llm):
+        torch.nn.init.normal_(parameter, std=0.05)
+    train_joint.accumulate_gradient(run, part, group, train_joint.SignalGuard())
+    gradient = [parameter.grad.clone() for parameter in adapter_parameters(run.model.llm)]
+    run.model.zero_grad()
+    (config.llm_loss_weight * run.model.llm_loss(collate_llm(clips), CPU).mean).backward()
+    for one, parameter in zip(gradient, adapter_parameters(run.model.llm), strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+# ---- schedule --------------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_warms_up_over_a_share_of_the_run_and_never_starts_at_zero():
+    config = load(["warmup_ratio=0.1", "learning_rate=1.0", "final_lr_ratio=0.2"])[0]
+    rates = [lr_at(step, 40, config) for step in range(40)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert all(earlier >= later for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert rates[-1] == pytest.approx(0.2, abs=0.01)
+    assert lr_at(0, 2, config) == 1.0
+
+
+def test_every_clip_comes_once_an_epoch_in_another_order():
+    config = load(["batch_size=2", "accumulate_grad_batches=3"])[0]
+    first, second = epoch_groups(11, 0, config), epoch_groups(11, 1, config)
+    assert [len(group) for group in first] == [3, 3]
+    assert sorted(clip for group in first for batch in group for clip in batch) == list(range(11))
+    assert first != second
+    assert first == epoch_groups(11, 0, config)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (Part("llm", base_loss=1.4), "already below stop.llm_loss = 1.5"),
+        (Part("flow", base_loss=0.9, last_loss=0.3), "reached stop.flow_loss = 0.3"),
+        (Part("llm", base_loss=4.0, last_loss=2.0, stale_epochs=10), "no improvement for 10 epochs"),
+        (Part("llm", base_loss=4.0, last_loss=1.51, stale_epochs=9), "^$"),
+    ],
+)
+def test_a_part_stops_for_a_stated_reason(part, reason):
+    assert re.search(reason, part.why_stop(JointConfig()))
+
+
+def test_zero_switches_a_stopping_rule_off():
+    config = load(["stop.llm_loss=0", "stop.patience=0"])[0]
+    assert Part("llm", base_loss=0.0, last_loss=0.0, stale_epochs=99).why_stop(config) == ""
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.scripts
+def test_a_run_leaves_small_checkpoints_merged_files_and_logs(train, tmp_path, capsys):
+    assert train(*FEW) == 0
+    printed = capsys.readouterr().out
+    output = tmp_path / "output"
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        "joint_joint_last.ckpt",
+        "joint_joint_best.ckpt",
+        "llm_merged_joint.pt",
+        "flow_merged_joint.pt",
+        "spk2info.pt",
+        "joint_logs",
+    }
+    assert "base model llm: loss 4." in printed and "python inference_joint.py" in printed.splitlines()[-1]
+    logs = output / "joint_logs" / "joint"
+    with (logs / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert all(math.isfinite(float(row["flow_held_out"])) for row in rows)
+    assert list(logs.glob("events.out.tfevents.*"))
+    assert all("lora_" in key for key in adapters(output / "joint_joint_last.ckpt"))
+
+
+@pytest.mark.scripts
+def test_the_llm_learns_its_training_clips(train, tmp_path):
+    learn = ("--epochs", "40", "--lr", "2e-2", "--set", "llm_lora.lora_dropout=0", "--set", "stop.patience=0")
+    assert train("--mode", "llm_only", *learn) == 0
+    history = load_checkpoint(tmp_path / "output" / "joint_llm_only_last.ckpt")["training"]["history"]
+    assert history[-1]["llm_train"] < history[0]["llm_train"] - 0.5
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("stop_at", [2, 4])
+def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, train, tmp_path, monkeypatch, capsys):
+    assert train(*FEW, output="unbroken") == 0
+    original = train_joint.step_line
+
+    def signalling(run, results, seconds):
+        if run.step == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return original(run, results, seconds)
+
+    monkeypatch.setattr(train_joint, "step_line", signalling)
+    assert train(*FEW) == 128 + signal.SIGTERM
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert f"go on with: python train_joint.py --resume {last}" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert load_checkpoint(last)["step"] == stop_at
+    assert train("--resume", str(last)) == 0
+    for kind in ("last", "best"):
+        resumed, unbroken = (tmp_path / folder / f"joint_joint_{kind}.ckpt" for folder in ("output", "unbroken"))
+        assert_equal(adapters(resumed), adapters(unbroken))
+    one, other = (load_checkpoint(tmp_path / folder / last.name)["training"] for folder in ("output", "unbroken"))
+    assert one["history"] == other["history"]
+
+
+@pytest.mark.scripts
+def test_a_finished_run_says_so_and_can_be_prolonged(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "llm_only") == 0
+    last = tmp_path / "output" / "joint_llm_only_last.ckpt"
+    before = last.read_bytes()
+    assert train("--resume", str(last)) == 0
+    assert "this run is finished (max_epochs = 3)" in capsys.readouterr().out
+    assert last.read_bytes() == before
+    assert train("--resume", str(last), "--epochs", "4") == 0
+    assert "setting max_epochs = 4   (from command line)" in capsys.readouterr().out
+    assert load_checkpoint(last)["epoch"] == 4
+
+
+@pytest.mark.scripts
+def test_a_finished_run_without_its_merged_files_merges_on_resume(train, tmp_path):
+    assert train(*FEW, "--mode", "flow_only") == 0
+    merged = tmp_path / "output" / "flow_merged_flow_only.pt"
+    content = torch.load(merged, weights_only=True)
+    merged.unlink()
+    assert train("--resume", str(tmp_path / "output" / "joint_flow_only_last.ckpt")) == 0
+    assert_equal(torch.load(merged, weights_only=True), content)
+
+
+@pytest.mark.scripts
+def test_each_part_freezes_at_its_own_threshold(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "joint", output="free") == 0
+    free = load_checkpoint(tmp_path / "free" / "joint_joint_last.ckpt")["training"]["history"]
+    assert free[1]["flow_train"] < free[0]["flow_train"]
+    threshold = free[1]["flow_train"] * 1.0001
+    assert train(*FEW, "--set", f"stop.flow_loss={threshold}", "--set", "stop.llm_loss=0") == 0
+    training = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")["training"]
+    assert f"reached stop.flow_loss = {threshold:g}" in training["parts"]["flow"]["stopped"]
+    assert "flow stops: loss" in capsys.readouterr().out
+    assert ["flow_train" in row for row in training["history"]] == [True, True, False]
+    assert all("llm_train" in row for row in training["history"])
+
+
+@pytest.mark.scripts
+def test_the_rule_any_ends_the_run_at_the_first_threshold(train, tmp_path):
+    rule = ("--set", "stop.rule=any", "--set", "stop.llm_loss=4.3", "--set", "stop.flow_loss=0")
+    assert train("--epochs", "30", "--lr", "2e-2", "--set", "llm_lora.lora_dropout=0", *rule) == 0
+    checkpoint = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")
+    assert checkpoint["finished"] and checkpoint["epoch"] < 30
+    assert not checkpoint["training"]["parts"]["flow"]["stopped"]
+
+
+@pytest.mark.scripts
+def test_a_part_whose_base_is_below_its_threshold_is_not_trained(train, tmp_path, capsys):
+    assert train(*FEW, "--set", "stop.llm_loss=99") == 0
+    assert "llm is not trained: the base model's loss" in capsys.readouterr().out
+    state = adapters(tmp_path / "output" / "joint_joint_last.ckpt")
+    assert all(not value.any() for key, value in state.items() if key.startswith("llm") and key.endswith("lora_B"))
+    assert any(value.any() for key, value in state.items() if key.startswith("flow") and key.endswith("lora_B"))
+
+
+@pytest.mark.scripts
+def test_below_eight_clips_none_is_held_out_and_the_last_epoch_is_merged(train, tmp_path, capsys):
+    data = write_random_data(tmp_path / "few", n_clips=5)
+    assert train(*FEW, "--mode", "flow_only", data=data) == 0
+    assert "0 held out (too few to judge by: the last epoch is what gets merged)" in capsys.readouterr().out
+    assert not (tmp_path / "output" / "joint_flow_only_best.ckpt").exists()
+    assert (tmp_path / "output" / "flow_merged_flow_only.pt").exists()
+
+
+@pytest.mark.scripts
+def test_an_earlier_run_is_moved_aside_and_never_overwritten(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "llm_only") == 0
+    first = (tmp_path / "output" / "joint_llm_only_last.ckpt").read_bytes()
+    assert train(*FEW, "--mode", "llm_only", "--seed", "5") == 0
+    [moved] = (tmp_path / "output").glob("previous_*_1")
+    assert f"it is now in {moved}" in capsys.readouterr().out
+    assert (moved / "joint_llm_only_last.ckpt").read_bytes() == first
+    assert (moved / "llm_merged_llm_only.pt").exists() and (moved / "spk2info.pt").exists()
+
+
+def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):
+    config = load(["accumulate_grad_batches=2", "learning_rate=0.01"])[0]
+    joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
+    run = training_state.make_run(config, CPU, joint, torch.float32, read_rows(data_dir), tmp_path, 50, {})
+    before = {name: value.clone() for name, value in joint.state_dict().items()}
+    for _ in range(2):  # the first step moves B only: A has no gradient while B is zero
+        train_joint.optimizer_step(run, [[0], [1]], train_joint.SignalGuard())
+    changed = {name for name, value in joint.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+
+
+def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
+    assert train("--print-config", "--lr", "0", "--set", "stop.patience=7") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["learning_rate"] == 0 and printed["stop"]["patience"] == 7
+    assert not (tmp_path / "output").exists()
+
+
+def test_finetune_yaml_of_the_model_sets_defaults(train, tiny_model_dir, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "finetune.yaml").write_text("learning_rate: 3e-4\nstop: {llm_loss: 2.25}\n", encoding="utf-8")
+    assert train("--print-config", model=model) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["learning_rate"], printed["stop"]["llm_loss"]) == (3e-4, 2.25)
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_missing_data_names_the_command_to_run(train, tmp_path, capsys):
+    assert train(data=tmp_path / "nothing") == 2
+    assert "python prepare_joint_data.py" in capsys.readouterr().err
+
+
+def test_a_missing_model_folder_is_named(train, tmp_path, capsys):
+    assert train(model=tmp_path / "nothing") == 2
+    assert "nothing is not there; give the path of a folder" in capsys.readouterr().err
+
+
+def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, data_dir, tmp_path, capsys):
+    rows = pq.read_table(data_dir / "clips_000.parquet").to_pylist()
+    other = tmp_path / "other"
+    other.mkdir()
+    write_shard(other / "a.parquet", rows, {"model": {"campplus.onnx": "0"}})
+    (other / "data.list").write_text("a.parquet\n", encoding="utf-8")
+    assert train(data=other) == 2
+    assert "was prepared with another campplus.onnx" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(train, capsys):
+    assert train("--device", "cuda:97") == 2
+    assert "--device cuda:97 is not available" in capsys.readouterr().err
+
+
+@pytest.mark.scripts
+def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, capsys):
+    assert train(*FEW, "--mode", "flow_only") == 0
+    last = tmp_path / "output" / "joint_flow_only_last.ckpt"
+    wrong = [
+        (("--seed", "9"), "was trained with seed = 1234"),
+        (("--set", "flow_lora.lora_r=4"), "was trained with flow_lora.lora_r = 16"),
+        (("--mode", "joint"), "was trained with training_mode = flow_only"),
+    ]
+    for arguments, message in wrong:
+        assert train("--resume", str(last), *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert train("--resume", str(last), data=write_random_data(tmp_path / "other", seed=5)) == 2
+    assert "is not the data that" in capsys.readouterr().err
+    assert train("--resume", str(last.with_name("joint_flow_only_best.ckpt"))) == 2
+    assert "resume from the _last.ckpt" in capsys.readouterr().err
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert train("--resume", str(last)) == 2
+    assert "is not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(model):
+    run = type("State", (), {"bad_steps": 0, "step": 7, "scaler": torch.amp.GradScaler("cpu", enabled=False)})()
+    for _ in range(train_joint.MAX_BAD_STEPS - 1):
+        train_joint.check_finite(run, {"llm": (math.nan, 1.0)})
+    with pytest.raises(UserError, match="5 steps in a row"):
+        train_joint.check_finite(run, {"llm": (1.0, math.inf)})
+    run.bad_steps = 4
+    train_joint.check_finite(run, {"llm": (1.0, 1.0)})
+    assert run.bad_steps == 0
+
+
+def test_half_precision_training_runs_on_the_cpu_too(tiny_model_dir, data_dir):
+    """bf16 with frozen weights stored in half: the path of a GPU, at the CPU's speed."""
+    config = load(["precision=bf16", "frozen_weights=half", "gradient_checkpointing=True"])[0]
+    joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
+    clips = read_rows(data_dir)[:3]
+    full = {part: joint.measure(part, clips, CPU) for part in ("llm", "flow")}
+    assert "gradient checkpointing on" in prepare_memory(joint, clips, config, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = joint.llm_loss(collate_llm(clips), CPU)
+        loss.mean.backward()
+    assert all(parameter.grad is not None for name, parameter in joint.llm.named_parameters() if "lora_B" in name)
+    for part, value in full.items():
+        assert joint.measure(part, clips, CPU, torch.autocast("cpu", torch.bfloat16)) == pytest.approx(value, rel=0.02)
+    assert adapter_state_dict(joint.llm)["llm.encoders.0.self_attn.linear_q.lora_A"].dtype == torch.float32

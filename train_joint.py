@@ -1,0 +1,529 @@
+"""Fine-tune CosyVoice's LLM (prosody) and flow (timbre) together with LoRA on one speaker's clips.
+
+python train_joint.py
+python train_joint.py --mode flow_only --set flow_lora.lora_r=32
+python train_joint.py --resume output/joint_joint_last.ckpt
+"""
+
+import argparse
+import csv
+import json
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from checkpoint import PARTS, base_fingerprint, check_base, checkpoint_config, load_checkpoint, write_merged
+from config import MODES, ConfigError, JointConfig, UserError, flatten, load, parse_override, resolve, to_dict
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.utils.weights import file_fingerprint
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
+from dataset import (
+    Clip,
+    collate_flow,
+    collate_llm,
+    data_fingerprint,
+    flow_window,
+    read_meta,
+    read_rows,
+    speaker_vector,
+)
+from llm_flow_model import MEASURE_TIMES, JointModel, Loss
+from lora import adapter_parameters, adapter_state_dict
+from memory import choose_precision, prepare_memory
+from training_state import (
+    Part,
+    Run,
+    check_resumable,
+    epoch_groups,
+    make_run,
+    move_previous_run,
+    note_best,
+    restore,
+    result_paths,
+    save_best,
+    save_last,
+    why_finished,
+)
+from utils import (
+    DEFAULT_MODEL,
+    GIB,
+    Interrupted,
+    SignalGuard,
+    add_common_arguments,
+    atomic_path,
+    check_disk,
+    duration_words,
+    find_folder,
+    read_finetune_yaml,
+    run_main,
+    seed_everything,
+    select_device,
+    user_mistakes,
+)
+
+# Settings that a resumed run cannot change: they decide what the saved tensors and random draws mean.
+FIXED_ON_RESUME = {
+    "training_mode",
+    "seed",
+    "validation_clips",
+    "speaker_embedding",
+    *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "target_modules")),
+}
+FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
+MAX_BAD_STEPS = 5  # optimizer steps in a row whose gradient is not finite
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line; every flag that is a setting goes into `overrides`, in the order typed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def setting(flag: str, key: str, **more: Any) -> None:
+        parser.add_argument(flag, dest="overrides", action="append", type=f"{key}={{}}".format, **more)
+
+    setting("--mode", "training_mode", metavar="|".join(MODES), help="what to train | 训练模式")
+    setting("--epochs", "max_epochs", metavar="N", help="at most so many epochs | 最多训练轮数")
+    setting("--batch-size", "batch_size", metavar="N", help="clips per forward pass | 每次前向的条数")
+    setting("--lr", "learning_rate", metavar="X", help="peak learning rate | 峰值学习率")
+    setting("--seed", "seed", metavar="N", help="random seed | 随机种子")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        metavar="KEY=VALUE",
+        help="any setting of config.py, for example llm_lora.lora_r=16 | 覆盖任意配置项",
+    )
+    parser.add_argument("--resume", type=Path, metavar="CKPT", help="go on from a _last.ckpt | 从检查点继续")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="prepared data [data] | 训练数据目录")
+    parser.add_argument("--print-config", action="store_true", help="print the settings and stop | 打印配置后退出")
+    add_common_arguments(parser)
+    args = parser.parse_args(argv)
+    args.overrides = args.overrides or []
+    return args
+
+
+# ---- small pure helpers ----------------------------------------------------------------------------------------------
+
+
+def lr_at(step: int, total_steps: int, config: JointConfig) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up over a share of the run, then a cosine."""
+    warmup = max(1, round(config.warmup_ratio * total_steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    share = config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+# ---- setting up ------------------------------------------------------------------------------------------------------
+
+
+def settings(
+    args: argparse.Namespace, checkpoint: Mapping[str, Any] | None, model_dir: Path
+) -> tuple[JointConfig, dict[str, str]]:
+    """Resolved settings and where the changed keys came from; a resumed run takes the checkpoint's."""
+    if checkpoint is None:
+        return load(args.overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))
+    stored = checkpoint_config(checkpoint, args.resume)
+    given = dict(parse_override(text) for text in args.overrides)
+    config, sources = resolve(stored, [("command line", given)])
+    before, after = flatten(to_dict(stored)), flatten(to_dict(config))
+    fixed = [key for key in given if key in FIXED_ON_RESUME and before[key] != after[key]]
+    if fixed:
+        raise ConfigError(
+            f"{args.resume} was trained with {', '.join(f'{key} = {before[key]}' for key in fixed)}, which a resumed "
+            "run cannot change; leave it out, or start a new run without --resume"
+        )
+    return config, {key: source for key, source in sources.items() if before[key] != after[key]}
+
+
+def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
+    """Base weights of the trained parts with fresh adapters."""
+    parts = {}
+    for name in config.trained_parts:
+        with user_mistakes():
+            parts[name] = load_part(model_config, name, device=device)
+    return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
+
+
+def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
+    """The voice as synthesis will use it: name, mean raw vector (1, 192), and its own speaking rate."""
+    rate = sum(clip.duration for clip in clips) / sum(len(clip.text_token) for clip in clips)
+    return {
+        "name": config.speaker_name,
+        "embedding": clips[0].spk_embedding.reshape(1, -1).clone(),
+        "seconds_per_text_token": rate,
+    }
+
+
+def check_extractors(data_dir: Path, model_dir: Path) -> None:
+    """UserError where the data was prepared with other extractors than this model's: its tokens would mean nothing."""
+    made_with = read_meta(data_dir).get("model", {})
+    for name, fingerprint in made_with.items():
+        path = model_dir / name
+        if path.is_file() and file_fingerprint(path) != fingerprint:
+            raise UserError(
+                f"{data_dir} was prepared with another {name} than {path}; prepare it again: "
+                f"python prepare_joint_data.py --model-dir {model_dir}"
+            )
+
+
+def measure_base(run: Run) -> None:
+    """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
+    epoch_sec = 0.0
+    for part in run.parts.values():
+        started = time.monotonic()
+        part.base_loss = run.model.measure(
+            part.name,
+            tqdm(run.train_clips, f"base {part.name}", leave=False),
+            run.device,
+            run.autocast(),
+            adapters=False,
+        )
+        seconds = time.monotonic() - started
+        if run.held_out:
+            part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast(), adapters=False)
+            run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        unit = "nats per speech token" if part.name == "llm" else "squared error per mel bin"
+        held_out = f", held out {part.best_loss:.3f}" if run.held_out else ""
+        print(
+            f"base model {part.name}: loss {part.base_loss:.3f}{held_out} ({unit}); stops at "
+            f"{part.threshold(run.config):g}; measured in {duration_words(seconds)}",
+            flush=True,
+        )
+        part.stopped = part.why_stop(run.config)
+        if part.stopped:
+            print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
+        else:
+            epoch_sec += FORWARDS_PER_STEP * seconds / (MEASURE_TIMES if part.name == "flow" else 1)
+    most = duration_words(epoch_sec * run.config.max_epochs)
+    print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def group_batches(run: Run, group: Sequence[Sequence[int]], part: Part) -> list[dict[str, Tensor]]:
+    """The batches of one optimizer step for one part; the flow's windows are drawn here."""
+    batches = []
+    for numbers in group:
+        clips = [run.train_clips[number] for number in numbers]
+        if part.name == "llm":
+            batches.append(collate_llm(clips, run.config.speaker_embedding))
+        else:
+            windows = [flow_window(clip, run.config.max_feat_len, run.token_rate_hz, run.windows) for clip in clips]
+            vectors = [speaker_vector(clip, run.config.speaker_embedding) for clip in clips]
+            batches.extend(collate_flow(windows, vectors))
+    return batches
+
+
+def unit_count(part: Part, batch: Mapping[str, Tensor]) -> int:
+    """Speech tokens with EOS (LLM) or mel frames (flow) in a batch."""
+    if part.name == "llm":
+        return int(batch["speech_token_len"].sum()) + len(batch["speech_token_len"])
+    return int(batch["speech_feat_len"].sum())
+
+
+def loss_weight(config: JointConfig, part: str) -> float:
+    """How much a part's raw loss counts."""
+    return config.llm_loss_weight if part == "llm" else config.flow_loss_weight
+
+
+def part_loss(run: Run, part: Part, batch: Mapping[str, Tensor]) -> Loss:
+    with run.autocast():
+        return run.model.llm_loss(batch, run.device) if part.name == "llm" else run.model.flow_loss(batch, run.device)
+
+
+def optimizer_step(run: Run, group: Sequence[Sequence[int]], guard: SignalGuard) -> dict[str, tuple[float, float]]:
+    """One update of every active part from the clips of `group`; {part: (raw mean loss, gradient norm)}.
+
+    Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
+    """
+    counts, totals = {}, {}
+    for part in run.active:
+        run.optimizers[part.name].zero_grad(set_to_none=True)
+        counts[part.name], totals[part.name] = accumulate_gradient(run, part, group, guard)
+    results = {part.name: (float(totals[part.name]), update(run, part)) for part in run.active}
+    run.scaler.update()
+    for name, (loss, _) in results.items():
+        if math.isfinite(loss):
+            total, count = run.sums.get(name, (0.0, 0))
+            run.sums[name] = [total + loss * counts[name], count + counts[name]]
+    return results
+
+
+def accumulate_gradient(run: Run, part: Part, group: Sequence[Sequence[int]], guard: SignalGuard) -> tuple[int, Tensor]:
+    """Gradient of the mean loss over all tokens (frames) of the group, whatever its batches; (count, raw mean loss)."""
+    batches = group_batches(run, group, part)
+    count = sum(unit_count(part, batch) for batch in batches)
+    weight = loss_weight(run.config, part.name)
+    total = torch.zeros((), device=run.device)
+    for batch in batches:
+        guard.check()
+        loss = part_loss(run, part, batch)
+        share = loss.mean * (loss.count / count)
+        run.scaler.scale(weight * share).backward()
+        total += share.detach()  # stays on the device; read once per optimizer step
+    return count, total
+
+
+def update(run: Run, part: Part) -> float:
+    """Clip and apply one part's gradient; its norm before clipping. A gradient that is not finite is not applied."""
+    optimizer = run.optimizers[part.name]
+    run.scaler.unscale_(optimizer)
+    norm = float(nn.utils.clip_grad_norm_(adapter_parameters(run.model.part(part.name)), run.config.max_grad_norm))
+    for group in optimizer.param_groups:
+        group["lr"] = lr_at(run.step, run.total_steps, run.config)
+    if run.scaler.is_enabled() or math.isfinite(norm):
+        run.scaler.step(optimizer)  # an enabled scaler itself skips a step that overflowed
+    return norm
+
+
+def train_epoch(run: Run, guard: SignalGuard, board: "Board") -> None:
+    """The optimizer steps of one epoch that are still to be done."""
+    groups = epoch_groups(len(run.train_clips), run.epoch, run.config)
+    while run.group < len(groups):
+        started = time.monotonic()
+        results = optimizer_step(run, groups[run.group], guard)
+        run.group += 1
+        run.step += 1
+        run.mark()
+        check_finite(run, results)
+        seconds = time.monotonic() - started
+        print(step_line(run, results, seconds), flush=True)
+        board.step(run, results)
+        if time.monotonic() - run.saved_at > 60 * run.config.save_every_minutes:
+            save_last(run)
+
+
+def step_line(run: Run, results: Mapping[str, tuple[float, float]], seconds: float) -> str:
+    """One aligned line about an optimizer step."""
+    losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
+    lr = lr_at(run.step - 1, run.total_steps, run.config)
+    left = duration_words((run.total_steps - run.step) * seconds)
+    return (
+        f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.step:4d}/{run.total_steps}  {losses}  "
+        f"lr {lr:.2e}  {seconds:5.1f} s/step  at most {left} left"
+    )
+
+
+def check_finite(run: Run, results: Mapping[str, tuple[float, float]]) -> None:
+    """UserError after several steps in a row whose loss (without a scaler: or gradient) is not a finite number."""
+    watched = [loss if run.scaler.is_enabled() else loss + norm for loss, norm in results.values()]
+    run.bad_steps = 0 if all(map(math.isfinite, watched)) else run.bad_steps + 1
+    if run.bad_steps >= MAX_BAD_STEPS:
+        raise UserError(
+            f"the loss or its gradient was not a finite number in {run.bad_steps} steps in a row (step {run.step}); "
+            "start again with a lower learning_rate or precision=fp32"
+        )
+
+
+def end_epoch(run: Run, board: "Board") -> None:
+    """Held-out losses, best per part, stopping rules, checkpoints."""
+    run.epoch += 1
+    row: dict[str, float] = {"epoch": run.epoch, "step": run.step}
+    improved = False
+    for part in run.active:
+        total, count = run.sums.get(part.name, (math.nan, 1))
+        part.last_loss = row[f"{part.name}_train"] = total / count
+        judged = part.last_loss
+        if run.held_out:
+            judged = row[f"{part.name}_held_out"] = run.model.measure(
+                part.name, run.held_out, run.device, run.autocast()
+            )
+        improved |= note_best(run, part, judged)
+    run.sums, run.group = {}, 0
+    run.history.append(row)
+    for part in run.active:
+        part.stopped = part.why_stop(run.config)
+    print(epoch_line(run, row), flush=True)
+    run.finished = bool(why_finished(run))
+    if improved and run.held_out:
+        save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
+    save_last(run)
+    board.epoch(run, row)
+
+
+def epoch_line(run: Run, row: Mapping[str, float]) -> str:
+    """Raw losses of an epoch beside their thresholds, and what stopped."""
+    words = []
+    for part in run.parts.values():
+        if f"{part.name}_train" in row:
+            held_out = f", held out {row[f'{part.name}_held_out']:.4f}" if run.held_out else ""
+            best = "best" if part.best_epoch == run.epoch else f"best was epoch {part.best_epoch}"
+            words.append(
+                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {part.threshold(run.config):g})"
+            )
+            words += [f"{part.name} stops: {part.stopped}"] if part.stopped else []
+    return f"epoch {run.epoch:3d} done  " + "  ".join(words)
+
+
+class Board:
+    """TensorBoard events and metrics.csv of a run, under joint_logs/<mode>."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.folder = folder
+        self.writer = SummaryWriter(str(folder), purge_step=run.step or None)
+
+    def step(self, run: Run, results: Mapping[str, tuple[float, float]]) -> None:
+        for name, (loss, norm) in results.items():
+            self.writer.add_scalar(f"{name}/loss", loss, run.step)
+            self.writer.add_scalar(f"{name}/grad_norm", norm, run.step)
+        weighted = sum(loss_weight(run.config, name) * loss for name, (loss, _) in results.items())
+        self.writer.add_scalar("weighted_loss", weighted, run.step)
+        self.writer.add_scalar("lr", lr_at(run.step - 1, run.total_steps, run.config), run.step)
+
+    def epoch(self, run: Run, row: Mapping[str, float]) -> None:
+        for key, value in row.items():
+            if key not in ("epoch", "step"):
+                self.writer.add_scalar(f"epoch/{key}", value, run.step)
+        self.writer.flush()
+        columns = ["epoch", "step", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))]
+        with atomic_path(self.folder / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(run.history)
+
+
+def train_loop(run: Run, folder: Path) -> None:
+    """Train until a stopping rule holds; Ctrl-C and SIGTERM save first and raise Interrupted."""
+    board = Board(run, folder)
+    with SignalGuard() as guard:
+        try:
+            while not why_finished(run):
+                train_epoch(run, guard, board)
+                end_epoch(run, board)
+        except Interrupted:
+            save_last(run)
+            raise
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "the GPU is out of memory; use --set gradient_checkpointing=True, a smaller max_feat_len or batch_size"
+            ) from error
+        finally:
+            board.writer.close()
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace) -> int:
+    """The whole job: settings, data, model, loop, merged files."""
+    device = select_device(args.device)
+    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    config, sources = settings(args, checkpoint, model_dir)
+    if args.print_config:
+        print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
+        return 0
+
+    with user_mistakes():
+        model_config = read_model_config(model_dir)
+        clips = read_rows(args.data_dir)
+        check_extractors(args.data_dir, model_dir)
+    fingerprint, data = base_fingerprint(model_dir), data_fingerprint(clips)
+    if checkpoint is not None:
+        check_resumable(checkpoint, args.resume)
+        check_base(checkpoint, args.resume, fingerprint, model_dir)
+        if checkpoint["data"] != data:
+            raise UserError(f"{args.data_dir} is not the data that {args.resume} was trained on; give --data-dir")
+    check_disk(args.output_dir, disk_bytes(model_dir))
+    dtype = choose_precision(config, device)
+    seed_everything(config.seed)
+    model = load_joint_model(model_config, config, device)
+    memory = prepare_memory(model, clips, config, dtype)
+
+    identity = {
+        "run_id": secrets.token_hex(8),
+        "base": fingerprint,
+        "data": data,
+        "speaker": speaker_record(clips, config),
+    }
+    if checkpoint is not None:
+        identity = {key: checkpoint[key] for key in identity}
+    output_dir = args.resume.parent if checkpoint is not None else args.output_dir
+    run = make_run(config, device, model, dtype, clips, output_dir, model_config.token_rate_hz, identity)
+    print_start(run, clips, model_dir, sources, memory)
+    if checkpoint is None:
+        move_previous_run(output_dir)
+        measure_base(run)
+        run.finished = bool(why_finished(run))
+        if run.held_out:
+            save_best(run)
+        save_last(run)
+    else:
+        restore(run, checkpoint, args.resume)
+        print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
+        if (
+            checkpoint["finished"]
+            and why_finished(run)
+            and all(path.exists() for path in result_paths(run, output_dir))
+        ):
+            print(
+                f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*", flush=True
+            )
+            return 0
+
+    try:
+        train_loop(run, output_dir / "joint_logs" / config.training_mode)
+    except Interrupted as error:
+        print(f"{error}: saved {run.last_path}; go on with: python train_joint.py --resume {run.last_path}", flush=True)
+        return 130 if str(error) == "SIGINT" else 143
+    print(f"finished: {why_finished(run)}", flush=True)
+    return finish(run, model_dir, output_dir)
+
+
+def disk_bytes(model_dir: Path) -> int:
+    """Room for both merged files (float32) and the checkpoints."""
+    return sum((model_dir / f"{part}.pt").stat().st_size for part in PARTS) + GIB // 4
+
+
+def print_start(run: Run, clips: Sequence[Clip], model_dir: Path, sources: Mapping[str, str], memory: str) -> None:
+    """What will happen, before it does."""
+    values = flatten(to_dict(run.config))
+    for key, source in sources.items():
+        print(f"setting {key} = {values[key]}   (from {source})")
+    total = sum(parameter.numel() for parameter in run.model.parameters())
+    trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+    minutes = sum(clip.duration for clip in clips) / 60
+    dtype = str(run.dtype).removeprefix("torch.")
+    print(f"model {model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
+    print(
+        f"{len(clips)} clips, {minutes:.1f} minutes: {len(run.train_clips)} to train on, {len(run.held_out)} held out"
+        + ("" if run.held_out else " (too few to judge by: the last epoch is what gets merged)")
+    )
+    epochs = run.config.max_epochs
+    print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
+    print(f"{memory}; disk: {disk_bytes(model_dir) / GIB:.2f} GiB", flush=True)
+
+
+def finish(run: Run, model_dir: Path, output_dir: Path) -> int:
+    """Merge the best adapters (the last where nothing was held out) and say what to type next."""
+    chosen = run.best_path if run.held_out and run.best_path.exists() else run.last_path
+    written = write_merged(load_checkpoint(chosen), chosen, model_dir, output_dir)
+    if torch.cuda.is_available() and run.device.type == "cuda":
+        print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
+    for part in run.parts.values():
+        epoch = part.best_epoch if chosen == run.best_path else run.epoch
+        print(f"{part.name}: base {part.base_loss:.3f} -> {part.last_loss:.3f} on training clips; merged epoch {epoch}")
+    print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
+    model = "" if model_dir.as_posix().endswith(DEFAULT_MODEL) else f" --model-dir {model_dir}"
+    output = "" if output_dir == Path("output") else f" --output-dir {output_dir}"
+    print(f'next: python inference_joint.py{model}{output} --text "..."')
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_main(lambda: train(parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

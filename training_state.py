@@ -1,0 +1,296 @@
+"""State of a training run: what changes while training, how it is saved, resumed and moved aside, and when it stops."""
+
+import math
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, load_checkpoint
+from config import JointConfig, UserError, to_dict
+from dataset import Clip, hold_out
+from llm_flow_model import JointModel
+from lora import adapter_parameters, adapter_state_dict, load_adapter
+from utils import random_state, restore_random_state, save_torch, user_mistakes
+
+# What a run leaves in its output directory, and moves aside when the next one starts there.
+RUN_FILES = (
+    "joint_*_last.ckpt",
+    "joint_*_best.ckpt",
+    "llm_merged_*.pt",
+    "flow_merged_*.pt",
+    "spk2info.pt",
+    "joint_logs",
+)
+
+
+# Settings that decide which clips make up the optimizer steps of an epoch.
+GROUPING = ("batch_size", "accumulate_grad_batches")
+
+
+def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[list[int]]]:
+    """Clip numbers of one epoch: groups (one optimizer step each) of batches; the order depends on seed and epoch."""
+    order = list(range(n_clips))
+    random.Random(f"{config.seed}/{epoch}").shuffle(order)
+    batches = chunks(order, config.batch_size)
+    return chunks(batches, config.accumulate_grad_batches)
+
+
+def chunks(items: list, size: int) -> list[list]:
+    """Consecutive pieces of at most `size` items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@dataclass
+class Part:
+    """One trained half ("llm" or "flow") and how it is doing; losses are raw means."""
+
+    name: str
+    base_loss: float = math.nan  # on the training clips, before the first step
+    last_loss: float = math.nan  # mean of the last epoch
+    best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
+    best_epoch: int = 0
+    stale_epochs: int = 0
+    stopped: str = ""  # why it is no longer trained
+
+    def threshold(self, config: JointConfig) -> float:
+        """Raw loss at which the part stops; 0 = never."""
+        return config.stop.llm_loss if self.name == "llm" else config.stop.flow_loss
+
+    def why_stop(self, config: JointConfig) -> str:
+        """Reason to stop training this part, "" for none."""
+        threshold, patience = self.threshold(config), config.stop.patience
+        if threshold and self.base_loss <= threshold:
+            return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
+        if threshold and self.last_loss <= threshold:
+            return f"loss {self.last_loss:.3f} reached stop.{self.name}_loss = {threshold:g}"
+        if patience and self.stale_epochs >= patience:
+            return f"no improvement for {self.stale_epochs} epochs (stop.patience)"
+        return ""
+
+
+@dataclass
+class Run:
+    """Everything that changes while training; what `save` writes and `restore` reads."""
+
+    config: JointConfig
+    device: torch.device
+    model: JointModel
+    dtype: torch.dtype
+    train_clips: list[Clip]
+    held_out: list[Clip]
+    token_rate_hz: int
+    last_path: Path
+    best_path: Path
+    identity: dict[str, Any]  # run id, fingerprints and speaker: written into every checkpoint
+    parts: dict[str, Part]
+    optimizers: dict[str, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    windows: random.Random = field(default_factory=random.Random)  # draws the flow's training windows
+    best_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    epoch: int = 0  # epochs completed
+    group: int = 0  # optimizer steps completed in this epoch
+    step: int = 0  # optimizer steps completed
+    sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
+    bad_steps: int = 0
+    finished: bool = False
+    resume_point: dict[str, Any] = field(default_factory=dict)  # random state after the last completed step
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def active(self) -> list[Part]:
+        """Parts that are still trained."""
+        return [part for part in self.parts.values() if not part.stopped]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(epoch_groups(len(self.train_clips), 0, self.config))
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps_per_epoch * self.config.max_epochs
+
+    def autocast(self) -> AbstractContextManager:
+        """Forward passes run in `dtype` inside it."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def mark(self) -> None:
+        """Remember the random state: a run resumed from here draws what this one draws next."""
+        self.resume_point = {"random": random_state(self.device), "windows": self.windows.getstate()}
+
+
+def make_run(
+    config: JointConfig,
+    device: torch.device,
+    model: JointModel,
+    dtype: torch.dtype,
+    clips: list[Clip],
+    output_dir: Path,
+    token_rate_hz: int,
+    identity: dict[str, Any],
+) -> Run:
+    """A run before its first step."""
+    with user_mistakes():
+        count = None if config.validation_clips == "auto" else int(config.validation_clips)
+        train_clips, held_out = hold_out(clips, config.seed, count)
+    last_path, best_path = checkpoint_paths(output_dir, config.training_mode)
+    optimizers = {
+        name: torch.optim.AdamW(
+            adapter_parameters(model.part(name)), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        for name in config.trained_parts
+    }
+    run = Run(
+        config=config,
+        device=device,
+        model=model,
+        dtype=dtype,
+        train_clips=train_clips,
+        held_out=held_out,
+        token_rate_hz=token_rate_hz,
+        last_path=last_path,
+        best_path=best_path,
+        identity=identity,
+        parts={name: Part(name) for name in config.trained_parts},
+        optimizers=optimizers,
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        windows=random.Random(config.seed),
+    )
+    run.mark()
+    return run
+
+
+# ---- stopping -------------------------------------------------------------------------------------------------------
+
+
+def note_best(run: Run, part: Part, loss: float) -> bool:
+    """Keep the adapter of a part whose judged loss is the lowest so far."""
+    if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
+        part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
+        run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        return True
+    part.stale_epochs += 1
+    return False
+
+
+def why_finished(run: Run) -> str:
+    """Reason why the whole run is over, "" while it is not."""
+    stopped = [part for part in run.parts.values() if part.stopped]
+    if len(stopped) == len(run.parts):
+        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped)
+    if run.config.stop.rule == "any" and any("reached" in part.stopped for part in stopped):
+        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped) + " (stop.rule = any)"
+    return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
+
+
+# ---- saving and resuming ---------------------------------------------------------------------------------------------
+
+
+def save_last(run: Run) -> None:
+    """`_last.ckpt`: all that a resumed run needs to equal the unbroken one."""
+    training = {
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
+        "scaler": run.scaler.state_dict(),
+        "resume_point": run.resume_point,
+        "parts": {name: asdict(part) for name, part in run.parts.items()},
+        "group": run.group,
+        "sums": run.sums,
+        "bad_steps": run.bad_steps,
+        "history": run.history,
+    }
+    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
+    save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
+    run.saved_at = time.monotonic()
+
+
+def save_best(run: Run) -> None:
+    """`_best.ckpt`: for each part the adapter that was best on the held-out clips."""
+    epochs = {name: part.best_epoch for name, part in run.parts.items()}
+    save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
+
+
+def header(run: Run) -> dict[str, Any]:
+    """What every checkpoint of this run says about itself."""
+    return {
+        "format": FORMAT,
+        **run.identity,
+        "mode": run.config.training_mode,
+        "config": to_dict(run.config),
+        "epoch": run.epoch,
+        "step": run.step,
+        "finished": run.finished,
+    }
+
+
+def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Continue `run` where `checkpoint` was written."""
+    training = checkpoint["training"]
+    for name, adapter in checkpoint["adapters"].items():
+        load_adapter(run.model.part(name), adapter, str(path))
+        run.optimizers[name].load_state_dict(training["optimizers"][name])
+        run.parts[name] = Part(**training["parts"][name])
+        run.parts[name].stopped = run.parts[name].why_stop(run.config)
+    run.scaler.load_state_dict(training["scaler"])
+    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
+    run.history, run.bad_steps = training["history"], training["bad_steps"]
+    if all(checkpoint["config"][key] == getattr(run.config, key) for key in GROUPING):
+        run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
+    version, internal, gauss = training["resume_point"]["windows"]
+    run.windows.setstate((version, tuple(internal), gauss))
+    restore_random_state(training["resume_point"]["random"], run.device)
+    run.mark()
+    if run.held_out:
+        restore_best(run, best_beside(path))
+
+
+def restore_best(run: Run, path: Path) -> None:
+    """The best adapters so far; where their file is gone the resumed weights are the best from now on."""
+    best = load_checkpoint(path) if path.is_file() else {"run_id": None}
+    if best["run_id"] == run.identity["run_id"]:
+        run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
+        return
+    print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
+    for part in run.parts.values():
+        part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
+        part.best_epoch = run.epoch
+        run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """UserError for a checkpoint that cannot be gone on from."""
+    if "training" not in checkpoint:
+        raise UserError(f"{path} holds finished adapters only; resume from the _last.ckpt beside it")
+
+
+def move_previous_run(output_dir: Path) -> None:
+    """Move what an earlier run left in `output_dir` to previous_<date>_<n>: a voice is never overwritten."""
+    found = [path for pattern in RUN_FILES for path in sorted(output_dir.glob(pattern))]
+    if not any(path.suffix == ".ckpt" or "_merged_" in path.name for path in found):
+        return
+    date, number = time.strftime("%Y-%m-%d"), 1
+    while (target := output_dir / f"previous_{date}_{number}").exists():
+        number += 1
+    try:
+        target.mkdir()
+        for path in found:
+            shutil.move(path, target / path.name)
+    except OSError as error:
+        raise UserError(f"cannot move the earlier run to {target}: {error.strerror}; move it yourself") from error
+    print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)
+
+
+def result_paths(run: Run, output_dir: Path) -> list[Path]:
+    """The merged files of this run's mode."""
+    return [output_dir / f"{part}_merged_{run.config.training_mode}.pt" for part in PARTS] + [
+        output_dir / "spk2info.pt"
+    ]
