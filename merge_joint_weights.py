@@ -1,0 +1,150 @@
+"""Turn a training checkpoint into LLM and flow files that speak in the trained voice, and open in stock CosyVoice.
+
+python merge_joint_weights.py
+python merge_joint_weights.py --ckpt output/joint_joint_last.ckpt --lora-scale 0.8
+python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_voice
+"""
+
+import argparse
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoint import (
+    PARTS,
+    base_fingerprint,
+    check_base,
+    load_checkpoint,
+    newest_checkpoint,
+    write_merged,
+)
+from config import UserError
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import DEFAULT_MODEL, add_common_arguments, atomic_path, check_disk, find_folder, run_main, user_mistakes
+
+# What an exported model directory takes over from the base unchanged.
+COPIED = ("cosyvoice.yaml", "hift.pt", "campplus.onnx", "speech_tokenizer_v1.onnx")
+COPIED_IF_THERE = ("finetune.yaml", "configuration.json")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--ckpt", type=Path, help="checkpoint [_best of the newest run in --output-dir] | 检查点 [最新一次训练的 _best]"
+    )
+    parser.add_argument("--lora-scale", type=float, default=1.0, help="strength of the adapters, 0-2 [1.0] | LoRA 强度")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--llm-only", action="store_true", help="write the LLM file only | 只写 LLM")
+    only.add_argument("--flow-only", action="store_true", help="write the flow file only | 只写 Flow")
+    parser.add_argument("--llm-output", type=Path, help="[OUTPUT_DIR/llm_merged_MODE.pt] | LLM 输出路径")
+    parser.add_argument("--flow-output", type=Path, help="[OUTPUT_DIR/flow_merged_MODE.pt] | Flow 输出路径")
+    parser.add_argument(
+        "--no-bake-speaker",
+        action="store_true",
+        help="keep the speaker input open instead of fixing the trained voice | 不固化说话人",
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write a complete model directory for stock CosyVoice | 导出完整模型"
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Check checkpoint against base, then write the files asked for."""
+    if not (math.isfinite(args.lora_scale) and 0 <= args.lora_scale <= 2):
+        raise UserError(f"--lora-scale {args.lora_scale:g}: give a number from 0 (base model) to 2")
+    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    path = args.ckpt or newest_checkpoint(args.output_dir)
+    checkpoint = load_checkpoint(path)
+    check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
+    print(
+        f"{path}: mode {checkpoint['mode']}, epoch {checkpoint['epoch']}, trained: {', '.join(checkpoint['adapters'])}"
+    )
+    if args.export:
+        written = export(checkpoint, path, model_dir, args)
+    else:
+        outputs = output_paths(args, checkpoint["mode"])
+        check_disk(args.output_dir, sum((model_dir / f"{part}.pt").stat().st_size for part in outputs))
+        written = write_merged(
+            checkpoint,
+            path,
+            model_dir,
+            args.output_dir,
+            outputs=outputs,
+            lora_scale=args.lora_scale,
+            bake=not args.no_bake_speaker,
+        )
+    print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
+    voice = "open to any speaker vector" if args.no_bake_speaker else f"fixed to '{checkpoint['speaker']['name']}'"
+    print(f"the voice is {voice}")
+    print(next_command(args, model_dir))
+    return 0
+
+
+def output_paths(args: argparse.Namespace, mode: str) -> dict[str, Path]:
+    """{part: file} to write."""
+    wanted = ["llm"] if args.llm_only else ["flow"] if args.flow_only else list(PARTS)
+    named = {"llm": args.llm_output, "flow": args.flow_output}
+    paths = {part: named[part] or args.output_dir / f"{part}_merged_{mode}.pt" for part in wanted}
+    for file in paths.values():
+        if file.is_dir():
+            raise UserError(f"{file} is a folder; give a file name ending in .pt")
+    return paths
+
+
+def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: argparse.Namespace) -> list[Path]:
+    """A complete model directory: merged llm.pt and flow.pt, the rest as in the base, the voice in spk2info.pt."""
+    target = args.export
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists and is not an empty folder; give a new name")
+    with user_mistakes():
+        read_model_config(model_dir)
+    missing = [name for name in COPIED if not (model_dir / name).is_file()]
+    if missing:
+        raise UserError(f"{model_dir} has no {', '.join(missing)}; an exported model needs it")
+    names = [*COPIED, *(name for name in COPIED_IF_THERE if (model_dir / name).is_file())]
+    if args.no_bake_speaker and (model_dir / "spk2info.pt").is_file():
+        names.append("spk2info.pt")  # with a baked speaker the base's voices would be names for the trained one
+    check_disk(target, sum((model_dir / name).stat().st_size for name in [*names, "llm.pt", "flow.pt"]))
+    with atomic_path(target) as part:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.mkdir()
+        for name in names:
+            shutil.copyfile(model_dir / name, part / name)
+        outputs = {name: part / f"{name}.pt" for name in PARTS}
+        write_merged(
+            checkpoint,
+            path,
+            model_dir,
+            part,
+            outputs=outputs,
+            lora_scale=args.lora_scale,
+            bake=not args.no_bake_speaker,
+        )
+        if target.is_dir():
+            target.rmdir()
+    return sorted(target.iterdir())
+
+
+def next_command(args: argparse.Namespace, model_dir: Path) -> str:
+    """What to type now."""
+    if args.export:
+        return f"""next, in stock CosyVoice: CosyVoice("{args.export}").inference_sft(text, "<the voice above>")"""
+    model = "" if model_dir == Path(DEFAULT_MODEL) else f" --model-dir {model_dir}"
+    files = "".join(
+        f" --{part} {file}" for part, file in (("llm", args.llm_output), ("flow", args.flow_output)) if file
+    )
+    output = "" if args.output_dir == Path("output") else f" --output-dir {args.output_dir}"
+    return f'next: python inference_joint.py{model}{output}{files} --text "..."'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_main(lambda: merge(parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

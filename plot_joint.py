@@ -1,0 +1,101 @@
+"""One picture of a training run: raw losses with their thresholds, and a real clip's mel beside a spoken one's.
+
+python plot_joint.py --real raw_audio/001.wav --spoken output/result.wav
+"""
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoint import PARTS, checkpoint_config, checkpoint_paths, load_checkpoint, newest_checkpoint
+from config import UserError
+from cosyvoice.cli.frontend import load_wav
+from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from matcha.utils.audio import mel_spectrogram
+from utils import atomic_path, run_main, user_mistakes
+
+UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
+MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("output"), help="folder of the run [output] | 训练输出目录"
+    )
+    parser.add_argument("--real", type=Path, help="a real clip | 真实音频")
+    parser.add_argument("--spoken", type=Path, help="a spoken sentence | 合成音频")
+    parser.add_argument("--picture", type=Path, help="[OUTPUT_DIR/joint_MODE.png] | 图片路径")
+    return parser.parse_args(argv)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv as numbers, empty cells as NaN; UserError where the run has no finished epoch."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run has no finished epoch; run: python train_joint.py")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: float, threshold: float) -> None:
+    """Training and held-out loss of one part over epochs, its base loss and its threshold."""
+    epochs = [row["epoch"] for row in rows]
+    for kind, style in (("train", "C0-"), ("held_out", "C1-")):
+        values = [row[f"{part}_{kind}"] for row in rows]
+        if not all(map(math.isnan, values)):
+            axes.plot(epochs, values, style, label=kind.replace("_", " "))
+    axes.axhline(base, color="0.6", linestyle=":", label=f"base model {base:.2f}")
+    if threshold:
+        axes.axhline(threshold, color="C3", linestyle="--", label=f"stops at {threshold:g}")
+    axes.set(title=f"{part} loss", xlabel="epoch", ylabel=UNITS[part])
+    axes.legend()
+
+
+def draw_mel(axes: Any, path: Path, title: str) -> None:
+    """Log-mel of a sound file over seconds."""
+    with user_mistakes():
+        mel = mel_spectrogram(load_wav(path, SAMPLE_RATE), **MEL, fmax=8000, center=False)[0]
+    seconds = mel.shape[1] * MEL_HOP / SAMPLE_RATE
+    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=-11.5, vmax=1)
+    axes.set(title=f"{title}: {path.name}", xlabel="seconds", ylabel="mel bin")
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Read the run, draw, save."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mode = load_checkpoint(newest_checkpoint(args.output_dir))["mode"]
+    path = checkpoint_paths(args.output_dir, mode)[0]
+    checkpoint = load_checkpoint(path)
+    config, states = checkpoint_config(checkpoint, path), checkpoint["training"]["parts"]
+    rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
+    sounds = [(args.real, "real"), (args.spoken, "spoken")]
+    sounds = [(sound, title) for sound, title in sounds if sound is not None]
+    figure, axes = plt.subplots(
+        len(states) + len(sounds), 1, figsize=(9, 3 * (len(states) + len(sounds))), layout="constrained", squeeze=False
+    )
+    for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
+        threshold = config.stop.llm_loss if part == "llm" else config.stop.flow_loss
+        draw_losses(axis, part, rows, states[part]["base_loss"], threshold)
+    for axis, (sound, title) in zip(axes[len(states) :, 0], sounds, strict=True):
+        draw_mel(axis, sound, title)
+    figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")
+    picture = args.picture or args.output_dir / f"joint_{mode}.png"
+    with atomic_path(picture) as part:
+        figure.savefig(part, format="png", dpi=120)
+    print(f"wrote {picture}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_main(lambda: plot(parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

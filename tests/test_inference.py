@@ -1,0 +1,240 @@
+"""inference_joint.py on the tiny model: what speaks, when it is repeated, what is refused."""
+
+import math
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from random_data import write_random_data
+
+import inference_joint
+import train_joint
+from config import InferenceConfig
+from inference_joint import Speaker, Speech, Voice
+from runaway import listen, loop_seconds
+
+SENTENCE = "Good morning."
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir, tmp_path_factory) -> Path:
+    """Output folder of a one-epoch run."""
+    folder = tmp_path_factory.mktemp("run")
+    data = write_random_data(folder / "data")
+    paths = ["--data-dir", str(data), "--model-dir", str(tiny_model_dir), "--output-dir", str(folder / "output")]
+    assert train_joint.main([*paths, "--epochs", "1"]) == 0
+    return folder / "output"
+
+
+@pytest.fixture
+def speak(tiny_model_dir, trained, tmp_path):
+    """Runs inference_joint.main; the tiny model's limits are wide, as its sound is noise."""
+
+    def run(*arguments: object, output_dir: Path = trained, output: Path | None = tmp_path / "said.wav") -> int:
+        wide = ["--set", "inference.max_retries=0", "--set", "inference.max_token_text_ratio=4"]
+        named = ["--output", output] if output else []
+        return inference_joint.main(
+            [*map(str, ["--model-dir", tiny_model_dir, "--output-dir", output_dir, *named, *arguments]), *wide]
+        )
+
+    return run
+
+
+def samples(path: Path) -> torch.Tensor:
+    data, rate = soundfile.read(path, dtype="float32")
+    assert rate == 22050 and data.ndim == 1
+    return torch.from_numpy(data)
+
+
+# ---- speaking --------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_merged_pair_speaks_without_any_reference(speak, trained, tmp_path, capsys):
+    assert speak("--text", SENTENCE) == 0
+    printed = capsys.readouterr().out
+    assert f"speaking with {trained / 'llm_merged_joint.pt'}, {trained / 'flow_merged_joint.pt'}" in printed
+    assert "voice: finetuned" in printed
+    assert samples(tmp_path / "said.wav").abs().max() > 0
+    assert soundfile.info(tmp_path / "said.wav").subtype == "PCM_16"
+
+
+def test_the_same_seed_gives_the_same_audio_and_another_seed_another(speak, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert speak("--text", SENTENCE, "--seed", seed, output=tmp_path / f"{name}.wav") == 0
+    a, b, c = (samples(tmp_path / f"{name}.wav") for name in "abc")
+    assert torch.equal(a, b)
+    assert a.shape != c.shape or not torch.equal(a, c)
+
+
+def test_the_default_output_is_result_wav_in_the_output_folder(speak, trained):
+    assert speak("--text", SENTENCE, output=None) == 0
+    assert (trained / "result.wav").exists()
+
+
+def test_a_text_file_gives_one_numbered_file_a_line_and_skips_unspeakable_lines(speak, tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes("\ufeffGood morning.\r\n\r\n...\r\nGood night.\r\n".encode())
+    assert speak("--text-file", lines, output=tmp_path / "book.wav") == 0
+    assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["book_0001.wav", "book_0004.wav"]
+    printed = capsys.readouterr().out
+    assert "line 2: nothing that can be spoken; skipped" in printed and "line 3" in printed
+    assert speak("--text", "Good night.", output=tmp_path / "alone.wav") == 0
+    assert torch.equal(samples(tmp_path / "book_0004.wav"), samples(tmp_path / "alone.wav"))
+
+
+def test_speed_changes_the_duration(speak, tmp_path):
+    for speed in ("0.5", "1.0", "2.0"):
+        assert speak("--text", SENTENCE, "--speed", speed, output=tmp_path / f"{speed}.wav") == 0
+    slow, normal, fast = (len(samples(tmp_path / f"{speed}.wav")) for speed in ("0.5", "1.0", "2.0"))
+    assert slow == pytest.approx(2 * normal, rel=0.02) and fast == pytest.approx(normal / 2, rel=0.02)
+
+
+def test_a_checkpoint_speaks_as_its_merged_files_do(speak, trained, tmp_path):
+    assert speak("--text", SENTENCE, output=tmp_path / "merged.wav") == 0
+    assert speak("--text", SENTENCE, "--ckpt", trained / "joint_joint_best.ckpt", output=tmp_path / "ckpt.wav") == 0
+    assert torch.equal(samples(tmp_path / "merged.wav"), samples(tmp_path / "ckpt.wav"))
+
+
+def test_the_base_speaks_with_a_named_voice_else_the_trained_one_else_its_first(speak, trained, tmp_path, capsys):
+    known = list(torch.load(Path(trained) / "spk2info.pt", weights_only=True))
+    assert speak("--base", "--text", SENTENCE) == 0
+    assert f"voice: {known[-1]}" in capsys.readouterr().out
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert speak("--base", "--text", SENTENCE, output_dir=empty) == 0
+    first = capsys.readouterr().out
+    assert "voice: finetuned" not in first
+    assert speak("--base", "--speaker", "nobody", "--text", SENTENCE) == 2
+    assert "--speaker nobody: no such voice; known: " in capsys.readouterr().err
+
+
+def test_without_any_voice_the_ways_out_are_named(tiny_model_dir, tmp_path, capsys):
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "spk2info.pt").unlink()
+    paths = ["--model-dir", str(model), "--output-dir", str(tmp_path / "none")]
+    assert inference_joint.main([*paths, "--base", "--text", SENTENCE]) == 2
+    assert "no speaker vector" in capsys.readouterr().err
+
+
+def test_long_text_is_spoken_in_segments(speak, tmp_path, capsys):
+    text = " ".join(f"This is sentence number {word} of a long text for the test." for word in ("one", "two") * 8)
+    assert speak("--text", text) == 0
+    one = len(samples(tmp_path / "said.wav"))
+    assert speak("--text", text[:60], output=tmp_path / "short.wav") == 0
+    assert one > 4 * len(samples(tmp_path / "short.wav"))
+
+
+# ---- the guard -------------------------------------------------------------------------------------------------------
+
+
+class Scripted(Speaker):
+    """A Speaker whose attempts are given: complaints of each, in order."""
+
+    def __init__(self, script: list[list[str]], max_retries: int = 3) -> None:
+        self.script, self.seeds = script, []
+        self.limits = InferenceConfig(max_retries=max_retries)
+
+    def attempt(self, segment: str) -> Speech:
+        self.seeds.append(torch.initial_seed())
+        return Speech(torch.zeros(1, 100 - len(self.seeds)), self.script[len(self.seeds) - 1])
+
+
+def test_a_runaway_is_tried_again_with_the_next_seed(capsys):
+    speaker = Scripted([["did not end by itself"], []])
+    assert speaker.speak_segment("hello", seed=7).complaints == []
+    assert speaker.seeds == [7, 8]
+    assert "runaway in 'hello' (did not end by itself): 1 more seeds tried, good" in capsys.readouterr().out
+
+
+def test_the_least_bad_attempt_is_kept_after_a_bounded_number(capsys):
+    speaker = Scripted([["a", "b"], ["a"], ["a", "b"], ["a"], []])
+    speech = speaker.speak_segment("hello", seed=0)
+    assert (len(speaker.seeds), speech.complaints, speech.wave.shape[1]) == (4, ["a"], 96)
+    assert "the least bad one is kept" in capsys.readouterr().out
+
+
+def test_speech_that_is_too_long_for_its_text_is_cut(tiny_model_dir):
+    frontend, model = load_tiny(tiny_model_dir)
+    model.llm.llm_decoder.bias.data[64] = -100.0  # never ends by itself
+    voice = Voice("v", torch.randn(1, 192, generator=torch.Generator().manual_seed(0)), seconds_per_text_token=0.1)
+    limits = InferenceConfig(max_duration_ratio=2, max_token_text_ratio=200)
+    torch.manual_seed(0)
+    speech = Speaker(model, frontend, voice, limits).attempt("hello there")
+    n_text = len(frontend.text_tokens("hello there"))
+    longest = 2 * 0.1 * n_text + inference_joint.LENGTH_SLACK_SEC
+    assert speech.complaints[0] == f"longer than {longest:.1f} s, cut there"
+    assert speech.wave.shape[1] / 22050 == pytest.approx(longest, abs=0.03)
+    unlimited = Speaker(model, frontend, Voice("v", voice.embedding), InferenceConfig(max_token_text_ratio=5))
+    assert "did not end by itself" in unlimited.attempt("hello there").complaints
+
+
+def load_tiny(model_dir: Path):
+    from cosyvoice.cli.cosyvoice import CosyVoice
+
+    whole = CosyVoice(model_dir)
+    return whole.frontend, whole.model
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds"),
+    [
+        ([1, 2, 3, 4, 5] * 2, 0.0),  # twice is not a loop
+        ([9, *[1, 2, 3, 4, 5] * 20, 8], 2.0),
+        ([7] * 75, 1.5),
+        (list(range(200)), 0.0),
+        ([], 0.0),
+        ([3], 0.0),
+    ],
+)
+def test_loops_in_the_tokens_are_measured(tokens, seconds):
+    assert loop_seconds(tokens, token_rate_hz=50) == pytest.approx(seconds)
+
+
+def test_silence_is_heard():
+    rate = 22050
+    tone = 0.3 * torch.sin(2 * math.pi * 200 * torch.arange(rate) / rate)[None]
+    gap = torch.cat([tone, torch.zeros(1, 2 * rate), tone], dim=1)
+    assert listen(tone, rate, 1.5) == []
+    assert listen(gap, rate, 1.5) == ["2.0 s of silence"]
+    assert listen(gap, rate, 2.5) == []
+    assert listen(torch.zeros(1, rate), rate, 1.5) == ["no sound"]
+    assert listen(torch.zeros(1, 0), rate, 1.5) == ["no sound"]
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--text", "..."), "nothing in it can be spoken"),
+        (("--text", ""), "nothing in it can be spoken"),
+        (("--text", "   "), "nothing in it can be spoken"),
+        (("--text", "hi", "--speed", "nan"), "give a number from 0.5"),
+        (("--text", "hi", "--speed", "0.1"), "give a number from 0.5"),
+        (("--text", "hi", "--seed", "-1"), "give a whole number from 0"),
+        (("--text", "hi", "--output", "x.mp3"), "must end in .wav or .flac"),
+        (("--text", "hi", "--flow-steps", "0"), "inference.flow_steps = 0: must be between 1 and 1000"),
+        (("--text", "hi", "--flow-steps", "many"), "must be a whole number"),
+        (("--text", "hi", "--base", "--ckpt", "x.ckpt"), "not several"),
+        (("--text", "hi", "--lora-scale", "0.5"), "--lora-scale works with --ckpt"),
+        (("--text", "hi", "--llm", "nothing.pt", "--flow", "nothing.pt"), "nothing.pt"),
+        (("--text-file", "nothing.txt"), "cannot read nothing.txt"),
+        (("--text", "hi", "--device", "tpu"), "--device tpu"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(arguments, message, speak, tmp_path, capsys):
+    output = None if "--output" in arguments else tmp_path / "said.wav"
+    assert speak(*arguments, output=output) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error.splitlines()[-1] and "Traceback" not in error
+    assert not (tmp_path / "said.wav").exists()
+
+
+def test_without_a_trained_voice_the_ways_out_are_named(speak, tmp_path, capsys):
+    assert speak("--text", "hi", output_dir=tmp_path) == 2
+    assert "run: python train_joint.py, give --llm and --flow, or use --base" in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""merge_joint_weights.py: files that load anywhere, carry the voice, and equal the adapted model."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from random_data import write_random_data
+
+import merge_joint_weights
+import train_joint
+from checkpoint import bake_speaker, is_baked, load_checkpoint, merged_part
+from cosyvoice.cli.cosyvoice import CosyVoice, load_part
+from dataset import read_rows
+from llm_flow_model import JointModel
+from lora import load_adapter
+from utils import save_torch
+
+CPU = torch.device("cpu")
+MEAN_SEED = 3
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return write_random_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model_dir, data_dir, tmp_path_factory) -> Path:
+    """Output folder of a short joint run whose adapters do something."""
+    output = tmp_path_factory.mktemp("run")
+    paths = ["--data-dir", str(data_dir), "--model-dir", str(tiny_model_dir), "--output-dir", str(output)]
+    assert train_joint.main([*paths, "--epochs", "2", "--lr", "2e-2", "--set", "accumulate_grad_batches=4"]) == 0
+    return output
+
+
+@pytest.fixture
+def merge(tiny_model_dir, trained, tmp_path):
+    def run(
+        *arguments: object, model: Path = tiny_model_dir, ckpt: Path | None = trained / "joint_joint_last.ckpt"
+    ) -> int:
+        chosen = ["--ckpt", ckpt] if ckpt else []
+        return merge_joint_weights.main(
+            [*map(str, ["--model-dir", model, "--output-dir", tmp_path, *chosen, *arguments])]
+        )
+
+    return run
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("part", ["llm", "flow"])
+def test_merged_files_have_the_keys_and_shapes_of_the_base(part, merge, tiny_model_dir, tmp_path):
+    assert merge() == 0
+    base, merged = read(tiny_model_dir / f"{part}.pt"), read(tmp_path / f"{part}_merged_joint.pt")
+    assert {key: value.shape for key, value in merged.items()} == {key: value.shape for key, value in base.items()}
+    load_part(tiny_model_dir, part, tmp_path / f"{part}_merged_joint.pt")
+
+
+def test_the_merged_llm_equals_the_adapted_one(merge, trained, tiny_model_dir, data_dir, tmp_path):
+    assert merge("--no-bake-speaker") == 0
+    checkpoint = load_checkpoint(trained / "joint_joint_last.ckpt")
+    config = train_joint.checkpoint_config(checkpoint, trained)
+    adapted = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
+    for part in ("llm", "flow"):
+        load_adapter(adapted.part(part), checkpoint["adapters"][part], "")
+    clips = read_rows(data_dir)[:2]
+    merged = JointModel(
+        *(load_part(tiny_model_dir, part, tmp_path / f"{part}_merged_joint.pt") for part in ("llm", "flow")), config
+    )
+    for part in ("llm", "flow"):
+        with_adapter, base = adapted.measure(part, clips, CPU), adapted.measure(part, clips, CPU, adapters=False)
+        assert merged.measure(part, clips, CPU) == pytest.approx(with_adapter, rel=1e-5)
+        assert abs(with_adapter - base) > 1e-3 * base
+
+
+def test_merged_files_speak_in_one_voice_whatever_vector_they_get(merge, trained, tiny_model_dir, data_dir, tmp_path):
+    """The product's heart: zeros, a random vector and the true mean give the same tokens and the same mel."""
+    mean = load_checkpoint(trained / "joint_joint_last.ckpt")["speaker"]["embedding"]
+    torch.testing.assert_close(mean[0], read_rows(data_dir)[0].spk_embedding)
+    vectors = [mean, torch.zeros(1, 192), torch.randn(1, 192, generator=torch.Generator().manual_seed(1))]
+
+    def speak(vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        model = CosyVoice(tiny_model_dir, tmp_path / "llm_merged_joint.pt", tmp_path / "flow_merged_joint.pt").model
+        torch.manual_seed(4)
+        scores = model.llm.next_scores(
+            model.llm.prefix(torch.tensor([[5, 6, 7]]), torch.zeros(1, 0).int(), torch.zeros(1, 0).int(), vector),
+            model.llm.llm.new_cache(),
+        )
+        torch.manual_seed(4)
+        tokens = list(model.speech_tokens(torch.tensor([[5, 6, 7]]), vector))
+        mel, _ = model.flow.inference(
+            torch.tensor([[1, 2, 3, 4]]), torch.tensor([4]), *empty_prompt(), vector, torch.zeros(1, 80, 0, 2)
+        )
+        return torch.cat([scores, torch.tensor(tokens).float()]), mel
+
+    assert merge() == 0
+    baked = [speak(vector) for vector in vectors]
+    for llm, mel in baked[1:]:
+        assert torch.equal(llm, baked[0][0]) and torch.equal(mel, baked[0][1])
+    assert merge("--no-bake-speaker") == 0
+    opened = [speak(vector) for vector in vectors]
+    torch.testing.assert_close(opened[0][1], baked[0][1], rtol=1e-4, atol=1e-4)  # the true mean is what was baked in
+    for llm, mel in opened[1:]:
+        assert not torch.allclose(llm[:65], opened[0][0][:65], atol=1e-3)
+        assert not torch.allclose(mel, opened[0][1], atol=1e-3)
+
+
+def empty_prompt() -> tuple[torch.Tensor, ...]:
+    zero = torch.tensor([0])
+    return torch.zeros(1, 0).int(), zero, torch.zeros(1, 0, 80), zero
+
+
+@pytest.mark.parametrize("mode", ["llm_only", "flow_only"])
+def test_every_mode_writes_both_files_with_the_speaker_baked_in(mode, tiny_model_dir, data_dir, tmp_path):
+    paths = ["--data-dir", str(data_dir), "--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path)]
+    assert train_joint.main([*paths, "--mode", mode, "--epochs", "1"]) == 0
+    untrained = "flow" if mode == "llm_only" else "llm"
+    base, merged = read(tiny_model_dir / f"{untrained}.pt"), read(tmp_path / f"{untrained}_merged_{mode}.pt")
+    changed = {key for key in base if not torch.equal(base[key].float(), merged[key])}
+    assert changed == {"spk_embed_affine_layer.weight", "spk_embed_affine_layer.bias"}
+    assert all(is_baked(read(tmp_path / f"{part}_merged_{mode}.pt")) for part in ("llm", "flow"))
+
+
+def test_baking_gives_what_the_affine_layer_gave():
+    torch.manual_seed(0)
+    layer, embedding = torch.nn.Linear(192, 8), 7 * torch.randn(1, 192)
+    state = {f"spk_embed_affine_layer.{name}": value for name, value in layer.state_dict().items()}
+    baked = bake_speaker(state, embedding)
+    expected = layer(torch.nn.functional.normalize(embedding))[0]
+    torch.testing.assert_close(baked["spk_embed_affine_layer.bias"], expected)
+    assert not is_baked(state) and is_baked(baked)
+
+
+def test_lora_scale_goes_from_base_to_full_strength(merge, trained, tiny_model_dir, tmp_path):
+    def weight(scale: str) -> torch.Tensor:
+        assert merge("--lora-scale", scale) == 0
+        return read(tmp_path / "llm_merged_joint.pt")["llm.encoders.0.self_attn.linear_q.weight"]
+
+    base = read(tiny_model_dir / "llm.pt")["llm.encoders.0.self_attn.linear_q.weight"]
+    full, half = weight("1.0"), weight("0.5")
+    assert torch.equal(weight("0"), base) and not torch.equal(full, base)
+    torch.testing.assert_close(half, (base + full) / 2)
+
+
+def test_the_best_of_the_newest_run_is_merged_by_default(merge, trained, tmp_path, capsys):
+    for kind in ("last", "best"):
+        shutil.copy(trained / f"joint_joint_{kind}.ckpt", tmp_path)
+    assert merge(ckpt=None) == 0
+    assert f"{tmp_path / 'joint_joint_best.ckpt'}: mode joint" in capsys.readouterr().out
+
+
+def test_one_part_alone_and_named_outputs(merge, tmp_path):
+    assert merge("--llm-only", "--llm-output", tmp_path / "mine.pt") == 0
+    assert (tmp_path / "mine.pt").exists() and not (tmp_path / "flow_merged_joint.pt").exists()
+    assert merge("--flow-only") == 0
+    assert (tmp_path / "flow_merged_joint.pt").exists() and not (tmp_path / "llm_merged_joint.pt").exists()
+
+
+def test_an_exported_directory_is_a_complete_model_with_the_voice_by_name(merge, trained, tiny_model_dir, tmp_path):
+    assert merge("--export", tmp_path / "mine") == 0
+    assert {path.name for path in (tmp_path / "mine").iterdir()} >= {path.name for path in tiny_model_dir.iterdir()}
+    exported = CosyVoice(tmp_path / "mine")
+    assert exported.list_available_spks() == ["finetuned"]  # the base's voices would all speak in the trained one
+    torch.manual_seed(0)
+    [speech] = exported.inference_sft("hello", "finetuned")
+    assert speech["tts_speech"].abs().max() > 0
+    state = merged_part(load_checkpoint(trained / "joint_joint_last.ckpt"), trained, tiny_model_dir, "llm")
+    exported_state = read(tmp_path / "mine" / "llm.pt")
+    assert all(torch.equal(exported_state[key], value) for key, value in state.items())
+
+
+def test_an_existing_folder_is_not_exported_over(merge, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("x", encoding="utf-8")
+    assert merge("--export", tmp_path / "mine") == 2
+    assert "exists and is not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious"]
+
+
+def test_another_base_model_is_refused(merge, tiny_model_dir, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    state = read(other / "flow.pt")
+    state["encoder_proj.bias"] += 1
+    torch.save(state, other / "flow.pt")
+    assert merge(model=other) == 2
+    assert "was trained on another flow.pt than" in capsys.readouterr().err
+
+
+def test_a_half_precision_base_gives_float32_files(tiny_model_dir, data_dir, tmp_path):
+    model, output = tmp_path / "half", tmp_path / "out"
+    shutil.copytree(tiny_model_dir, model)
+    for part in ("llm", "flow"):
+        torch.save({key: value.half() for key, value in read(model / f"{part}.pt").items()}, model / f"{part}.pt")
+    paths = ["--data-dir", str(data_dir), "--model-dir", str(model), "--output-dir", str(output)]
+    assert train_joint.main([*paths, "--epochs", "1"]) == 0
+    merged = read(output / "llm_merged_joint.pt")
+    assert {value.dtype for value in merged.values()} == {torch.float32}
+
+
+def test_a_checkpoint_whose_rank_is_wrong_is_refused(merge, trained, tmp_path, capsys):
+    data = load_checkpoint(trained / "joint_joint_last.ckpt")
+    data["config"]["llm_lora"]["lora_r"] = 4
+    save_torch(data, tmp_path / "wrong.ckpt")
+    assert merge(ckpt=tmp_path / "wrong.ckpt") == 2
+    assert "rank 4 need (4, " in capsys.readouterr().err
+
+
+class RunsCode:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text("hello", encoding="utf-8"), "is not a readable checkpoint"),
+        (lambda path: path.touch(), "is not a readable checkpoint"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: torch.save({"llm": torch.zeros(1)}, path), "is not a checkpoint of train_joint.py"),
+        (lambda path: torch.save(RunsCode(path.with_name("ran")), path), "is not a readable checkpoint"),
+        (lambda path: None, "is not there"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(write, message, merge, tmp_path, capsys):
+    path = tmp_path / "x.ckpt"
+    write(path)
+    assert merge(ckpt=path) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("scale", ["nan", "-1", "2.5"])
+def test_a_senseless_scale_is_refused(scale, merge, capsys):
+    assert merge(f"--lora-scale={scale}") == 2
+    assert "give a number from 0" in capsys.readouterr().err
+
+
+def test_without_any_run_the_way_out_is_named(merge, capsys):
+    assert merge(ckpt=None) == 2
+    assert "run: python train_joint.py, or give --ckpt" in capsys.readouterr().err

@@ -1,0 +1,186 @@
+"""What users get wrong, in all four scripts: exit code 2, one clear line that names the thing, nothing half-written.
+
+`SHOW_MISTAKES=1 pytest tests/test_mistakes.py` prints the table of cases, exit codes and messages.
+"""
+
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from random_data import write_random_data
+
+import inference_joint
+import merge_joint_weights
+import prepare_joint_data
+import train_joint
+
+SCRIPTS = {
+    "prepare": prepare_joint_data.main,
+    "train": train_joint.main,
+    "merge": merge_joint_weights.main,
+    "inference": inference_joint.main,
+}
+
+
+@dataclass
+class Place:
+    """A user's folder, good until a case spoils it."""
+
+    model: Path
+    raw: Path
+    data: Path
+    output: Path
+
+    def arguments(self, script: str) -> list[str]:
+        """The command line of a run that would go well."""
+        where = ["--model-dir", self.model]
+        more = {
+            "prepare": ["--input-dir", self.raw, "--output-dir", self.data, "--workers", "1", "--device", "cpu"],
+            "train": ["--data-dir", self.data, "--output-dir", self.output, "--epochs", "1", "--device", "cpu"],
+            "merge": ["--output-dir", self.output],
+            "inference": ["--output-dir", self.output, "--text", "Good morning.", "--device", "cpu"],
+        }[script]
+        return [*map(str, where), *map(str, more)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake: which script, how the place is spoiled, extra arguments, and what the message must say."""
+
+    name: str
+    script: str
+    spoil: Callable[[Place], object]
+    message: str
+    extra: tuple[str, ...] = ()
+    around: Callable[[], object] = field(default=nullcontext)
+
+
+@contextmanager
+def full_disk(longest_file: int = 100_000) -> Iterator[None]:
+    """No file may grow beyond so many bytes: writing fails in the middle, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest_file, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def only_clip(place: Place, write: Callable[[Path], object], text: str | None = "good morning") -> None:
+    """Replace the recordings by one that `write` makes."""
+    shutil.rmtree(place.raw)
+    place.raw.mkdir()
+    write(place.raw / "001.wav")
+    if text is not None:
+        (place.raw / "001.txt").write_text(text, encoding="utf-8")
+
+
+def speech(path: Path, seconds: float = 2.0, rate: int = 16000) -> None:
+    noise = np.random.default_rng(0).standard_normal(int(seconds * rate))
+    soundfile.write(path, 0.1 * noise * np.sin(np.linspace(0, 60, len(noise))), rate)
+
+
+def change(path: Path, edit: Callable[[dict], object]) -> None:
+    """Load, edit and save a weight file or checkpoint."""
+    content = torch.load(path, weights_only=True)
+    edit(content)
+    torch.save(content, path)
+
+
+LAST, BEST = "joint_joint_last.ckpt", "joint_joint_best.ckpt"
+CASES = [
+    Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "none of the 1"),
+    Case("an empty text", "prepare", lambda p: only_clip(p, speech, ""), "none of the 1 recordings"),
+    Case("no text at all", "prepare", lambda p: only_clip(p, speech, None), "none of the 1 recordings"),
+    Case("8 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=8000)), "none of the 1 recordings"),
+    Case("a clip of 31 s", "prepare", lambda p: only_clip(p, lambda f: speech(f, 31)), "none of the 1 recordings"),
+    Case("no clips", "prepare", lambda p: (shutil.rmtree(p.raw), p.raw.mkdir()), "raw_audio"),
+    Case("no input folder", "prepare", lambda p: shutil.rmtree(p.raw), "raw_audio"),
+    Case("no campplus.onnx", "prepare", lambda p: (p.model / "campplus.onnx").unlink(), "campplus.onnx"),
+    Case("an ONNX file that is none", "prepare", lambda p: (p.model / "campplus.onnx").write_bytes(b"x"), "campplus.onnx"),
+    Case("a file for the input folder", "prepare", lambda p: (shutil.rmtree(p.raw), p.raw.touch()), "raw_audio is not a folder"),
+    Case("a file for the output folder", "prepare", lambda p: (shutil.rmtree(p.data), p.data.touch()), "data"),
+    Case("no prepared data", "train", lambda p: shutil.rmtree(p.data), "python prepare_joint_data.py"),
+    Case("a shard cut in half", "train", lambda p: truncate(next(p.data.glob("*.parquet"))), "not a readable parquet file"),
+    Case("no llm.pt", "train", lambda p: (p.model / "llm.pt").unlink(), "llm.pt"),
+    Case("flow.pt cut in half", "train", lambda p: truncate(p.model / "flow.pt"), "flow.pt"),
+    Case("llm.pt without a key", "train", lambda p: change(p.model / "llm.pt", lambda s: s.pop("llm_decoder.bias")), "llm_decoder.bias"),
+    Case("NaN in flow.pt", "train", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].fill_(torch.nan)), "encoder_proj.bias"),
+    Case("a yaml that names os.system", "train", lambda p: hostile_yaml(p.model), "os.system"),
+    Case("an absurd rank", "train", lambda p: None, "llm_lora.lora_r = -3: must be between", ("--set", "llm_lora.lora_r=-3")),
+    Case("a setting that does not exist", "train", lambda p: None, "did you mean 'max_epochs'", ("--set", "max_epoch=3")),
+    Case("a target that matches nothing", "train", lambda p: None, "['linear_x'] match no Linear layer", ("--set", "flow_lora.target_modules=['linear_x']")),
+    Case("a full disk while training", "train", lambda p: None, "nothing was left half-written", (), full_disk),
+    Case("a file for the output folder", "train", lambda p: (shutil.rmtree(p.output), p.output.touch()), "output"),
+    Case("resuming nothing", "train", lambda p: None, "nothing.ckpt is not there", ("--resume", "nothing.ckpt")),
+    Case("a checkpoint of another rank", "merge", lambda p: change(p.output / BEST, lambda c: c["config"]["llm_lora"].update(lora_r=4)), "rank 4 need"),
+    Case("another base model", "merge", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].add_(1)), "another flow.pt"),
+    Case("a folder for the checkpoint", "merge", lambda p: ((p.output / BEST).unlink(), (p.output / BEST).mkdir()), "is a folder"),
+    Case("a full disk while merging", "merge", lambda p: None, "nothing was left half-written", (), full_disk),
+    Case("no run to merge", "merge", lambda p: (p.output / LAST).unlink(), "python train_joint.py"),
+    Case("merged LLM of another size", "inference", lambda p: change(p.output / "llm_merged_joint.pt", lambda s: s.update({"llm_decoder.bias": torch.zeros(3)})), "llm_decoder.bias"),
+    Case("LLM and flow swapped", "inference", lambda p: shutil.copy(p.model / "flow.pt", p.output / "llm_merged_joint.pt"), "llm_merged_joint.pt"),
+    Case("no hift.pt", "inference", lambda p: (p.model / "hift.pt").unlink(), "hift.pt"),
+    Case("text without words", "inference", lambda p: None, "nothing in it can be spoken", ("--text", "?!")),
+    Case("a folder for the wav", "inference", lambda p: (p.output / "said.wav").mkdir(), "is a folder", ("--output", "said.wav")),
+    Case("a full disk while speaking", "inference", lambda p: None, "nothing was left half-written", (), lambda: full_disk(1000)),
+]  # fmt: skip
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def hostile_yaml(model: Path) -> None:
+    path = model / "cosyvoice.yaml"
+    marker = model / "ran"
+    path.write_text(
+        f"{path.read_text(encoding='utf-8')}\nextra: !apply:os.system ['touch {marker}']\n", encoding="utf-8"
+    )
+
+
+@pytest.fixture(scope="module")
+def good(tiny_model_dir, tmp_path_factory) -> Place:
+    """A folder in which all four scripts go well."""
+    root = tmp_path_factory.mktemp("good")
+    place = Place(root / "model", root / "raw_audio", root / "data", root / "output")
+    shutil.copytree(tiny_model_dir, place.model)
+    place.raw.mkdir()
+    for number in ("001", "002"):
+        speech(place.raw / f"{number}.wav")
+        (place.raw / f"{number}.txt").write_text("good morning", encoding="utf-8")
+    write_random_data(place.data)
+    assert train_joint.main(place.arguments("train")) == 0
+    return place
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.script}: {case.name}" for case in CASES])
+def test_a_mistake_exits_2_with_one_clear_line(case, good, tmp_path, capsys):
+    place = Place(tmp_path / "model", tmp_path / "raw_audio", tmp_path / "data", tmp_path / "output")
+    for name in ("model", "raw", "data", "output"):
+        shutil.copytree(getattr(good, name), getattr(place, name))
+    case.spoil(place)
+    arguments = place.arguments(case.script)
+    if "--text" in case.extra:
+        del arguments[arguments.index("--text") : arguments.index("--text") + 2]
+    extra = [str(place.output / word) if word.endswith((".wav", ".ckpt")) else word for word in case.extra]
+    with case.around():
+        code = SCRIPTS[case.script]([*arguments, *extra])
+    error = capsys.readouterr().err
+    message = next(line for line in error.splitlines()[::-1] if line.startswith("error: "))
+    with capsys.disabled():
+        if os.environ.get("SHOW_MISTAKES"):
+            print(f"| {case.script} | {case.name} | {code} | {message.replace(str(tmp_path), '…')} |")
+    assert code == 2
+    assert case.message in message
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.part")) and not (place.model / "ran").exists()
