@@ -1,0 +1,55 @@
+# Commands of the project; `make help` lists them. Windows: README.md has the plain commands.
+PYTHON ?= python3
+BIN := .venv/bin
+MINI := pretrained_models/CosyVoice-mini
+DEMO := output/demo
+
+.PHONY: help setup demo check test test-slow lint mini standin bench-gpu clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## make .venv with everything that the scripts and tests need (5.8 GB, about 2 minutes)
+
+.venv/.ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10-3.12 is needed; use: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: setup ## train the mini model on 30 example clips on the CPU and speak; leaves wavs and a picture in output/demo
+	$(BIN)/python prepare_joint_data.py --input-dir examples/en_allison/raw_audio --output-dir $(DEMO)/data --model-dir $(MINI)
+	$(BIN)/python train_joint.py --data-dir $(DEMO)/data --output-dir $(DEMO) --model-dir $(MINI)
+	$(BIN)/python inference_joint.py --model-dir $(MINI) --output-dir $(DEMO) --text-file examples/demo_sentences.txt --output $(DEMO)/demo.wav
+	$(BIN)/python plot_joint.py --output-dir $(DEMO) --real examples/en_allison/raw_audio/003.flac --spoken $(DEMO)/demo_0001.wav --picture $(DEMO)/demo.png
+	@echo
+	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
+	@echo "The mini model is for trying out and sounds robotic. For your own voice: download CosyVoice-300M (README.md,"
+	@echo "'Real use'), put your clips into raw_audio/, and run the same scripts without --model-dir."
+
+lint: setup ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: setup ## a fast subset of the tests, about a minute
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not scripts"
+
+test: lint ## lint and all tests that need neither a GPU nor minutes each
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
+	$(BIN)/python -m pytest -q -m slow
+
+standin: setup ## a full-size model directory with random weights in output/standin
+	$(BIN)/python -m tests.make_standin_model output/standin
+
+mini: setup ## train the mini model from nothing (hours; see build_mini/README.md)
+	$(BIN)/python -m build_mini.build --stage all
+
+bench-gpu: setup ## time and memory of training and synthesis at full size on a CUDA device
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python bench/bench_gpu.py
+
+clean: ## remove caches (keeps .venv, data and output)
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache
