@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from config import JointConfig
 from dataset import Clip, collate_flow, collate_llm, speaker_vector, whole_window
-from lora import LoRALinear, add_lora, lora_layers
+from lora import add_lora, lora_layers
 
 # Points of the flow's time axis at which a clip is measured: midpoints of equal slices, warped like the training draw.
 MEASURE_TIMES = 4
@@ -41,15 +41,17 @@ class JointModel(nn.Module):
         """The module called "llm" or "flow"."""
         return self.llm if name == "llm" else self.flow
 
-    def llm_loss(self, batch: Mapping[str, Tensor], device: torch.device) -> Loss:
-        """Nats per speech token (EOS included) of a padded batch of whole clips."""
-        nats, tokens = self.llm.clip_losses(batch, device)
-        return Loss((nats * tokens).sum() / tokens.sum(), int(batch["speech_token_len"].sum()) + len(tokens))
+    def loss(self, name: str, batch: Mapping[str, Tensor], device: torch.device) -> Loss:
+        """Raw loss of a training batch: whole clips, padded, for "llm"; windows of one length for "flow".
 
-    def flow_loss(self, batch: Mapping[str, Tensor], device: torch.device) -> Loss:
-        """Squared error per mel bin of windows of one common length, no prompt; guidance dropout acts."""
-        losses = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time)
-        return Loss(losses["loss"], int(batch["speech_feat_len"].sum()))
+        The flow gets no prompt, and its guidance dropout acts.
+        """
+        if name == "llm":
+            nats, tokens = self.llm.clip_losses(batch, device)
+            mean = (nats * tokens).sum() / tokens.sum()
+        else:
+            mean = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time)["loss"]
+        return Loss(mean, unit_count(name, batch))
 
     @torch.no_grad()
     def measure(
@@ -76,20 +78,27 @@ class JointModel(nn.Module):
 
     def _measured_clip(self, name: str, clip: Clip, device: torch.device) -> Loss:
         if name == "llm":
-            return self.llm_loss(collate_llm([clip], self.config.speaker_embedding), device)
+            return self.loss("llm", collate_llm([clip], self.config.speaker_embedding), device)
         window = whole_window(clip, self.flow.input_frame_rate)
         vector = speaker_vector(clip, self.config.speaker_embedding)
         [batch] = collate_flow([window] * MEASURE_TIMES, [vector] * MEASURE_TIMES)
-        noise = clip_noise(clip.utt, (MEASURE_TIMES, window.speech_feat.shape[1], window.speech_feat.shape[0]))
+        frames, bins = window.speech_feat.shape
         losses = self.flow(
             batch,
             device,
             random_prefix=False,
             guidance_dropout=False,
             t=measure_times(self.config.flow_time).to(device),
-            noise=noise.to(device),
+            noise=clip_noise(clip.utt, (MEASURE_TIMES, bins, frames)).to(device),
         )
-        return Loss(losses["loss"], int(batch["speech_feat_len"].sum()))
+        return Loss(losses["loss"], unit_count("flow", batch))
+
+
+def unit_count(name: str, batch: Mapping[str, Tensor]) -> int:
+    """What a part's loss is a mean over: speech tokens with EOS ("llm") or mel frames ("flow") of a batch."""
+    if name == "llm":
+        return int(batch["speech_token_len"].sum()) + len(batch["speech_token_len"])
+    return int(batch["speech_feat_len"].sum())
 
 
 def measure_times(flow_time: str) -> Tensor:
@@ -104,22 +113,17 @@ def clip_noise(utt: str, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-class adapters_in_eval(AbstractContextManager):
+@contextmanager
+def adapters_in_eval(model: nn.Module, active: bool = True) -> Iterator[None]:
     """Within it the adapters' dropout is off; with active=False the adapters do nothing at all."""
-
-    def __init__(self, model: nn.Module, active: bool = True) -> None:
-        self.layers: list[LoRALinear] = [layer for _, layer in lora_layers(model)]
-        self.active = active
-
-    def __enter__(self) -> None:
-        self.scaling = [layer.scaling for layer in self.layers]
-        self.training = [layer.lora_dropout.training for layer in self.layers]
-        for layer in self.layers:
+    saved = [(layer, layer.scaling, layer.lora_dropout.training) for _, layer in lora_layers(model)]
+    try:
+        for layer, scaling, _ in saved:
             layer.lora_dropout.eval()
-            layer.scaling = layer.scaling if self.active else 0.0
-
-    def __exit__(self, *error: object) -> None:
-        for layer, scaling, training in zip(self.layers, self.scaling, self.training, strict=True):
+            layer.scaling = scaling if active else 0.0
+        yield
+    finally:
+        for layer, scaling, training in saved:
             layer.scaling = scaling
             layer.lora_dropout.train(training)
 

@@ -34,7 +34,7 @@ from dataset import (
     read_rows,
     speaker_vector,
 )
-from llm_flow_model import MEASURE_TIMES, JointModel, Loss
+from llm_flow_model import MEASURE_TIMES, JointModel, unit_count
 from lora import adapter_parameters, adapter_state_dict
 from memory import choose_precision, prepare_memory
 from training_state import (
@@ -223,21 +223,9 @@ def group_batches(run: Run, group: Sequence[Sequence[int]], part: Part) -> list[
     return batches
 
 
-def unit_count(part: Part, batch: Mapping[str, Tensor]) -> int:
-    """Speech tokens with EOS (LLM) or mel frames (flow) in a batch."""
-    if part.name == "llm":
-        return int(batch["speech_token_len"].sum()) + len(batch["speech_token_len"])
-    return int(batch["speech_feat_len"].sum())
-
-
 def loss_weight(config: JointConfig, part: str) -> float:
     """How much a part's raw loss counts."""
     return config.llm_loss_weight if part == "llm" else config.flow_loss_weight
-
-
-def part_loss(run: Run, part: Part, batch: Mapping[str, Tensor]) -> Loss:
-    with run.autocast():
-        return run.model.llm_loss(batch, run.device) if part.name == "llm" else run.model.flow_loss(batch, run.device)
 
 
 def optimizer_step(run: Run, group: Sequence[Sequence[int]], guard: SignalGuard) -> dict[str, tuple[float, float]]:
@@ -261,12 +249,13 @@ def optimizer_step(run: Run, group: Sequence[Sequence[int]], guard: SignalGuard)
 def accumulate_gradient(run: Run, part: Part, group: Sequence[Sequence[int]], guard: SignalGuard) -> tuple[int, Tensor]:
     """Gradient of the mean loss over all tokens (frames) of the group, whatever its batches; (count, raw mean loss)."""
     batches = group_batches(run, group, part)
-    count = sum(unit_count(part, batch) for batch in batches)
+    count = sum(unit_count(part.name, batch) for batch in batches)
     weight = loss_weight(run.config, part.name)
     total = torch.zeros((), device=run.device)
     for batch in batches:
         guard.check()
-        loss = part_loss(run, part, batch)
+        with run.autocast():
+            loss = run.model.loss(part.name, batch, run.device)
         share = loss.mean * (loss.count / count)
         run.scaler.scale(weight * share).backward()
         total += share.detach()  # stays on the device; read once per optimizer step

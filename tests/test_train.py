@@ -103,8 +103,8 @@ def test_padding_does_not_change_the_llm_loss(adapters_only, data_dir):
     for layer in adapters_only.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.eval()
-    together = adapters_only.llm_loss(collate_llm(clips), CPU)
-    alone = [adapters_only.llm_loss(collate_llm([clip]), CPU) for clip in clips]
+    together = adapters_only.loss("llm", collate_llm(clips), CPU)
+    alone = [adapters_only.loss("llm", collate_llm([clip]), CPU) for clip in clips]
     expected = sum(float(loss.mean.detach()) * loss.count for loss in alone) / sum(loss.count for loss in alone)
     assert together.count == sum(loss.count for loss in alone) == sum(len(clip.speech_token) + 1 for clip in clips)
     assert float(together.mean.detach()) == pytest.approx(expected, rel=1e-5)
@@ -128,7 +128,7 @@ def test_the_step_gradient_does_not_depend_on_how_clips_are_batched(sizes, tiny_
     train_joint.accumulate_gradient(run, part, group, train_joint.SignalGuard())
     gradient = [parameter.grad.clone() for parameter in adapter_parameters(run.model.llm)]
     run.model.zero_grad()
-    (config.llm_loss_weight * run.model.llm_loss(collate_llm(clips), CPU).mean).backward()
+    (config.llm_loss_weight * run.model.loss("llm", collate_llm(clips), CPU).mean).backward()
     for one, parameter in zip(gradient, adapter_parameters(run.model.llm), strict=True):
         torch.testing.assert_close(one, parameter.grad, rtol=1e-4, atol=1e-7)
 
@@ -402,7 +402,7 @@ def test_half_precision_training_runs_on_the_cpu_too(tiny_model_dir, data_dir):
     full = {part: joint.measure(part, clips, CPU) for part in ("llm", "flow")}
     assert "gradient checkpointing on" in prepare_memory(joint, clips, config, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = joint.llm_loss(collate_llm(clips), CPU)
+        loss = joint.loss("llm", collate_llm(clips), CPU)
         loss.mean.backward()
     assert all(parameter.grad is not None for name, parameter in joint.llm.named_parameters() if "lora_B" in name)
     for part, value in full.items():
