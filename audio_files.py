@@ -368,7 +368,7 @@ def whisper_transcriber(asr_model: Path | None) -> Callable[[Recording], str]:
         where = "no --asr-model given" if asr_model is None else f"{asr_model} holds no model.bin"
         raise UserError(
             f"--transcribe needs a model on this disk ({where}); for example: "
-            "huggingface-cli download Systran/faster-whisper-small --local-dir asr, then --asr-model asr"
+            "hf download Systran/faster-whisper-small --local-dir asr, then --asr-model asr"
         )
     try:
         model = WhisperModel(str(asr_model), device="cpu", compute_type="int8", local_files_only=True)

@@ -4,7 +4,7 @@ A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model
 the optimizer and every generator's state. It never holds base weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ def newest_checkpoint(output_dir: Path) -> Path:
     """`_best.ckpt` of the newest run in a folder, `_last.ckpt` where it has no best; UserError where there is none."""
     found = sorted(output_dir.glob("joint_*_last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(f"no checkpoint in {output_dir}; run: python train_joint.py, or give --ckpt")
+        raise UserError(
+            f"no checkpoint in {output_dir}; run: python train_joint.py, or give the folder of a run with --output-dir"
+        )
     best = best_beside(found[-1])
     return best if best.exists() else found[-1]
 
@@ -66,6 +68,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
     """The settings that the run was started with."""
     return from_dict(checkpoint["config"], str(path))
+
+
+def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:
+    """Disk space of the merged files, float32 whatever the base is stored in."""
+    with user_mistakes():
+        states = [load_state_dict_file(model_dir / f"{part}.pt") for part in parts]
+    return 4 * sum(value.numel() for state in states for value in state.values())
 
 
 def base_fingerprint(model_dir: Path) -> dict[str, str]:

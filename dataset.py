@@ -15,6 +15,8 @@ from torch import Tensor
 
 from config import UserError
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
+from cosyvoice.utils.weights import file_fingerprint
+from cosyvoice.utils.yaml_loader import ModelConfig
 from utils import atomic_path
 
 MEL_BINS = 80
@@ -35,6 +37,7 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),  # sha256 of audio bytes, transcript and extraction settings
     ]
 )
+EXTRACTORS = ("campplus.onnx", "speech_tokenizer_v1.onnx")
 META_KEY = b"cosyvoice_data"  # shard metadata: the content of meta.json, so that a shard cannot lose it
 
 # Share of the clips that is held out, and its limits; with fewer than MIN_CLIPS_TO_HOLD_OUT none is.
@@ -207,6 +210,18 @@ def data_fingerprint(clips: Sequence[Clip]) -> str:
     """sha256 (hex) of which clips these are, in order: names, audio, transcripts and extraction settings."""
     text = "\n".join(f"{clip.utt}\t{clip.fingerprint}" for clip in clips)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def extractor_fingerprints(config: ModelConfig) -> dict[str, str]:
+    """What decides the tokens, vectors and mel of a clip: both ONNX files, and two sections of cosyvoice.yaml.
+
+    An ONNX file that is not there is left out. Data of other extractors would mean nothing to the model.
+    """
+    files = {name: config.directory / name for name in EXTRACTORS if (config.directory / name).is_file()}
+    sections = {name: config.sections.get(name, "") for name in ("get_tokenizer", "feat_extractor")}
+    return {name: file_fingerprint(path) for name, path in files.items()} | {
+        name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in sections.items()
+    }
 
 
 # ---- training and validation clips -------------------------------------------------------------------------------

@@ -28,7 +28,9 @@ from cosyvoice.utils.yaml_loader import read_model_config
 from runaway import listen, loop_seconds
 from utils import (
     DEFAULT_MODEL,
-    add_common_arguments,
+    DEFAULT_OUTPUT_DIR,
+    add_device_argument,
+    add_folder_arguments,
     atomic_path,
     find_folder,
     read_finetune_yaml,
@@ -77,8 +79,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项"
     )
-    add_common_arguments(parser)
-    return parser.parse_args(argv)
+    add_folder_arguments(parser)
+    add_device_argument(parser)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
+    return args
 
 
 # ---- what to speak with ----------------------------------------------------------------------------------------------
@@ -94,6 +99,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
     if args.base + bool(args.ckpt) + bool(args.llm or args.flow) > 1:
         raise UserError("give one of --base, --ckpt, or --llm/--flow, not several")
+    if args.ckpt and args.speaker:
+        raise UserError("--speaker works with --base or open merged files; a checkpoint has its own voice")
     if args.lora_scale != 1.0 and not args.ckpt:
         raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
 
@@ -176,6 +183,8 @@ def load_voice(args: argparse.Namespace, model_dir: Path, device: torch.device) 
         folder = args.output_dir if args.base else files["llm"].parent
         open_input = not all(is_baked(network.state_dict()) for network in parts.values())
         voice = choose_voice(args, model_dir, folder, needed=open_input)
+        if args.speaker and not open_input:
+            raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     source = args.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {source}; voice: {voice.name}", flush=True)
     return CosyVoiceModel(parts["llm"], parts["flow"], hift, device), voice

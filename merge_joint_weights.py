@@ -17,12 +17,23 @@ from checkpoint import (
     base_fingerprint,
     check_base,
     load_checkpoint,
+    merged_bytes,
     newest_checkpoint,
     write_merged,
 )
 from config import UserError
 from cosyvoice.utils.yaml_loader import read_model_config
-from utils import DEFAULT_MODEL, add_common_arguments, atomic_path, check_disk, find_folder, run_main, user_mistakes
+from utils import (
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
+    add_folder_arguments,
+    atomic_path,
+    check_disk,
+    command_line,
+    find_folder,
+    run_main,
+    user_mistakes,
+)
 
 # What an exported model directory takes over from the base unchanged.
 COPIED = ("cosyvoice.yaml", "hift.pt", "campplus.onnx", "speech_tokenizer_v1.onnx")
@@ -48,14 +59,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="write a complete model directory for stock CosyVoice | 导出完整模型"
     )
-    add_common_arguments(parser)
-    return parser.parse_args(argv)
+    add_folder_arguments(parser)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
+    return args
 
 
 def merge(args: argparse.Namespace) -> int:
     """Check checkpoint against base, then write the files asked for."""
     if not (math.isfinite(args.lora_scale) and 0 <= args.lora_scale <= 2):
         raise UserError(f"--lora-scale {args.lora_scale:g}: give a number from 0 (base model) to 2")
+    if args.export and (args.llm_only or args.flow_only or args.llm_output or args.flow_output):
+        raise UserError("--export writes both parts into its folder; leave out --llm-only, --flow-only and --*-output")
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     path = args.ckpt or newest_checkpoint(args.output_dir)
     checkpoint = load_checkpoint(path)
@@ -67,7 +82,7 @@ def merge(args: argparse.Namespace) -> int:
         written = export(checkpoint, path, model_dir, args)
     else:
         outputs = output_paths(args, checkpoint["mode"])
-        check_disk(args.output_dir, sum((model_dir / f"{part}.pt").stat().st_size for part in outputs))
+        check_disk(args.output_dir, merged_bytes(model_dir, outputs))
         written = write_merged(
             checkpoint,
             path,
@@ -80,7 +95,7 @@ def merge(args: argparse.Namespace) -> int:
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
     voice = "open to any speaker vector" if args.no_bake_speaker else f"fixed to '{checkpoint['speaker']['name']}'"
     print(f"the voice is {voice}")
-    print(next_command(args, model_dir))
+    print(next_command(args))
     return 0
 
 
@@ -108,7 +123,7 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     names = [*COPIED, *(name for name in COPIED_IF_THERE if (model_dir / name).is_file())]
     if args.no_bake_speaker and (model_dir / "spk2info.pt").is_file():
         names.append("spk2info.pt")  # with a baked speaker the base's voices would be names for the trained one
-    check_disk(target, sum((model_dir / name).stat().st_size for name in [*names, "llm.pt", "flow.pt"]))
+    check_disk(target, merged_bytes(model_dir) + sum((model_dir / name).stat().st_size for name in names))
     with atomic_path(target) as part:
         if part.is_dir():
             shutil.rmtree(part)
@@ -130,16 +145,12 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     return sorted(target.iterdir())
 
 
-def next_command(args: argparse.Namespace, model_dir: Path) -> str:
+def next_command(args: argparse.Namespace) -> str:
     """What to type now."""
     if args.export:
         return f"""next, in stock CosyVoice: CosyVoice("{args.export}").inference_sft(text, "<the voice above>")"""
-    model = "" if model_dir == Path(DEFAULT_MODEL) else f" --model-dir {model_dir}"
-    files = "".join(
-        f" --{part} {file}" for part, file in (("llm", args.llm_output), ("flow", args.flow_output)) if file
-    )
-    output = "" if args.output_dir == Path("output") else f" --output-dir {args.output_dir}"
-    return f'next: python inference_joint.py{model}{output}{files} --text "..."'
+    outputs = {"output_dir": args.output_dir, "llm": args.llm_output, "flow": args.flow_output}
+    return f'next: {command_line("inference_joint.py", model_dir=args.model_dir, **outputs)} --text "..."'
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,7 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
     if threshold:
         axes.axhline(threshold, color="C3", linestyle="--", label=f"stops at {threshold:g}")
     axes.set(title=f"{part} loss", xlabel="epoch", ylabel=UNITS[part])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
 
 

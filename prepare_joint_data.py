@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +30,8 @@ from config import UserError
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
-from dataset import write_shard
-from utils import DEFAULT_MODEL, atomic_path, find_folder, run_main, select_device, user_mistakes
+from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from utils import DEFAULT_MODEL, atomic_path, command_line, find_folder, run_main, select_device, user_mistakes
 
 ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
 CLIPS_PER_SHARD = 200
@@ -67,20 +66,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def model_meta(config: ModelConfig) -> dict[str, Any]:
     """What meta.json says about the model directory. Raises FileNotFoundError where a file is missing."""
-    require_files(config.directory, ONNX_FILES)
+    require_files(config.directory, EXTRACTORS)
     return {
         "token_rate_hz": config.token_rate_hz,
         "sample_rate": config.sample_rate,
         "text_token_size": config.text_token_size,
         "speech_token_size": config.speech_token_size,
-        "model": {name: file_fingerprint(config.directory / name) for name in (*ONNX_FILES, "cosyvoice.yaml")},
+        "extractors": extractor_fingerprints(config),
     }
 
 
 def settings_digest(config: ModelConfig, meta: dict[str, Any]) -> str:
     """sha256 of all that features depend on besides audio and transcript."""
-    settings = [EXTRACTION_VERSION, *(meta["model"][name] for name in ONNX_FILES), config.token_rate_hz]
-    settings += [config.sections.get(name) for name in ("get_tokenizer", "feat_extractor")]
+    settings = [EXTRACTION_VERSION, *meta["extractors"].values(), config.token_rate_hz]
     return sha256([*settings, *map(version, TEXT_PACKAGES)])
 
 
@@ -299,10 +297,8 @@ def prepare(args: argparse.Namespace) -> None:
         forget_old_records(args.output_dir / "cache", clips)
     print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
     print(f"report    {args.output_dir / 'report.txt'}, report.json")
-    data_dir = None if args.output_dir == Path("data") else args.output_dir
-    print(
-        f"next\n{command_line('train_joint.py', {'--data-dir': data_dir, '--model-dir': args.model_dir})}", flush=True
-    )
+    following = command_line("train_joint.py", data_dir=args.output_dir, model_dir=args.model_dir)
+    print(f"next\n{following}", flush=True)
 
 
 def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
@@ -320,7 +316,7 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
         missing = sum("missing_text" in clip.flags for clip in clips)
         print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
         print("or have drafts written: python prepare_joint_data.py --transcribe --asr-model DIR")
-    print(f"then\n{command_line('prepare_joint_data.py', {'--input-dir': args.input_dir})}", flush=True)
+    print(f"then\n{command_line('prepare_joint_data.py', input_dir=args.input_dir)}", flush=True)
 
 
 def onnx_device(name: str) -> str:
@@ -331,13 +327,6 @@ def onnx_device(name: str) -> str:
             raise UserError(f"--device {name} needs pip install onnxruntime-gpu; --device cpu is fast enough here")
         return "cpu"
     return "cuda" if kind == "cuda" else "cpu"
-
-
-def command_line(script: str, options: dict[str, Path | None]) -> str:
-    """The command with the options that are not None, quoted for the shell of this system."""
-    words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
-    quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
-    return " ".join(["python", script, *quoted])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

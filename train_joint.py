@@ -19,16 +19,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import PARTS, base_fingerprint, check_base, checkpoint_config, load_checkpoint, write_merged
+from checkpoint import (
+    PARTS,
+    base_fingerprint,
+    check_base,
+    checkpoint_config,
+    load_checkpoint,
+    merged_bytes,
+    write_merged,
+)
 from config import MODES, ConfigError, JointConfig, UserError, flatten, load, parse_override, resolve, to_dict
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from dataset import (
     Clip,
     collate_flow,
     collate_llm,
     data_fingerprint,
+    extractor_fingerprints,
     flow_window,
     read_meta,
     read_rows,
@@ -46,19 +54,22 @@ from training_state import (
     move_previous_run,
     note_best,
     restore,
-    result_paths,
     save_best,
     save_last,
     why_finished,
 )
 from utils import (
+    DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
     GIB,
     Interrupted,
     SignalGuard,
-    add_common_arguments,
+    add_device_argument,
+    add_folder_arguments,
     atomic_path,
     check_disk,
+    command_line,
     duration_words,
     find_folder,
     read_finetune_yaml,
@@ -76,6 +87,7 @@ FIXED_ON_RESUME = {
     "speaker_embedding",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "target_modules")),
 }
+CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 MAX_BAD_STEPS = 5  # optimizer steps in a row whose gradient is not finite
 
@@ -100,9 +112,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="any setting of config.py, for example llm_lora.lora_r=16 | 覆盖任意配置项",
     )
     parser.add_argument("--resume", type=Path, metavar="CKPT", help="go on from a _last.ckpt | 从检查点继续")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="prepared data [data] | 训练数据目录")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(DEFAULT_DATA_DIR), help="prepared data [data] | 训练数据目录"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the settings and stop | 打印配置后退出")
-    add_common_arguments(parser)
+    add_folder_arguments(parser)
+    add_device_argument(parser)
     args = parser.parse_args(argv)
     args.overrides = args.overrides or []
     return args
@@ -162,16 +177,17 @@ def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]
     }
 
 
-def check_extractors(data_dir: Path, model_dir: Path) -> None:
-    """UserError where the data was prepared with other extractors than this model's: its tokens would mean nothing."""
-    made_with = read_meta(data_dir).get("model", {})
-    for name, fingerprint in made_with.items():
-        path = model_dir / name
-        if path.is_file() and file_fingerprint(path) != fingerprint:
-            raise UserError(
-                f"{data_dir} was prepared with another {name} than {path}; prepare it again: "
-                f"python prepare_joint_data.py --model-dir {model_dir}"
-            )
+def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip]:
+    """The prepared clips; UserError where other extractors than this model's made them: their tokens mean nothing."""
+    with user_mistakes():
+        clips = read_rows(args.data_dir)
+        made_with = read_meta(args.data_dir).get("extractors", {})
+        own = extractor_fingerprints(model_config)
+    other = [name for name, value in made_with.items() if own.get(name, value) != value]
+    if other:
+        again = command_line("prepare_joint_data.py", model_dir=args.model_dir, output_dir=args.data_dir)
+        raise UserError(f"{args.data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
+    return clips
 
 
 def measure_base(run: Run) -> None:
@@ -382,9 +398,9 @@ class Board:
             writer.writerows(run.history)
 
 
-def train_loop(run: Run, folder: Path) -> None:
+def train_loop(run: Run) -> None:
     """Train until a stopping rule holds; Ctrl-C and SIGTERM save first and raise Interrupted."""
-    board = Board(run, folder)
+    board = Board(run, run.output_dir / "joint_logs" / run.config.training_mode)
     with SignalGuard() as guard:
         try:
             while not why_finished(run):
@@ -413,75 +429,76 @@ def train(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
         return 0
+    run, memory = set_up(args, checkpoint, config, device, model_dir)
+    print_start(run, model_dir, sources, memory)
+    if checkpoint is None:
+        begin(run)
+    else:
+        restore(run, checkpoint, args.resume)
+        print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
+        if checkpoint["finished"] and why_finished(run) and all(path.exists() for path in run.result_paths):
+            print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
+            return 0
+    try:
+        train_loop(run)
+    except Interrupted as error:
+        again = command_line("train_joint.py", resume=run.last_path, data_dir=args.data_dir, model_dir=args.model_dir)
+        print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
+        return 130 if str(error) == "SIGINT" else 143
+    print(f"finished: {why_finished(run)}", flush=True)
+    return finish(run, model_dir, args.model_dir)
 
+
+def set_up(
+    args: argparse.Namespace,
+    checkpoint: Mapping[str, Any] | None,
+    config: JointConfig,
+    device: torch.device,
+    model_dir: Path,
+) -> tuple[Run, str]:
+    """The run before its first step (of this process) and a line about memory; everything is checked before it."""
+    output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
+    if args.resume and output_dir.resolve() != args.resume.resolve().parent:
+        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
     with user_mistakes():
         model_config = read_model_config(model_dir)
-        clips = read_rows(args.data_dir)
-        check_extractors(args.data_dir, model_dir)
-    fingerprint, data = base_fingerprint(model_dir), data_fingerprint(clips)
+    clips = read_clips(args, model_config)
+    identity = {"base": base_fingerprint(model_dir), "data": data_fingerprint(clips)}
     if checkpoint is not None:
         check_resumable(checkpoint, args.resume)
-        check_base(checkpoint, args.resume, fingerprint, model_dir)
-        if checkpoint["data"] != data:
+        check_base(checkpoint, args.resume, identity["base"], model_dir)
+        if checkpoint["data"] != identity["data"]:
             raise UserError(f"{args.data_dir} is not the data that {args.resume} was trained on; give --data-dir")
-    check_disk(args.output_dir, disk_bytes(model_dir))
+        identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
+    else:
+        identity |= {"run_id": secrets.token_hex(8), "speaker": speaker_record(clips, config)}
+    check_disk(output_dir, merged_bytes(model_dir) + CHECKPOINTS_BYTES)
     dtype = choose_precision(config, device)
     seed_everything(config.seed)
     model = load_joint_model(model_config, config, device)
     memory = prepare_memory(model, clips, config, dtype)
-
-    identity = {
-        "run_id": secrets.token_hex(8),
-        "base": fingerprint,
-        "data": data,
-        "speaker": speaker_record(clips, config),
-    }
-    if checkpoint is not None:
-        identity = {key: checkpoint[key] for key in identity}
-    output_dir = args.resume.parent if checkpoint is not None else args.output_dir
     run = make_run(config, device, model, dtype, clips, output_dir, model_config.token_rate_hz, identity)
-    print_start(run, clips, model_dir, sources, memory)
-    if checkpoint is None:
-        move_previous_run(output_dir)
-        measure_base(run)
-        run.finished = bool(why_finished(run))
-        if run.held_out:
-            save_best(run)
-        save_last(run)
-    else:
-        restore(run, checkpoint, args.resume)
-        print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
-        if (
-            checkpoint["finished"]
-            and why_finished(run)
-            and all(path.exists() for path in result_paths(run, output_dir))
-        ):
-            print(
-                f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*", flush=True
-            )
-            return 0
-
-    try:
-        train_loop(run, output_dir / "joint_logs" / config.training_mode)
-    except Interrupted as error:
-        print(f"{error}: saved {run.last_path}; go on with: python train_joint.py --resume {run.last_path}", flush=True)
-        return 130 if str(error) == "SIGINT" else 143
-    print(f"finished: {why_finished(run)}", flush=True)
-    return finish(run, model_dir, output_dir)
+    return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
 
 
-def disk_bytes(model_dir: Path) -> int:
-    """Room for both merged files (float32) and the checkpoints."""
-    return sum((model_dir / f"{part}.pt").stat().st_size for part in PARTS) + GIB // 4
+def begin(run: Run) -> None:
+    """Make room, measure the base and save step 0, so that a run can be resumed whenever it is killed."""
+    move_previous_run(run.output_dir)
+    measure_base(run)
+    run.finished = bool(why_finished(run))
+    if run.held_out:
+        save_best(run)
+    save_last(run)
 
 
-def print_start(run: Run, clips: Sequence[Clip], model_dir: Path, sources: Mapping[str, str], memory: str) -> None:
+def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: str) -> None:
     """What will happen, before it does."""
     values = flatten(to_dict(run.config))
     for key, source in sources.items():
         print(f"setting {key} = {values[key]}   (from {source})")
     total = sum(parameter.numel() for parameter in run.model.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
+    clips = [*run.train_clips, *run.held_out]
     minutes = sum(clip.duration for clip in clips) / 60
     dtype = str(run.dtype).removeprefix("torch.")
     print(f"model {model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
@@ -491,22 +508,21 @@ def print_start(run: Run, clips: Sequence[Clip], model_dir: Path, sources: Mappi
     )
     epochs = run.config.max_epochs
     print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
-    print(f"{memory}; disk: {disk_bytes(model_dir) / GIB:.2f} GiB", flush=True)
+    print(memory, flush=True)
 
 
-def finish(run: Run, model_dir: Path, output_dir: Path) -> int:
+def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
     """Merge the best adapters (the last where nothing was held out) and say what to type next."""
     chosen = run.best_path if run.held_out and run.best_path.exists() else run.last_path
-    written = write_merged(load_checkpoint(chosen), chosen, model_dir, output_dir)
-    if torch.cuda.is_available() and run.device.type == "cuda":
+    written = write_merged(load_checkpoint(chosen), chosen, model_dir, run.output_dir)
+    if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
         epoch = part.best_epoch if chosen == run.best_path else run.epoch
         print(f"{part.name}: base {part.base_loss:.3f} -> {part.last_loss:.3f} on training clips; merged epoch {epoch}")
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
-    model = "" if model_dir.as_posix().endswith(DEFAULT_MODEL) else f" --model-dir {model_dir}"
-    output = "" if output_dir == Path("output") else f" --output-dir {output_dir}"
-    print(f'next: python inference_joint.py{model}{output} --text "..."')
+    command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
+    print(f'next: {command} --text "..."')
     return 0
 
 

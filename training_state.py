@@ -87,8 +87,7 @@ class Run:
     train_clips: list[Clip]
     held_out: list[Clip]
     token_rate_hz: int
-    last_path: Path
-    best_path: Path
+    output_dir: Path
     identity: dict[str, Any]  # run id, fingerprints and speaker: written into every checkpoint
     parts: dict[str, Part]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -104,6 +103,20 @@ class Run:
     finished: bool = False
     resume_point: dict[str, Any] = field(default_factory=dict)  # random state after the last completed step
     saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def last_path(self) -> Path:
+        return checkpoint_paths(self.output_dir, self.config.training_mode)[0]
+
+    @property
+    def best_path(self) -> Path:
+        return checkpoint_paths(self.output_dir, self.config.training_mode)[1]
+
+    @property
+    def result_paths(self) -> list[Path]:
+        """The merged files and the voice."""
+        merged = [self.output_dir / f"{part}_merged_{self.config.training_mode}.pt" for part in PARTS]
+        return [*merged, self.output_dir / "spk2info.pt"]
 
     @property
     def active(self) -> list[Part]:
@@ -143,7 +156,6 @@ def make_run(
     with user_mistakes():
         count = None if config.validation_clips == "auto" else int(config.validation_clips)
         train_clips, held_out = hold_out(clips, config.seed, count)
-    last_path, best_path = checkpoint_paths(output_dir, config.training_mode)
     optimizers = {
         name: torch.optim.AdamW(
             adapter_parameters(model.part(name)), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -158,8 +170,7 @@ def make_run(
         train_clips=train_clips,
         held_out=held_out,
         token_rate_hz=token_rate_hz,
-        last_path=last_path,
-        best_path=best_path,
+        output_dir=output_dir,
         identity=identity,
         parts={name: Part(name) for name in config.trained_parts},
         optimizers=optimizers,
@@ -287,10 +298,3 @@ def move_previous_run(output_dir: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot move the earlier run to {target}: {error.strerror}; move it yourself") from error
     print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)
-
-
-def result_paths(run: Run, output_dir: Path) -> list[Path]:
-    """The merged files of this run's mode."""
-    return [output_dir / f"{part}_merged_{run.config.training_mode}.pt" for part in PARTS] + [
-        output_dir / "spk2info.pt"
-    ]

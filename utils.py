@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import random
+import shlex
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from config import UserError
 
 PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
+DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "data", "output"
 GIB = 2**30
 
 
@@ -51,11 +53,28 @@ def user_mistakes() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model-dir, --output-dir and --device, alike in every script."""
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """--model-dir and --output-dir, alike in every script after preparation."""
     parser.add_argument("--model-dir", type=Path, help=f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录")
-    parser.add_argument("--output-dir", type=Path, default=Path("output"), help="results [output] | 输出目录")
+    parser.add_argument("--output-dir", type=Path, help=f"results [{DEFAULT_OUTPUT_DIR}] | 输出目录")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device, alike in every script that computes."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
+
+
+def command_line(script: str, **options: object) -> str:
+    """A command to type: options in order, those that are None or the default folder left out, quoted for the shell.
+
+    output_dir=Path("my voice") becomes --output-dir 'my voice'.
+    """
+    words = ["python", script]
+    for name, value in options.items():
+        if value is not None and Path(str(value)) not in map(Path, (DEFAULT_OUTPUT_DIR, DEFAULT_DATA_DIR)):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
+    return " ".join(quoted)
 
 
 DOWNLOAD = "download the model as README.md shows, or give its folder with --model-dir"

@@ -245,4 +245,4 @@ def test_a_senseless_scale_is_refused(scale, merge, capsys):
 
 def test_without_any_run_the_way_out_is_named(merge, capsys):
     assert merge(ckpt=None) == 2
-    assert "run: python train_joint.py, or give --ckpt" in capsys.readouterr().err
+    assert "run: python train_joint.py, or give the folder of a run with --output-dir" in capsys.readouterr().err

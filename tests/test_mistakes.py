@@ -4,7 +4,6 @@
 """
 
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,8 @@ import inference_joint
 import merge_joint_weights
 import prepare_joint_data
 import train_joint
+
+resource = pytest.importorskip("resource", reason="limits on file sizes are a Unix thing")
 
 SCRIPTS = {
     "prepare": prepare_joint_data.main,

@@ -136,7 +136,12 @@ def test_what_is_written_beside_the_shards(tmp_path, raw, run, model_dir):
     assert meta == read_meta(data)
     assert (meta["token_rate_hz"], meta["sample_rate"], meta["clips"]) == (50, 22050, 4)
     assert meta["seconds"] == pytest.approx(14)
-    assert set(meta["model"]) == {"campplus.onnx", "speech_tokenizer_v1.onnx", "cosyvoice.yaml"}
+    assert set(meta["extractors"]) == {
+        "campplus.onnx",
+        "speech_tokenizer_v1.onnx",
+        "get_tokenizer",
+        "feat_extractor",
+    }
     lines = (data / "report.json").read_text(encoding="utf-8").splitlines()
     assert lines[1].startswith('{"clip": "000", "flags": []') and len(lines) == 6, "one clip a line"
     assert "4 of 4 clips used" in (data / "report.txt").read_text(encoding="utf-8")

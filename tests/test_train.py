@@ -221,7 +221,7 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
     monkeypatch.setattr(train_joint, "step_line", signalling)
     assert train(*FEW) == 128 + signal.SIGTERM
     last = tmp_path / "output" / "joint_joint_last.ckpt"
-    assert f"go on with: python train_joint.py --resume {last}" in capsys.readouterr().out
+    assert f"go on with: python train_joint.py --resume {last} --data-dir " in capsys.readouterr().out
     monkeypatch.undo()
     assert load_checkpoint(last)["step"] == stop_at
     assert train("--resume", str(last)) == 0
@@ -351,7 +351,7 @@ def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, d
     rows = pq.read_table(data_dir / "clips_000.parquet").to_pylist()
     other = tmp_path / "other"
     other.mkdir()
-    write_shard(other / "a.parquet", rows, {"model": {"campplus.onnx": "0"}})
+    write_shard(other / "a.parquet", rows, {"extractors": {"campplus.onnx": "0"}})
     (other / "data.list").write_text("a.parquet\n", encoding="utf-8")
     assert train(data=other) == 2
     assert "was prepared with another campplus.onnx" in capsys.readouterr().err
