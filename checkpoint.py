@@ -84,7 +84,8 @@ def base_fingerprint(model_dir: Path) -> dict[str, str]:
         path = model_dir / f"{part}.pt"
         if not path.is_file():
             raise UserError(f"{path} is missing; download the model as README.md shows")
-        prints[path.name] = file_fingerprint(path)
+        with user_mistakes():
+            prints[path.name] = file_fingerprint(path)
     return prints
 
 
@@ -158,6 +159,7 @@ def write_merged(
 def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:
     """Write the speaker into the spk2info.pt at `path`, beside the voices that are already there."""
     voices = read_spk2info(path)
+    voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     voices[speaker["name"]] = {
         "embedding": speaker["embedding"],
         "seconds_per_text_token": speaker["seconds_per_text_token"],

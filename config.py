@@ -65,7 +65,7 @@ JOINT_TRAINING_CONFIG = {
         "flow_steps": 10,  # Euler steps from noise to mel | Flow 求解步数
         "max_retries": 3,  # new seeds tried after a runaway | 失控后换种子重试的次数
         "max_duration_ratio": 2.5,  # longer than this times the expected length = runaway | 超过预期时长的倍数视为失控
-        "max_silence_sec": 1.5,  # longest pause inside a sentence | 句内最长静音（秒）
+        "max_silence_sec": 1.5,  # longest pause or repetition in a sentence | 句内最长静音或重复（秒）
     },
 }
 
@@ -268,7 +268,7 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
     """What is wrong with one value, None if nothing is."""
     choices = item.metadata.get("choices", ())
     if isinstance(value, str):
-        if str not in _options(kind):
+        if str not in _options(kind) or kind == tuple[str, ...]:
             return f"must be {_kind_name(kind)}"
         if choices and value not in choices:
             return f"must be one of {', '.join(map(str, choices))}" + (" or a number" if int in _options(kind) else "")

@@ -212,6 +212,15 @@ def data_fingerprint(clips: Sequence[Clip]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def check_token_ids(clips: Sequence[Clip], text_token_size: int, speech_token_size: int) -> None:
+    """DataError for a clip with an id that the model has no row for."""
+    for clip in clips:
+        for name, size in (("text_token", text_token_size), ("speech_token", speech_token_size)):
+            largest = int(getattr(clip, name).max())
+            if largest >= size:
+                raise DataError(f"clip '{clip.utt}': {name} {largest} is outside 0..{size - 1}; run: {_PREPARE_AGAIN}")
+
+
 def extractor_fingerprints(config: ModelConfig) -> dict[str, str]:
     """What decides the tokens, vectors and mel of a clip: both ONNX files, and two sections of cosyvoice.yaml.
 

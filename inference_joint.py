@@ -8,6 +8,7 @@ python inference_joint.py --base --text "How the base model says it."
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from utils import (
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
+TAG = re.compile(r"<\|.*?\|>")  # <|en|> and the like steer the model and are not spoken
 LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most
 
 
@@ -226,7 +228,11 @@ class Speaker:
             attempts.append(self.attempt(segment))
             if not attempts[-1].complaints:
                 break
-        chosen = min(attempts, key=lambda speech: (len(speech.complaints), speech.wave.shape[1]))
+        if not any(speech.wave.shape[1] for speech in attempts):
+            raise UserError(f"'{segment}': the model gives no speech; raise inference.max_token_text_ratio")
+        chosen = min(
+            attempts, key=lambda speech: (not speech.wave.shape[1], len(speech.complaints), speech.wave.shape[1])
+        )
         if len(attempts) > 1:
             outcome = "still not right, the least bad one is kept" if chosen.complaints else "good"
             reasons = "; ".join(attempts[0].complaints)
@@ -251,6 +257,8 @@ class Speaker:
         else:
             if not self.model.llm.stopped_by_eos:
                 complaints.append("did not end by itself")
+        if not tokens:
+            return Speech(torch.zeros(1, 0), ["no speech"])
         if (looped := loop_seconds(tokens, self.token_rate_hz)) > self.limits.max_silence_sec:
             complaints.append(f"repeats itself for {looped:.1f} s")
         empty = torch.zeros(1, 0, dtype=torch.int32)
@@ -285,8 +293,11 @@ def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
 
 
 def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
-    """Normalised segments of a text that give at least one text token; [] where nothing can be spoken."""
-    return [segment for segment in frontend.text_normalize(text, split=True) if frontend.text_tokens(segment)]
+    """Normalised segments of a text that hold a letter or digit besides tags; [] where nothing can be spoken."""
+    if not text.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in text):
+        raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
+    segments = frontend.text_normalize(text, split=True)
+    return [segment for segment in segments if any(map(str.isalnum, TAG.sub("", segment)))]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -29,6 +29,7 @@ from utils import (
     add_folder_arguments,
     atomic_path,
     check_disk,
+    check_output_dir,
     command_line,
     find_folder,
     run_main,
@@ -72,6 +73,7 @@ def merge(args: argparse.Namespace) -> int:
     if args.export and (args.llm_only or args.flow_only or args.llm_output or args.flow_output):
         raise UserError("--export writes both parts into its folder; leave out --llm-only, --flow-only and --*-output")
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    check_output_dir(args.output_dir, model_dir)
     path = args.ckpt or newest_checkpoint(args.output_dir)
     checkpoint = load_checkpoint(path)
     check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
@@ -81,7 +83,7 @@ def merge(args: argparse.Namespace) -> int:
     if args.export:
         written = export(checkpoint, path, model_dir, args)
     else:
-        outputs = output_paths(args, checkpoint["mode"])
+        outputs = output_paths(args, checkpoint["mode"], model_dir)
         check_disk(args.output_dir, merged_bytes(model_dir, outputs))
         written = write_merged(
             checkpoint,
@@ -99,14 +101,17 @@ def merge(args: argparse.Namespace) -> int:
     return 0
 
 
-def output_paths(args: argparse.Namespace, mode: str) -> dict[str, Path]:
+def output_paths(args: argparse.Namespace, mode: str, model_dir: Path) -> dict[str, Path]:
     """{part: file} to write."""
     wanted = ["llm"] if args.llm_only else ["flow"] if args.flow_only else list(PARTS)
     named = {"llm": args.llm_output, "flow": args.flow_output}
     paths = {part: named[part] or args.output_dir / f"{part}_merged_{mode}.pt" for part in wanted}
     for file in paths.values():
-        if file.is_dir():
-            raise UserError(f"{file} is a folder; give a file name ending in .pt")
+        if file.suffix != ".pt" or file.is_dir():
+            raise UserError(f"{file}: give the name of a .pt file to write")
+        check_output_dir(file.parent, model_dir)
+    if len({file.resolve() for file in paths.values()}) < len(paths):
+        raise UserError("--llm-output and --flow-output name the same file; give each its own")
     return paths
 
 

@@ -11,10 +11,8 @@ Clips that did not change are not computed again; data/report.txt names every cl
 import argparse
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +29,16 @@ from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
-from utils import DEFAULT_MODEL, atomic_path, command_line, find_folder, run_main, select_device, user_mistakes
+from utils import (
+    DEFAULT_MODEL,
+    atomic_path,
+    command_line,
+    find_folder,
+    only_run,
+    run_main,
+    select_device,
+    user_mistakes,
+)
 
 ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
 CLIPS_PER_SHARD = 200
@@ -227,40 +234,9 @@ def write_text(path: Path, text: str) -> None:
 def forget_old_records(cache: Path, clips: Sequence[Candidate]) -> None:
     """Delete records of clips that are gone or have changed, and what a killed run left half-done."""
     wanted = {f"{clip.fingerprint}.npz" for clip in clips}
-    for path in cache.glob("*"):
-        if path.name not in wanted:
+    for path in cache.glob("*.npz*"):
+        if path.name not in wanted and path.is_file():
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def only_run(output_dir: Path) -> Iterator[None]:
-    """A lock that a dying process gives up by itself; UserError where another run holds it or none can be written."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        file = open(output_dir / ".lock", "a")  # noqa: SIM115 (closed below, which unlocks)
-    except OSError as error:
-        raise UserError(f"cannot write to {output_dir}: {error.strerror}; choose a folder with --output-dir") from error
-    with file:
-        try:
-            _lock(file.fileno())
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"another prepare_joint_data.py is writing to {output_dir}; wait for it, or choose another --output-dir"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -279,7 +255,7 @@ def prepare(args: argparse.Namespace) -> None:
         meta = model_meta(config)
     print(f"model     {model_dir} ({config.token_rate_hz} speech tokens/s), on {args.device}")
     print(f"audio     {input_dir}: {len(raw_clips)} recordings", flush=True)
-    with only_run(args.output_dir):
+    with only_run(args.output_dir, "prepare_joint_data.py"):
         settings = settings_digest(config, meta)
         clips = [Candidate.of(raw, settings) for raw in raw_clips]
         extract_clips(clips, args, config)

@@ -33,6 +33,7 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from dataset import (
     Clip,
+    check_token_ids,
     collate_flow,
     collate_llm,
     data_fingerprint,
@@ -69,9 +70,11 @@ from utils import (
     add_folder_arguments,
     atomic_path,
     check_disk,
+    check_output_dir,
     command_line,
     duration_words,
     find_folder,
+    only_run,
     read_finetune_yaml,
     run_main,
     seed_everything,
@@ -85,11 +88,13 @@ FIXED_ON_RESUME = {
     "seed",
     "validation_clips",
     "speaker_embedding",
+    "speaker_name",
+    "flow_time",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "target_modules")),
 }
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
-MAX_BAD_STEPS = 5  # optimizer steps in a row whose gradient is not finite
+MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -183,6 +188,7 @@ def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip
         clips = read_rows(args.data_dir)
         made_with = read_meta(args.data_dir).get("extractors", {})
         own = extractor_fingerprints(model_config)
+        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size)
     other = [name for name, value in made_with.items() if own.get(name, value) != value]
     if other:
         again = command_line("prepare_joint_data.py", model_dir=args.model_dir, output_dir=args.data_dir)
@@ -319,10 +325,13 @@ def step_line(run: Run, results: Mapping[str, tuple[float, float]], seconds: flo
 
 
 def check_finite(run: Run, results: Mapping[str, tuple[float, float]]) -> None:
-    """UserError after several steps in a row whose loss (without a scaler: or gradient) is not a finite number."""
-    watched = [loss if run.scaler.is_enabled() else loss + norm for loss, norm in results.values()]
-    run.bad_steps = 0 if all(map(math.isfinite, watched)) else run.bad_steps + 1
-    if run.bad_steps >= MAX_BAD_STEPS:
+    """UserError after many steps in a row whose loss or gradient is not a finite number.
+
+    A gradient scaler begins far too high and halves itself after each overflow, so fp16 gets more patience.
+    """
+    finite = all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in results.values())
+    run.bad_steps = 0 if finite else run.bad_steps + 1
+    if run.bad_steps >= (MAX_BAD_STEPS_FP16 if run.scaler.is_enabled() else MAX_BAD_STEPS):
         raise UserError(
             f"the loss or its gradient was not a finite number in {run.bad_steps} steps in a row (step {run.step}); "
             "start again with a lower learning_rate or precision=fp32"
@@ -392,10 +401,13 @@ class Board:
                 self.writer.add_scalar(f"epoch/{key}", value, run.step)
         self.writer.flush()
         columns = ["epoch", "step", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))]
-        with atomic_path(self.folder / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(run.history)
+        try:
+            with atomic_path(self.folder / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(run.history)
+        except UserError as error:  # a spreadsheet that has the file open must not end a training run
+            print(f"warning: {error}; it is written again after the next epoch", flush=True)
 
 
 def train_loop(run: Run) -> None:
@@ -409,10 +421,6 @@ def train_loop(run: Run) -> None:
         except Interrupted:
             save_last(run)
             raise
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                "the GPU is out of memory; use --set gradient_checkpointing=True, a smaller max_feat_len or batch_size"
-            ) from error
         finally:
             board.writer.close()
 
@@ -429,7 +437,25 @@ def train(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
         return 0
-    run, memory = set_up(args, checkpoint, config, device, model_dir)
+    output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
+    if args.resume and output_dir.resolve() != args.resume.resolve().parent:
+        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
+    check_output_dir(output_dir, model_dir)
+    with only_run(output_dir, "train_joint.py"):
+        return run_training(args, checkpoint, config, sources, device, model_dir, output_dir)
+
+
+def run_training(
+    args: argparse.Namespace,
+    checkpoint: Mapping[str, Any] | None,
+    config: JointConfig,
+    sources: Mapping[str, str],
+    device: torch.device,
+    model_dir: Path,
+    output_dir: Path,
+) -> int:
+    """Training, new or resumed, in an output folder that is ours alone."""
+    run, memory = set_up(args, checkpoint, config, device, model_dir, output_dir)
     print_start(run, model_dir, sources, memory)
     if checkpoint is None:
         begin(run)
@@ -455,11 +481,9 @@ def set_up(
     config: JointConfig,
     device: torch.device,
     model_dir: Path,
+    output_dir: Path,
 ) -> tuple[Run, str]:
     """The run before its first step (of this process) and a line about memory; everything is checked before it."""
-    output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
-    if args.resume and output_dir.resolve() != args.resume.resolve().parent:
-        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
     with user_mistakes():
         model_config = read_model_config(model_dir)
     clips = read_clips(args, model_config)
@@ -513,13 +537,15 @@ def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: s
 
 def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
     """Merge the best adapters (the last where nothing was held out) and say what to type next."""
-    chosen = run.best_path if run.held_out and run.best_path.exists() else run.last_path
+    chosen = run.best_path if run.held_out else run.last_path
     written = write_merged(load_checkpoint(chosen), chosen, model_dir, run.output_dir)
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
-        epoch = part.best_epoch if chosen == run.best_path else run.epoch
-        print(f"{part.name}: base {part.base_loss:.3f} -> {part.last_loss:.3f} on training clips; merged epoch {epoch}")
+        epoch = part.best_epoch if run.held_out else run.epoch
+        merged = f"merged epoch {epoch}" if epoch and not math.isnan(part.last_loss) else "merged as in the base model"
+        last = "" if math.isnan(part.last_loss) else f" -> {part.last_loss:.3f}"
+        print(f"{part.name}: base {part.base_loss:.3f}{last} on training clips; {merged}")
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
     command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
     print(f'next: {command} --text "..."')

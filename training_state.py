@@ -251,7 +251,8 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         run.optimizers[name].load_state_dict(training["optimizers"][name])
         run.parts[name] = Part(**training["parts"][name])
         run.parts[name].stopped = run.parts[name].why_stop(run.config)
-    run.scaler.load_state_dict(training["scaler"])
+    if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
+        run.scaler.load_state_dict(training["scaler"])
     run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
     run.history, run.bad_steps = training["history"], training["bad_steps"]
     if all(checkpoint["config"][key] == getattr(run.config, key) for key in GROUPING):
@@ -273,14 +274,20 @@ def restore_best(run: Run, path: Path) -> None:
     print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
     for part in run.parts.values():
         part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
-        part.best_epoch = run.epoch
+        part.best_epoch, part.stale_epochs = run.epoch, 0
         run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+    save_best(run)
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
     """UserError for a checkpoint that cannot be gone on from."""
     if "training" not in checkpoint:
         raise UserError(f"{path} holds finished adapters only; resume from the _last.ckpt beside it")
+    own_name = checkpoint_paths(path.parent, checkpoint["mode"])[0].name
+    if path.name != own_name:
+        raise UserError(
+            f"{path}: a resumed run goes on in its own files; name it {own_name}, with its _best.ckpt beside it"
+        )
 
 
 def move_previous_run(output_dir: Path) -> None:

@@ -21,13 +21,17 @@ PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
 DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "data", "output"
 GIB = 2**30
+OUT_OF_MEMORY = (
+    "the GPU is out of memory; close other programs that use it, train with --set gradient_checkpointing=True, a "
+    "smaller max_feat_len or shorter clips, or use --device cpu"
+)
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
 def run_main(work: Callable[[], int | None]) -> int:
-    """Exit code of a script: 0, 2 after one clear line for a mistake of the user's, 130 after Ctrl-C.
+    """Exit code of a script: 0, 2 after one clear line for what the user can mend, 130 after Ctrl-C.
 
     Bugs keep their traceback. What the terminal or file cannot show is printed escaped (Windows code pages).
     """
@@ -38,6 +42,9 @@ def run_main(work: Callable[[], int | None]) -> int:
         return work() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except torch.OutOfMemoryError:
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
@@ -121,21 +128,31 @@ def select_device(name: str) -> torch.device:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
+    """A path beside `path` to write a file or folder to; renamed to `path` when the block ends well, else removed.
 
     A full disk or missing permission becomes a UserError that names the file.
     """
+    if not path.name or path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"'{path}' is not a file that can be written; give another name")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        _remove(part)
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
     except BaseException:
-        part.unlink(missing_ok=True)
+        _remove(part)
         raise
+
+
+def _remove(part: Path) -> None:
+    """Delete a half-written file or folder, where there is one."""
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    elif part.exists():
+        part.unlink()
 
 
 def save_torch(data: Any, path: Path) -> None:
@@ -146,6 +163,43 @@ def save_torch(data: Any, path: Path) -> None:
         except RuntimeError as error:  # PyTorch's zip writer reports a full disk this way
             free = shutil.disk_usage(path.parent).free
             raise OSError(f"the file could not be written ({free / GIB:.2f} GiB free on that disk)") from error
+
+
+def check_output_dir(output_dir: Path, model_dir: Path) -> None:
+    """UserError where results would land in the base model's own folder, which stays untouched."""
+    if output_dir.resolve() == model_dir.resolve():
+        raise UserError(f"--output-dir {output_dir} is the base model's folder; choose another one")
+
+
+@contextmanager
+def only_run(folder: Path, script: str) -> Iterator[None]:
+    """A lock on `folder` that a dying process gives up by itself; UserError where another run holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a")  # noqa: SIM115 (closed below, which unlocks)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose a folder with --output-dir") from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"another {script} is writing to {folder}; wait for it, or choose another --output-dir"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def check_disk(folder: Path, needed_bytes: int) -> None:
@@ -169,7 +223,7 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
 
     try:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, OSError, ValueError) as error:
         raise UserError(f"{path} is not plain YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")

@@ -62,6 +62,7 @@ def test_a_learning_rate_of_zero_is_not_ignored():
         ("stop.rule=all", "must be one of each, any"),
         ("training_mode=both", "must be one of joint, llm_only, flow_only"),
         ("flow_lora.target_modules=[]", "at least one"),
+        ("flow_lora.target_modules=to_q", "must be a list of module names"),
         ("validation_clips=some", "must be one of auto or a number"),
         ("gradient_checkpointing=sometimes", "must be one of auto"),
         ("max_epochs", "write it as key=value"),

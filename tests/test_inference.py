@@ -10,7 +10,7 @@ from random_data import write_random_data
 
 import inference_joint
 import train_joint
-from config import InferenceConfig
+from config import InferenceConfig, UserError
 from inference_joint import Speaker, Speech, Voice
 from runaway import listen, loop_seconds
 
@@ -157,6 +157,13 @@ def test_the_least_bad_attempt_is_kept_after_a_bounded_number(capsys):
     assert "the least bad one is kept" in capsys.readouterr().out
 
 
+def test_no_speech_at_all_is_an_error_and_not_an_empty_file():
+    speaker = Scripted([["no speech"]] * 4)
+    speaker.attempt = lambda segment: Speech(torch.zeros(1, 0), ["no speech"])
+    with pytest.raises(UserError, match="'hello': the model gives no speech"):
+        speaker.speak_segment("hello", seed=0)
+
+
 def test_speech_that_is_too_long_for_its_text_is_cut(tiny_model_dir):
     frontend, model = load_tiny(tiny_model_dir)
     model.llm.llm_decoder.bias.data[64] = -100.0  # never ends by itself
@@ -214,6 +221,10 @@ def test_silence_is_heard():
         (("--text", "..."), "nothing in it can be spoken"),
         (("--text", ""), "nothing in it can be spoken"),
         (("--text", "   "), "nothing in it can be spoken"),
+        (("--text", "<|en|>"), "nothing in it can be spoken"),
+        (("--text", "bad \udcff byte"), "bytes that are not UTF-8"),
+        (("--text", "hi", "--speaker", "finetuned"), "--speaker: these files have one voice baked in"),
+        (("--text", "hi", "--ckpt", "x.ckpt", "--speaker", "finetuned"), "a checkpoint has its own voice"),
         (("--text", "hi", "--speed", "nan"), "give a number from 0.5"),
         (("--text", "hi", "--speed", "0.1"), "give a number from 0.5"),
         (("--text", "hi", "--seed", "-1"), "give a whole number from 0"),

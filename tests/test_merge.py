@@ -181,6 +181,49 @@ def test_an_existing_folder_is_not_exported_over(merge, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["precious"]
 
 
+def test_a_failed_export_leaves_nothing(merge, tiny_model_dir, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge_joint_weights, "write_merged", full_disk)
+        assert merge("--export", tmp_path / "mine", model=model) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert not list(tmp_path.glob("mine*"))
+
+
+def full_disk(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--llm-output", "same.pt", "--flow-output", "same.pt"), "name the same file"),
+        (("--llm-output", "joint_joint_last.ckpt"), "give the name of a .pt file"),
+        (("--llm-output", "MODEL/llm.pt"), "is the base model's folder"),
+        (("--output-dir", "MODEL"), "is the base model's folder"),
+        (("--export", "mine", "--llm-only"), "--export writes both parts"),
+    ],
+)
+def test_outputs_that_would_destroy_something_are_refused(arguments, message, merge, tiny_model_dir, tmp_path, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in tiny_model_dir.iterdir()}
+    places = [word.replace("MODEL", str(tiny_model_dir)) if "MODEL" in word else word for word in arguments]
+    places = [str(tmp_path / word) if word.endswith((".pt", ".ckpt")) and "/" not in word else word for word in places]
+    assert merge(*places) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in tiny_model_dir.iterdir()} == before
+
+
+def test_the_voice_that_was_merged_last_stands_last(merge, trained, tmp_path):
+    for name in ("bob", "alice", "bob"):
+        checkpoint = load_checkpoint(trained / "joint_joint_last.ckpt")
+        checkpoint["speaker"]["name"] = name
+        save_torch(checkpoint, tmp_path / "named.ckpt")
+        assert merge("--llm-only", ckpt=tmp_path / "named.ckpt") == 0
+    assert list(read(tmp_path / "spk2info.pt")) == ["alice", "bob"]
+
+
 def test_another_base_model_is_refused(merge, tiny_model_dir, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(tiny_model_dir, other)

@@ -470,7 +470,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, raw, run, capsys, lim
 
 
 def test_two_runs_on_one_output_do_not_mix(tmp_path, raw, run, capsys):
-    with prepare_joint_data.only_run(tmp_path / "数据"):
+    with prepare_joint_data.only_run(tmp_path / "数据", "prepare_joint_data.py"):
         run(code=2)
     assert "another prepare_joint_data.py is writing to" in capsys.readouterr().err
     run()

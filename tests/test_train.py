@@ -24,6 +24,7 @@ from lora import adapter_parameters, adapter_state_dict
 from memory import prepare_memory
 from train_joint import lr_at, main
 from training_state import Part, epoch_groups
+from utils import only_run
 
 CPU = torch.device("cpu")
 FEW = ("--epochs", "3", "--lr", "1e-2", "--set", "accumulate_grad_batches=4")
@@ -188,6 +189,7 @@ def test_a_run_leaves_small_checkpoints_merged_files_and_logs(train, tmp_path, c
         "flow_merged_joint.pt",
         "spk2info.pt",
         "joint_logs",
+        ".lock",
     }
     assert "base model llm: loss 4." in printed and "python inference_joint.py" in printed.splitlines()[-1]
     logs = output / "joint_logs" / "joint"
@@ -253,6 +255,39 @@ def test_a_finished_run_without_its_merged_files_merges_on_resume(train, tmp_pat
     merged.unlink()
     assert train("--resume", str(tmp_path / "output" / "joint_flow_only_last.ckpt")) == 0
     assert_equal(torch.load(merged, weights_only=True), content)
+
+
+@pytest.mark.scripts
+def test_a_run_resumed_without_its_best_checkpoint_looks_for_the_best_again(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "flow_only") == 0
+    last = tmp_path / "output" / "joint_flow_only_last.ckpt"
+    best = last.with_name("joint_flow_only_best.ckpt")
+    best.unlink()
+    assert train("--resume", str(last), "--epochs", "4") == 0
+    assert "the best epoch is looked for again from here" in capsys.readouterr().out
+    assert load_checkpoint(best)["best_epochs"]["flow"] in (3, 4)
+
+
+@pytest.mark.scripts
+def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_model_dir, data_dir, tmp_path):
+    """A run begun on the CPU or in bf16 goes on in fp16 on an older card."""
+    assert train(*FEW, "--mode", "flow_only") == 0
+    last = tmp_path / "output" / "joint_flow_only_last.ckpt"
+    checkpoint = load_checkpoint(last)
+    config = load(["training_mode=flow_only"])[0]
+    joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
+    run = training_state.make_run(config, CPU, joint, torch.float16, read_rows(data_dir), tmp_path / "output", 50, {})
+    run.identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
+    assert run.scaler.is_enabled() and checkpoint["training"]["scaler"] == {}
+    training_state.restore(run, checkpoint, last)
+    assert run.step == checkpoint["step"] and run.scaler.get_scale() == 65536
+
+
+@pytest.mark.scripts
+def test_two_runs_do_not_write_to_one_folder(train, tmp_path, capsys):
+    with only_run(tmp_path / "output", "train_joint.py"):
+        assert train(*FEW) == 2
+    assert "another train_joint.py is writing to" in capsys.readouterr().err
 
 
 @pytest.mark.scripts
@@ -357,6 +392,30 @@ def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, d
     assert "was prepared with another campplus.onnx" in capsys.readouterr().err
 
 
+def test_token_ids_beyond_the_model_are_refused(train, data_dir, tmp_path, capsys):
+    rows = pq.read_table(data_dir / "clips_000.parquet").to_pylist()
+    rows[1]["speech_token"][3] = 64
+    (tmp_path / "other").mkdir()
+    write_shard(tmp_path / "other" / "a.parquet", rows)
+    (tmp_path / "other" / "data.list").write_text("a.parquet\n", encoding="utf-8")
+    assert train(data=tmp_path / "other") == 2
+    assert "clip '001': speech_token 64 is outside 0..63" in capsys.readouterr().err
+
+
+def test_the_base_models_folder_is_not_written_to(train, tiny_model_dir, capsys):
+    assert train("--output-dir", str(tiny_model_dir)) == 2
+    assert "is the base model's folder" in capsys.readouterr().err
+
+
+def test_running_out_of_gpu_memory_is_explained(train, monkeypatch, capsys):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train_joint, "begin", no_memory)
+    assert train() == 2
+    assert "gradient_checkpointing=True" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there_is_refused(train, capsys):
     assert train("--device", "cuda:97") == 2
     assert "--device cuda:97 is not available" in capsys.readouterr().err
@@ -370,6 +429,9 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, 
         (("--seed", "9"), "was trained with seed = 1234"),
         (("--set", "flow_lora.lora_r=4"), "was trained with flow_lora.lora_r = 16"),
         (("--mode", "joint"), "was trained with training_mode = flow_only"),
+        (("--set", "flow_time=uniform"), "was trained with flow_time = cosine"),
+        (("--set", "speaker_name=bob"), "was trained with speaker_name = finetuned"),
+        (("--output-dir", str(tmp_path / "elsewhere")), "leave out --output-dir"),
     ]
     for arguments, message in wrong:
         assert train("--resume", str(last), *arguments) == 2
@@ -378,6 +440,9 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, 
     assert "is not the data that" in capsys.readouterr().err
     assert train("--resume", str(last.with_name("joint_flow_only_best.ckpt"))) == 2
     assert "resume from the _last.ckpt" in capsys.readouterr().err
+    copy = shutil.copy(last, last.with_name("copy.ckpt"))
+    assert train("--resume", str(copy)) == 2
+    assert "name it joint_flow_only_last.ckpt" in capsys.readouterr().err
     last.write_bytes(last.read_bytes()[:-1000])
     assert train("--resume", str(last)) == 2
     assert "is not a readable checkpoint" in capsys.readouterr().err

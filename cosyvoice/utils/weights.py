@@ -128,11 +128,11 @@ def speaker_embedding(entry: Any) -> Tensor:
 def _unpickle(path: Path) -> Any:
     """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and ValueError with the cause."""
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such weight file; download the model again or check the path")
+        raise FileNotFoundError(f"{path}: no such weight file; check the path, or download the model again")
     if not path.is_file():
         raise ValueError(f"{path}: is a folder; name the weight file itself, such as {path / 'llm.pt'}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty; download it again")
+        raise ValueError(f"{path}: is empty; download it again, or make it again if it is your own")
     is_zip = zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -151,7 +151,7 @@ def _reason(path: Path, error: Exception) -> str:
         return "is incomplete (the end of the file is missing); download it again"
     if isinstance(error, UnpicklingError) and ("GLOBAL" in str(error) or "reduce" in str(error)):
         return "holds Python objects beside tensors and is not opened, as they could run code; use a plain state dict"
-    return f"is damaged or no PyTorch weight file ({type(error).__name__}); download it again"
+    return f"is damaged or no PyTorch weight file ({type(error).__name__}); download it again, or make it again"
 
 
 def _without_prefixes(key: str) -> str:
