@@ -34,10 +34,10 @@ def test_prepare_train_resume_merge_and_speak_at_full_size(model, tmp_path):
     for name in CLIPS:
         for suffix in (".flac", ".txt"):
             shutil.copy(ROOT / "examples" / "en_allison" / "raw_audio" / (name + suffix), raw)
-    where = ["--model-dir", model, "--output-dir", output, "--device", "cpu"]
+    where, on_cpu = ["--model-dir", model, "--output-dir", output], ["--device", "cpu"]
     prepare = ["prepare_joint_data.py", "--input-dir", raw, "--output-dir", data, "--model-dir", model]
     report("prepare 8 clips", run_script(prepare))
-    train = ["train_joint.py", *where, "--data-dir", data]
+    train = ["train_joint.py", *where, *on_cpu, "--data-dir", data]
     report("train 2 steps", run_script([*train, "--epochs", "1", *SETTINGS]))
     last = output / "joint_joint_last.ckpt"
     assert load_checkpoint(last)["step"] == 2
@@ -46,6 +46,6 @@ def test_prepare_train_resume_merge_and_speak_at_full_size(model, tmp_path):
     assert load_checkpoint(last)["step"] == 3
     assert last.stat().st_size < 120e6
     report("merge", run_script(["merge_joint_weights.py", *where, "--ckpt", last]))
-    speak = ["inference_joint.py", *where, "--text", "Good morning.", "--set", "inference.max_retries=0"]
+    speak = ["inference_joint.py", *where, *on_cpu, "--text", "Good morning.", "--set", "inference.max_retries=0"]
     report("speak", run_script(speak))
     assert soundfile.info(output / "result.wav").samplerate == 22050
