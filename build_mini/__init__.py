@@ -1,0 +1,1 @@
+"""Scripts that rebuild pretrained_models/CosyVoice-mini from packages by name."""

@@ -1,0 +1,64 @@
+"""Rebuild pretrained_models/CosyVoice-mini stage by stage; every stage resumes where it stopped.
+
+python build_mini/build.py --stage corpus
+python build_mini/build.py --stage all --work-dir build_mini/work
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+STAGES = {
+    "corpus": "build_mini.corpus",
+    "features": "build_mini.features",
+    "tokens": "build_mini.speech_tokenizer",
+    "speaker": "build_mini.speaker",
+    "acoustics": "build_mini.acoustics",
+    "extract": "build_mini.extract",
+    "vocoder": "build_mini.vocoder",
+    "f0": "build_mini.f0",
+    "flow": "build_mini.flow",
+    "llm": "build_mini.llm",
+    "export": "build_mini.export",
+    "measure": "build_mini.measure",
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Command line of the build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
+    parser.add_argument(
+        "--work-dir", type=Path, default=Path(__file__).resolve().parent / "work", help="scratch folder"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training stages")
+    parser.add_argument("--minutes", type=float, help="training time budget of this stage (default: the stage's own)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage, or all of them in order."""
+    args = parse_args(argv)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    from build_mini.common import SEED
+
+    torch.set_num_threads(args.threads)
+    for name in STAGES if args.stage == "all" else [args.stage]:
+        torch.manual_seed(SEED)
+        stage = import_module(STAGES[name])
+        if args.minutes is not None and hasattr(stage, "MINUTES"):
+            stage.build(args.work_dir, minutes=args.minutes)
+        else:
+            stage.build(args.work_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""What every stage of the build shares: paths, the corpus manifest, the log, atomic files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+MODEL_DIR = HERE.parent / "pretrained_models" / "CosyVoice-mini"
+SEED = 1986
+TOKENIZER_RATE = 16000  # Hz: what both ONNX graphs hear
+MEL_RATE = 22050  # Hz: what the mel, the flow and the vocoder work on
+TOKEN_HZ = 25  # speech tokens per second
+CODES = 1024  # speech token ids
+OWN_VOICES = ("slt", "awb", "rms", "kal16")  # flite voices that the finished model speaks with
+
+
+@dataclass
+class Clip:
+    """One utterance of the corpus; `phones` end at `ends` (seconds)."""
+
+    id: str
+    voice: str
+    lang: str
+    split: str  # train | shared | test: shared and test sentences are spoken by every flite voice
+    text: str
+    seconds: float
+    phones: list[str]
+    ends: list[float]
+
+    def path(self, work: Path) -> Path:
+        """Where its 16 kHz recording lies."""
+        return work / "wav" / self.voice / f"{self.id}.flac"
+
+    def wave(self, work: Path) -> Tensor:
+        """Samples (N,) in [-1, 1] at 16 kHz."""
+        samples, _ = soundfile.read(self.path(work), dtype="float32")
+        return torch.from_numpy(samples)
+
+
+def write_manifest(work: Path, name: str, clips: list[Clip]) -> None:
+    """Write `work/name.jsonl`, one clip a line."""
+    lines = (json.dumps(asdict(clip), ensure_ascii=False) for clip in clips)
+    replace_file(work / f"{name}.jsonl", lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+
+
+def read_manifest(work: Path, name: str = "corpus") -> list[Clip]:
+    """Clips of one manifest. Raises FileNotFoundError when the corpus stage has not run."""
+    path = work / f"{name}.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; run: python build_mini/build.py --stage corpus")
+    with path.open(encoding="utf-8") as lines:
+        return [Clip(**json.loads(line)) for line in lines]
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then rename: a killed run never leaves half a file under the real name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def save(state: object, path: Path) -> None:
+    """torch.save, atomically."""
+    replace_file(path, lambda part: torch.save(state, part))
+
+
+def load_arrays(work: Path, name: str) -> dict[str, np.ndarray]:
+    """Arrays of `work/name.npz` by clip id."""
+    with np.load(work / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def save_arrays(work: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write `work/name.npz`."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+
+    replace_file(work / f"{name}.npz", write)
+
+
+def log_line(work: Path, stage: str, text: str) -> None:
+    """Print a dated line and append it to `work/log.md`."""
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} | {stage} | {text}"
+    print(line, flush=True)
+    with (work / "log.md").open("a", encoding="utf-8") as log:
+        log.write(line + "\n")
+
+
+@dataclass
+class Progress:
+    """A resumable training loop: steps so far, seconds spent, running means."""
+
+    work: Path
+    stage: str
+    minutes: float
+    save_every: float = 180.0  # seconds
+    log_every: int = 50  # steps
+    step: int = 0
+    spent: float = 0.0  # seconds of training over all runs
+
+    @property
+    def state_path(self) -> Path:
+        return self.work / f"{self.stage}.state.pt"
+
+    def resume(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> None:
+        """Load what an earlier run of this stage left, if anything."""
+        if not self.state_path.exists():
+            return
+        state = torch.load(self.state_path, weights_only=True)
+        self.step, self.spent = state["step"], state["spent"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        log_line(self.work, self.stage, f"resumed at step {self.step}, {self.spent / 60:.1f} min")
+
+    def checkpoint(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> None:
+        """Save everything that `resume` reads."""
+        state = {name: part.state_dict() for name, part in parts.items()}
+        save(state | {"step": self.step, "spent": self.spent}, self.state_path)
+
+    def fraction(self) -> float:
+        """Share of the time budget that is used up, 0 to 1."""
+        return min(1.0, self.spent / (60 * self.minutes))
+
+    def steps(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> Iterator[int]:
+        """Yield step numbers until the time budget is spent; save now and then and at the end."""
+        last_save = started = time.monotonic()
+        while self.fraction() < 1.0:
+            self.step += 1
+            yield self.step
+            now = time.monotonic()
+            self.spent, started = self.spent + now - started, now
+            if now - last_save > self.save_every:
+                self.checkpoint(parts)
+                last_save = now
+        self.checkpoint(parts)
+
+
+def learning_rate(peak: float, progress: Progress, warmup_steps: int = 100, floor: float = 0.05) -> float:
+    """Linear warm-up by steps, then a cosine over the time budget down to `floor * peak`."""
+    warm = min(1.0, progress.step / warmup_steps)
+    cosine = 0.5 * (1 + np.cos(np.pi * progress.fraction()))
+    return peak * warm * (floor + (1 - floor) * float(cosine))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """One learning rate for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

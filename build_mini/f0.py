@@ -1,0 +1,83 @@
+"""The vocoder's pitch predictor, taught by itself: it is small and quick to train."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from build_mini.acoustics import resampled_to_mel_rate
+from build_mini.common import (
+    MEL_RATE,
+    OWN_VOICES,
+    SEED,
+    Progress,
+    learning_rate,
+    log_line,
+    read_manifest,
+    set_learning_rate,
+)
+from build_mini.features import SPEEDS, change_speed
+from build_mini.pitch import pitch
+from build_mini.vocoder import centre_input, mini_config
+from cosyvoice.utils.common import MEL_HOP
+
+MINUTES = 4.0
+CLIPS_PER_VOICE = 50
+BATCH, CROP_FRAMES = 32, 64
+PEAK_LR = 3e-3
+PITCH_UNIT = 100.0  # Hz: what a fresh predictor's output is scaled by
+HIGH = Fraction(7, 5)  # one more speed: voices higher than those of the corpus
+
+
+@torch.inference_mode()
+def load_pairs(work: Path) -> list[tuple[Tensor, Tensor]]:
+    """(mel (80, T), pitch (T,)) of some clips of every voice, as they are and at two other speeds."""
+    rng, feat_extractor = random.Random(SEED), mini_config().feat_extractor
+    clips, pairs = read_manifest(work), []
+    for voice in (*OWN_VOICES, "ru_nsh"):
+        mine = [clip for clip in clips if clip.voice == voice and clip.split == "train" and clip.seconds > 1.5]
+        for clip in rng.sample(mine, CLIPS_PER_VOICE):
+            for speed in (Fraction(1), rng.choice(SPEEDS), HIGH):
+                wave = resampled_to_mel_rate(change_speed(clip.wave(work), speed))[None]
+                pairs.append((feat_extractor(wave)[0], pitch(wave, MEL_RATE, MEL_HOP)[0]))
+    return pairs
+
+
+def crop_batch(pairs: list[tuple[Tensor, Tensor]], rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Mels (B, 80, crop) at random loudness and pitch (B, crop)."""
+    mels, tracks = [], []
+    for mel, track in rng.sample(pairs, BATCH):
+        start = rng.randint(0, mel.shape[1] - CROP_FRAMES)
+        mels.append(mel[:, start : start + CROP_FRAMES] + rng.uniform(-1.0, 0.3))
+        tracks.append(track[start : start + CROP_FRAMES])
+    return torch.stack(mels), torch.stack(tracks)
+
+
+def build(work: Path, minutes: float = MINUTES) -> None:
+    """Train until the budget is spent; state in work/f0.state.pt."""
+    pairs = [pair for pair in load_pairs(work) if pair[0].shape[1] > CROP_FRAMES]
+    model = mini_config().build("hift", device="cpu").f0_predictor
+    centre_input(model.condnet[0])
+    with torch.no_grad():
+        model.classifier.weight *= PITCH_UNIT
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.0)
+    parts = {"model": model, "optimizer": optimizer}
+    progress = Progress(work, "f0", minutes)
+    progress.resume(parts)
+    rng, smooth = random.Random(SEED + progress.step), None
+    for step in progress.steps(parts):
+        set_learning_rate(optimizer, learning_rate(PEAK_LR, progress))
+        mel, track = crop_batch(pairs, rng)
+        loss = (model(mel) - track).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        smooth = float(loss.detach()) if smooth is None else 0.98 * smooth + 0.02 * float(loss.detach())
+        if step % progress.log_every == 0:
+            print(f"f0 step {step} error {smooth:.2f} Hz {progress.spent / 60:.1f} min", flush=True)
+    log_line(work, "f0", f"{progress.step} steps, mean error {smooth:.1f} Hz")

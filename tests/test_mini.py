@@ -1,0 +1,93 @@
+"""The embedded model: files, sizes, checksums, and that its two graphs do real work on real clips."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.utils.weights import load_spk2info
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import read_finetune_yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
+CLIPS = ROOT / "examples" / "en_allison" / "raw_audio"
+FILES = """cosyvoice.yaml llm.pt flow.pt hift.pt campplus.onnx speech_tokenizer_v1.onnx spk2info.pt finetune.yaml
+SHA256SUMS""".split()
+
+
+@lru_cache(maxsize=1)
+def frontend() -> CosyVoiceFrontEnd:
+    return CosyVoiceFrontEnd(read_model_config(MINI))
+
+
+@lru_cache(maxsize=8)
+def clip(index: int) -> torch.Tensor:
+    """The index-th example clip, (1, N) at 16 kHz."""
+    path = sorted(path for path in CLIPS.iterdir() if path.suffix != ".txt")[index]
+    return load_wav(path, 16000)
+
+
+def test_directory_is_complete_and_small():
+    assert sorted(path.name for path in MINI.iterdir()) == sorted(FILES)
+    assert sum(path.stat().st_size for path in MINI.iterdir()) < 40e6
+
+
+def test_checksums_match():
+    listed = dict(line.split()[::-1] for line in (MINI / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    assert sorted(listed) == sorted(name for name in FILES if name != "SHA256SUMS")
+    for name, digest in listed.items():
+        assert hashlib.sha256((MINI / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize("part", ["llm", "flow", "hift"])
+def test_weights_load_strictly_and_are_finite(part):
+    network = load_part(MINI, part)
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize("file, names", [("speech_tokenizer_v1.onnx", 2), ("campplus.onnx", 1)])
+def test_graphs_have_the_real_contract(file, names):
+    session = onnxruntime.InferenceSession(MINI / file)
+    assert [i.type for i in session.get_inputs()] == ["tensor(float)", "tensor(int32)"][:names]
+    assert len(session.get_outputs()) == 1
+
+
+@pytest.mark.parametrize("samples", [16000, 16640, 20001, 48000])
+def test_speech_tokens_are_25_a_second_and_in_range(samples):
+    tokens = frontend().speech_tokens(clip(2)[:, :samples])
+    assert len(tokens) == samples // 160 // 4
+    assert 0 <= min(tokens) and max(tokens) < 1024
+
+
+def test_speech_tokens_depend_on_what_is_said():
+    whole = frontend().speech_tokens(clip(2))
+    assert len(set(whole)) > len(whole) / 4
+
+
+def test_louder_speech_gives_nearly_the_same_tokens():
+    wave = clip(2)
+    pairs = zip(frontend().speech_tokens(wave), frontend().speech_tokens(wave * 0.5), strict=True)
+    same = [a == b for a, b in pairs]
+    assert sum(same) > 0.8 * len(same)
+
+
+def test_speaker_vectors_separate_voices():
+    first, second = (torch.nn.functional.normalize(frontend().speaker_vector(clip(i)), dim=-1) for i in (2, 3))
+    others = [torch.nn.functional.normalize(v, dim=-1)[0] for v in load_spk2info(MINI / "spk2info.pt").values()]
+    assert len(others) >= 2
+    assert first @ second > max(float(first @ other) for other in others) + 0.2
+
+
+def test_finetune_yaml_is_accepted_by_the_settings():
+    from config import load
+
+    config, *_ = load([], read_finetune_yaml(MINI))
+    assert config.stop.llm_loss > 0 and config.inference.min_token_text_ratio == 0.5
