@@ -266,8 +266,8 @@ def prepare(args: argparse.Namespace) -> None:
         used = [clip for clip in clips if clip.used]
         if not used:
             raise UserError(
-                f"none of the {len(clips)} recordings in {input_dir} can be used, the reasons are in "
-                f"{args.output_dir / 'report.txt'}; no training data was written"
+                f"none of the {len(clips)} recordings in {input_dir} can be used, no training data was written; "
+                f"{findings[0].clip}: {findings[0].reasons[0]}; all reasons are in {args.output_dir / 'report.txt'}"
             )
         shards = publish(used, meta, args.output_dir)
         forget_old_records(args.output_dir / "cache", clips)

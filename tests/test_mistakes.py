@@ -98,11 +98,11 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
 
 LAST, BEST = "joint_joint_last.ckpt", "joint_joint_best.ckpt"
 CASES = [
-    Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "none of the 1"),
-    Case("an empty text", "prepare", lambda p: only_clip(p, speech, ""), "none of the 1 recordings"),
-    Case("no text at all", "prepare", lambda p: only_clip(p, speech, None), "none of the 1 recordings"),
-    Case("8 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=8000)), "none of the 1 recordings"),
-    Case("a clip of 31 s", "prepare", lambda p: only_clip(p, lambda f: speech(f, 31)), "none of the 1 recordings"),
+    Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "001: damaged or not audio at all"),
+    Case("an empty text", "prepare", lambda p: only_clip(p, speech, ""), "001: the transcript holds nothing"),
+    Case("no text at all", "prepare", lambda p: only_clip(p, speech, None), "001: "),
+    Case("8 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=8000)), "001: 8000 Hz; record at 16000 Hz"),
+    Case("a clip of 31 s", "prepare", lambda p: only_clip(p, lambda f: speech(f, 31)), "001: 31.0 s is over 30 s"),
     Case("no clips", "prepare", lambda p: (shutil.rmtree(p.raw), p.raw.mkdir()), "raw_audio"),
     Case("no input folder", "prepare", lambda p: shutil.rmtree(p.raw), "raw_audio"),
     Case("no campplus.onnx", "prepare", lambda p: (p.model / "campplus.onnx").unlink(), "campplus.onnx"),
