@@ -220,6 +220,7 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     try:
         if path.stat().st_size == 0:
             raise AudioError("the file is empty (0 bytes)")
+        path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
         with soundfile.SoundFile(path) as file:
             rate, length = file.samplerate, file.frames
             limit = -1 if max_sec is None else int(max_sec * rate)

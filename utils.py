@@ -56,7 +56,10 @@ def user_mistakes() -> Iterator[None]:
     """Around calls that read the user's files: the ValueError or OSError that a package raises is his mistake."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename and error.strerror else ""
+        raise UserError(f"{where}{error.strerror or error}") from error
+    except ValueError as error:
         raise UserError(str(error)) from error
 
 
@@ -162,7 +165,7 @@ def save_torch(data: Any, path: Path) -> None:
             torch.save(data, part)
         except RuntimeError as error:  # PyTorch's zip writer reports a full disk this way
             free = shutil.disk_usage(path.parent).free
-            raise OSError(f"the file could not be written ({free / GIB:.2f} GiB free on that disk)") from error
+            raise OSError(f"the file could not be written ({size_words(free)} free on that disk)") from error
 
 
 def check_output_dir(output_dir: Path, model_dir: Path) -> None:
@@ -208,7 +211,7 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise UserError(
-            f"{folder} needs about {needed_bytes / GIB:.1f} GiB and its disk has {free / GIB:.1f} GiB free; "
+            f"{folder} needs about {size_words(needed_bytes)} and its disk has {size_words(free)} free; "
             "make room or choose another --output-dir"
         )
 
@@ -261,6 +264,11 @@ def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def size_words(size: float) -> str:
+    """ "850 MiB", "1.7 GiB"."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / 2**20:.0f} MiB"
 
 
 def duration_words(seconds: float) -> str:

@@ -65,25 +65,28 @@ def run_unbroken(args: argparse.Namespace, output: Path) -> tuple[float, float]:
     return ready - started, time.monotonic() - ready
 
 
-def run_with_kills(args: argparse.Namespace, output: Path, startup_sec: float, training_sec: float) -> int:
-    """Start and kill the run `args.kills` times, then let it end; how many attempts were really killed."""
-    rng, killed = random.Random(args.seed), 0
-    for number in range(1, args.kills + 1):
+def run_with_kills(args: argparse.Namespace, scratch: Path, startup_sec: float, training_sec: float) -> list[Path]:
+    """Folders of runs that were killed `args.kills` times in all and ended well in the end, each at least once."""
+    rng, folders, kills = random.Random(args.seed), [scratch / "broken_1"], 0
+    while kills < args.kills:
+        output = folders[-1]
         delay = rng.uniform(0.6, 1.0) * startup_sec + rng.uniform(0, 1.4) * training_sec / args.kills
         process = subprocess.Popen(command(args, output), **QUIET)
         try:
             code = process.wait(timeout=delay)
         except subprocess.TimeoutExpired:
             process.kill()
-            code, killed = process.wait(), killed + 1
+            code, kills = process.wait(), kills + 1
         found = readable(output)
         step = load_checkpoint(output / LAST)["step"] if LAST in found else 0
         print(
-            f"{number}: after {delay:5.1f} s, exit {code}, saved step {step}, {len(found)} files, all readable",
+            f"{kills}: after {delay:5.1f} s, exit {code}, saved step {step}, {len(found)} files, all readable",
             flush=True,
         )
-    subprocess.run(command(args, output), check=True, **QUIET)
-    return killed
+        if code == 0:
+            folders.append(scratch / f"broken_{len(folders) + 1}")  # it was done: the next kills hit another run
+    subprocess.run(command(args, folders[-1]), check=True, **QUIET)
+    return folders
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -103,15 +106,16 @@ def differences(one: Path, other: Path) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        unbroken, broken = Path(scratch) / "unbroken", Path(scratch) / "broken"
+        unbroken = Path(scratch) / "unbroken"
         startup_sec, training_sec = run_unbroken(args, unbroken)
-        unbroken_steps = load_checkpoint(unbroken / LAST)["step"]
-        print(f"unbroken: {unbroken_steps} steps; start {startup_sec:.1f} s, training {training_sec:.1f} s", flush=True)
-        killed = run_with_kills(args, broken, startup_sec, training_sec)
-        differing = differences(unbroken, broken)
-        steps = [load_checkpoint(folder / LAST)["step"] for folder in (unbroken, broken)]
-    print(f"{killed} kills; steps {steps[0]} and {steps[1]}; tensors that differ: {len(differing)} {differing[:3]}")
-    return 1 if differing or steps[0] != steps[1] else 0
+        steps = load_checkpoint(unbroken / LAST)["step"]
+        print(f"unbroken: {steps} steps; start {startup_sec:.1f} s, training {training_sec:.1f} s", flush=True)
+        failed = False
+        for broken in run_with_kills(args, Path(scratch), startup_sec, training_sec):
+            differing, reached = differences(unbroken, broken), load_checkpoint(broken / LAST)["step"]
+            print(f"{broken.name}: {reached} steps; tensors that differ: {len(differing)} {differing[:3]}")
+            failed |= bool(differing) or reached != steps
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
