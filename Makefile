@@ -24,8 +24,9 @@ demo: setup ## train the mini model on 30 example clips on the CPU and speak; le
 	$(BIN)/python plot_joint.py --output-dir $(DEMO) --real examples/en_allison/raw_audio/003.flac --spoken $(DEMO)/demo_0001.wav --picture $(DEMO)/demo.png
 	@echo
 	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
-	@echo "The mini model is for trying out and sounds robotic. For your own voice: download CosyVoice-300M (README.md,"
-	@echo "'Real use'), put your clips into raw_audio/, and run the same scripts without --model-dir."
+	@echo "The mini model is for trying out: it has the rhythm of speech but cannot be understood yet. For your own voice"
+	@echo "download CosyVoice-300M (README.md, 'Real use'), put your clips into raw_audio/, and run the same scripts"
+	@echo "without --model-dir."
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check .

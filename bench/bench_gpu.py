@@ -33,9 +33,7 @@ from train_joint import optimizer_step  # noqa: E402
 from training_state import make_run  # noqa: E402
 from utils import SignalGuard, select_device  # noqa: E402
 
-CLIP_SECONDS = (3, 10, 30)
 TEXT_TOKENS_PER_SEC = 5
-SPOKEN_SECONDS = (3, 10)
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script itself")
     parser.add_argument("--steps", type=int, default=5, help="measured repetitions")
     parser.add_argument("--accumulate", type=int, default=16, help="clips of batch 1 per optimizer step")
+    parser.add_argument("--clip-seconds", type=int, nargs="+", default=[3, 10, 30], help="lengths of training clips")
+    parser.add_argument("--spoken-seconds", type=int, nargs="+", default=[3, 10], help="lengths of spoken sentences")
     parser.add_argument("--model-dir", type=Path, help="a full-size model directory [made with random weights]")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(argv)
@@ -99,14 +99,14 @@ def random_clip(seconds: float, config: ModelConfig, number: int) -> Clip:
     )
 
 
-def training_rows(config: ModelConfig, device: torch.device, steps: int, accumulate: int) -> list[Row]:
-    """Joint training, batch 1: one optimizer step over `accumulate` clips, with and without checkpointing."""
+def training_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
+    """Joint training, batch 1: one optimizer step over the accumulated clips, with and without checkpointing."""
     rows = []
     for checkpointing in (False, True):
-        for seconds in CLIP_SECONDS:
+        for seconds in args.clip_seconds:
             overrides = ["validation_clips=0", f"gradient_checkpointing={checkpointing}", "max_feat_len=2600"]
-            settings = load([*overrides, f"accumulate_grad_batches={accumulate}"])[0]
-            rows.append(training_row(config, settings, device, seconds, steps))
+            settings = load([*overrides, f"accumulate_grad_batches={args.accumulate}"])[0]
+            rows.append(training_row(config, settings, device, seconds, args.steps))
             print_row(rows[-1])
     return rows
 
@@ -124,12 +124,12 @@ def training_row(config: ModelConfig, settings: JointConfig, device: torch.devic
     return Row(f"train {seconds} s clips, {len(clips)} x batch 1, whole clips in both parts", median, peak, note)
 
 
-def speaking_rows(config: ModelConfig, device: torch.device, steps: int) -> list[Row]:
+def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
     """Text to wave: each stage on its own, for so many seconds of speech; the LLM is kept from ending early."""
     model = CosyVoice(config.directory, device=device).model
     empty, rows = torch.zeros(1, 0, dtype=torch.int32), []
     vector = torch.randn(1, config.spk_embed_dim)
-    for seconds in SPOKEN_SECONDS:
+    for seconds in args.spoken_seconds:
         n_text, n_speech = seconds * TEXT_TOKENS_PER_SEC, seconds * config.token_rate_hz
         text = torch.randint(config.text_token_size, (1, n_text), dtype=torch.int32)
         ratio = n_speech / n_text
@@ -141,7 +141,7 @@ def speaking_rows(config: ModelConfig, device: torch.device, steps: int) -> list
             "flow + vocoder": lambda given=flow_input: model.token2wav(*given, uuid="", finalize=True),
         }
         for name, work in stages.items():
-            median, peak = measure(work, steps, device)
+            median, peak = measure(work, args.steps, device)
             rows.append(Row(f"speak {seconds} s: {name}", median, peak, f"real-time factor {median / seconds:.4f}"))
             print_row(rows[-1])
     return rows
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.model_dir is None:
             write_model(model_dir, TINY if args.tiny else Sizes())
         config = read_model_config(model_dir)
-        rows = training_rows(config, device, args.steps, args.accumulate) + speaking_rows(config, device, args.steps)
+        rows = training_rows(config, device, args) + speaking_rows(config, device, args)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     result = {"machine": machine, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
     if args.json:
