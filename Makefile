@@ -42,7 +42,7 @@ test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 	$(BIN)/python -m pytest -q -m slow
 
 standin: setup ## a full-size model directory with random weights in output/standin
-	$(BIN)/python -m tests.make_standin_model output/standin
+	$(BIN)/python tests/make_standin_model.py output/standin
 
 mini: setup ## train the mini model from nothing (hours; see build_mini/README.md)
 	$(BIN)/python -m build_mini.build --stage all

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from config import JointConfig, UserError, from_dict
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
@@ -148,7 +149,7 @@ def write_merged(
     mode = checkpoint["mode"]
     outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
     with user_mistakes():
-        for part, target in outputs.items():
+        for part, target in tqdm(outputs.items(), "merging", leave=False):
             state = merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake)
             save_torch(state, target)
         voices = output_dir / "spk2info.pt"

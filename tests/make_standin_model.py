@@ -2,11 +2,12 @@
 
 Sizes, speed and error handling can be tried with it; it does not speak. Needs the package `onnx`.
 
-    python -m tests.make_standin_model pretrained_models/standin          # 1.7 GB
-    python -m tests.make_standin_model /tmp/tiny --tiny                   # 6 MB
+    python tests/make_standin_model.py pretrained_models/standin          # 1.7 GB
+    python tests/make_standin_model.py tiny_model --tiny                  # 6 MB
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from cosyvoice.utils.yaml_loader import read_model_config
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, the folder of tests is the first
+
+from cosyvoice.utils.yaml_loader import read_model_config  # noqa: E402
 
 SEED = 1986
 SPEAKER_DIM = 192

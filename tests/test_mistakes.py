@@ -115,6 +115,7 @@ CASES = [
     Case("flow.pt cut in half", "train", lambda p: truncate(p.model / "flow.pt"), "flow.pt"),
     Case("llm.pt without a key", "train", lambda p: change(p.model / "llm.pt", lambda s: s.pop("llm_decoder.bias")), "llm_decoder.bias"),
     Case("NaN in flow.pt", "train", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].fill_(torch.nan)), "encoder_proj.bias"),
+    Case("an llm.pt that runs code", "train", lambda p: torch.save({"x": RunsCode(p.model / "ran")}, p.model / "llm.pt"), "is not opened, as they could run code"),
     Case("a yaml that names os.system", "train", lambda p: hostile_yaml(p.model), "os.system"),
     Case("an absurd rank", "train", lambda p: None, "llm_lora.lora_r = -3: must be between", ("--set", "llm_lora.lora_r=-3")),
     Case("a setting that does not exist", "train", lambda p: None, "did you mean 'max_epochs'", ("--set", "max_epoch=3")),
@@ -134,6 +135,16 @@ CASES = [
     Case("a folder for the wav", "inference", lambda p: (p.output / "said.wav").mkdir(), "is a folder", ("--output", "said.wav")),
     Case("a full disk while speaking", "inference", lambda p: None, "nothing was left half-written", (), lambda: full_disk(1000)),
 ]  # fmt: skip
+
+
+class RunsCode:
+    """Unpickled without care it makes the file `marker`."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
 
 
 def truncate(path: Path) -> None:
