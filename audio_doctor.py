@@ -43,8 +43,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: python prepare_joint_data.py --split"),
     "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SAMPLE_RATE} Hz or more"),
     "near_silent": (DROP, "loudest parts at {level_db:.0f} dBFS; nobody speaks"),
-    "missing_text": (DROP, "{problem}"),
-    "unreadable_text": (DROP, "{problem}"),
+    "missing_text": (DROP, "{text_problem}"),
+    "unreadable_text": (DROP, "{text_problem}"),
     "empty_text": (DROP, "the transcript holds nothing that can be spoken"),
     "other_speaker": (
         WARN,

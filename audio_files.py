@@ -125,14 +125,14 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
     try:
         clip.text = listed if txt is None else one_line(read_utf8(txt))
     except (ValueError, OSError) as error:
-        clip.flags["unreadable_text"] = {"problem": f"{txt.name}: {error}"}
+        clip.flags["unreadable_text"] = {"text_problem": f"{txt.name}: {error}"}
         return
     if clip.text is None:
         draft = clip.sibling(DRAFT_SUFFIX)
         problem = f"write it in {clip.path.stem}.txt beside the audio, or in {METADATA}"
         if draft.is_file():
             problem = f"check {draft.name} and rename it to {clip.path.stem}.txt"
-        clip.flags["missing_text"] = {"problem": problem}
+        clip.flags["missing_text"] = {"text_problem": problem}
     elif listed is not None and listed != clip.text:
         clip.flags["text_conflict"] = {"other_text": listed}
 

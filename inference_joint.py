@@ -33,6 +33,7 @@ from utils import (
     add_device_argument,
     add_folder_arguments,
     atomic_path,
+    command_line,
     find_folder,
     read_finetune_yaml,
     run_main,
@@ -113,6 +114,11 @@ def newest_pair(output_dir: Path) -> dict[str, Path]:
         flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
         if flow.is_file():
             return {"llm": llm, "flow": flow}
+    if any(output_dir.glob("joint_*_last.ckpt")):
+        merge = command_line("merge_joint_weights.py", output_dir=output_dir)
+        raise UserError(
+            f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
+        )
     raise UserError(
         f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: python train_joint.py, "
         "give --llm and --flow, or use --base for the untouched model"
@@ -259,6 +265,8 @@ class Speaker:
                 complaints.append("did not end by itself")
         if not tokens:
             return Speech(torch.zeros(1, 0), ["no speech"])
+        if len(tokens) < self.shortest(text.shape[1]):
+            complaints.append(f"only {len(tokens) / self.token_rate_hz:.1f} s, too short for its text")
         if (looped := loop_seconds(tokens, self.token_rate_hz)) > self.limits.max_silence_sec:
             complaints.append(f"repeats itself for {looped:.1f} s")
         empty = torch.zeros(1, 0, dtype=torch.int32)
@@ -273,6 +281,13 @@ class Speaker:
             n_timesteps=self.limits.flow_steps,
         )
         return Speech(wave, complaints + listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed))
+
+    def shortest(self, n_text_tokens: int) -> float:
+        """Speech tokens below which a segment counts as cut short; 0 where the voice's rate is unknown."""
+        if self.voice.seconds_per_text_token is None:
+            return 0.0
+        expected = n_text_tokens * self.voice.seconds_per_text_token
+        return (expected / self.limits.max_duration_ratio - LENGTH_SLACK_SEC / 2) * self.token_rate_hz
 
     def longest(self, n_text_tokens: int) -> float:
         """Speech tokens after which a segment counts as run away; no limit where the voice's rate is unknown."""

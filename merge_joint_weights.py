@@ -62,7 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_folder_arguments(parser)
     args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
+    beside = args.ckpt.parent if args.ckpt else Path(DEFAULT_OUTPUT_DIR)
+    args.output_dir = args.output_dir or beside  # another run's folder keeps its own voice
     return args
 
 
@@ -97,7 +98,7 @@ def merge(args: argparse.Namespace) -> int:
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
     voice = "open to any speaker vector" if args.no_bake_speaker else f"fixed to '{checkpoint['speaker']['name']}'"
     print(f"the voice is {voice}")
-    print(next_command(args))
+    print(next_command(args, checkpoint["speaker"]["name"]))
     return 0
 
 
@@ -150,10 +151,11 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     return sorted(target.iterdir())
 
 
-def next_command(args: argparse.Namespace) -> str:
+def next_command(args: argparse.Namespace, voice: str) -> str:
     """What to type now."""
     if args.export:
-        return f"""next, in stock CosyVoice: CosyVoice("{args.export}").inference_sft(text, "<the voice above>")"""
+        call = f"""CosyVoice("{args.export.as_posix()}").inference_sft("...", "{voice}")"""
+        return f"next: from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
     outputs = {"output_dir": args.output_dir, "llm": args.llm_output, "flow": args.flow_output}
     return f'next: {command_line("inference_joint.py", model_dir=args.model_dir, **outputs)} --text "..."'
 

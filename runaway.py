@@ -7,7 +7,7 @@ from torch import Tensor
 
 FRAME_SEC = 0.02
 SILENCE_BELOW_PEAK_DB = 45  # a frame so far below the loudest one counts as silence
-NOTHING_RMS = 1e-4  # the loudest frame of a sound that is no sound
+NOTHING_RMS = 0.01  # -40 dBFS: speech whose loudest 20 ms are quieter than this is no speech
 LONGEST_PERIOD_SEC = 1.0
 FEWEST_REPEATS = 3
 

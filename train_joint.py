@@ -160,7 +160,9 @@ def settings(
             f"{args.resume} was trained with {', '.join(f'{key} = {before[key]}' for key in fixed)}, which a resumed "
             "run cannot change; leave it out, or start a new run without --resume"
         )
-    return config, {key: source for key, source in sources.items() if before[key] != after[key]}
+    defaults = flatten(to_dict(JointConfig()))
+    origin = {key: "the checkpoint" for key, value in before.items() if value != defaults[key]}
+    return config, origin | {key: source for key, source in sources.items() if before[key] != after[key]}
 
 
 def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
@@ -210,7 +212,8 @@ def measure_base(run: Run) -> None:
         )
         seconds = time.monotonic() - started
         if run.held_out:
-            part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast(), adapters=False)
+            part.base_held_out = run.model.measure(part.name, run.held_out, run.device, run.autocast(), adapters=False)
+            part.best_loss = part.base_held_out
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
         unit = "nats per speech token" if part.name == "llm" else "squared error per mel bin"
         held_out = f", held out {part.best_loss:.3f}" if run.held_out else ""
@@ -506,9 +509,12 @@ def set_up(
 
 
 def begin(run: Run) -> None:
-    """Make room, measure the base and save step 0, so that a run can be resumed whenever it is killed."""
-    move_previous_run(run.output_dir)
+    """Measure the base, make room and save step 0, so that a run can be resumed whenever it is killed."""
     measure_base(run)
+    if not run.active:
+        keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
+        raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
+    move_previous_run(run.output_dir)
     run.finished = bool(why_finished(run))
     if run.held_out:
         save_best(run)
@@ -542,14 +548,22 @@ def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
-        epoch = part.best_epoch if run.held_out else run.epoch
-        merged = f"merged epoch {epoch}" if epoch and not math.isnan(part.last_loss) else "merged as in the base model"
-        last = "" if math.isnan(part.last_loss) else f" -> {part.last_loss:.3f}"
-        print(f"{part.name}: base {part.base_loss:.3f}{last} on training clips; {merged}")
+        print(f"{part.name}: {outcome(run, part)}")
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
     command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
     print(f'next: {command} --text "..."')
     return 0
+
+
+def outcome(run: Run, part: Part) -> str:
+    """What training did to one part, base and merged weights measured alike."""
+    if math.isnan(part.last_loss):
+        return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
+    if not run.held_out:
+        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
+    if not part.best_epoch:
+        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
+    return f"held-out loss {part.base_held_out:.3f} -> {part.best_loss:.3f}; merged epoch {part.best_epoch}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,6 +54,7 @@ class Part:
 
     name: str
     base_loss: float = math.nan  # on the training clips, before the first step
+    base_held_out: float = math.nan  # on the held-out clips, before the first step
     last_loss: float = math.nan  # mean of the last epoch
     best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
     best_epoch: int = 0

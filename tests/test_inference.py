@@ -164,6 +164,14 @@ def test_no_speech_at_all_is_an_error_and_not_an_empty_file():
         speaker.speak_segment("hello", seed=0)
 
 
+def test_speech_that_is_too_short_for_its_text_is_noticed(tiny_model_dir):
+    frontend, model = load_tiny(tiny_model_dir)
+    model.llm.llm_decoder.bias.data[64] = 100.0  # ends as soon as it may
+    voice = Voice("v", torch.randn(1, 192, generator=torch.Generator().manual_seed(0)), seconds_per_text_token=0.5)
+    speech = Speaker(model, frontend, voice, InferenceConfig()).attempt("hello there, how are you today")
+    assert any("too short for its text" in complaint for complaint in speech.complaints)
+
+
 def test_speech_that_is_too_long_for_its_text_is_cut(tiny_model_dir):
     frontend, model = load_tiny(tiny_model_dir)
     model.llm.llm_decoder.bias.data[64] = -100.0  # never ends by itself
@@ -209,6 +217,7 @@ def test_silence_is_heard():
     assert listen(gap, rate, 1.5) == ["2.0 s of silence"]
     assert listen(gap, rate, 2.5) == []
     assert listen(torch.zeros(1, rate), rate, 1.5) == ["no sound"]
+    assert listen(tone / 100, rate, 1.5) == ["no sound"]
     assert listen(torch.zeros(1, 0), rate, 1.5) == ["no sound"]
 
 
@@ -244,6 +253,13 @@ def test_a_mistake_is_answered_in_one_line(arguments, message, speak, tmp_path, 
     error = capsys.readouterr().err.strip()
     assert message in error.splitlines()[-1] and "Traceback" not in error
     assert not (tmp_path / "said.wav").exists()
+
+
+def test_an_unfinished_training_is_named_with_the_way_on(speak, trained, tmp_path, capsys):
+    (tmp_path / "joint_joint_last.ckpt").write_bytes((trained / "joint_joint_last.ckpt").read_bytes())
+    assert speak("--text", "hi", output_dir=tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "did not end" in error and f"python merge_joint_weights.py --output-dir {tmp_path}" in error
 
 
 def test_without_a_trained_voice_the_ways_out_are_named(speak, tmp_path, capsys):

@@ -153,6 +153,13 @@ def test_the_best_of_the_newest_run_is_merged_by_default(merge, trained, tmp_pat
     assert f"{tmp_path / 'joint_joint_best.ckpt'}: mode joint" in capsys.readouterr().out
 
 
+def test_merged_files_go_beside_their_checkpoint(tiny_model_dir, trained, tmp_path):
+    (tmp_path / "archive").mkdir()
+    path = shutil.copy(trained / "joint_joint_last.ckpt", tmp_path / "archive")
+    assert merge_joint_weights.main(["--model-dir", str(tiny_model_dir), "--ckpt", str(path)]) == 0
+    assert (tmp_path / "archive" / "llm_merged_joint.pt").exists()
+
+
 def test_one_part_alone_and_named_outputs(merge, tmp_path):
     assert merge("--llm-only", "--llm-output", tmp_path / "mine.pt") == 0
     assert (tmp_path / "mine.pt").exists() and not (tmp_path / "flow_merged_joint.pt").exists()

@@ -323,6 +323,17 @@ def test_a_part_whose_base_is_below_its_threshold_is_not_trained(train, tmp_path
 
 
 @pytest.mark.scripts
+def test_a_run_with_nothing_to_train_is_refused_and_moves_nothing(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "flow_only") == 0
+    before = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert train(*FEW, "--mode", "flow_only", "--set", "stop.flow_loss=99") == 2
+    assert "nothing to train: the base model is already below every threshold; lower stop.flow_loss" in (
+        capsys.readouterr().err
+    )
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == before
+
+
+@pytest.mark.scripts
 def test_below_eight_clips_none_is_held_out_and_the_last_epoch_is_merged(train, tmp_path, capsys):
     data = write_random_data(tmp_path / "few", n_clips=5)
     assert train(*FEW, "--mode", "flow_only", data=data) == 0
