@@ -58,7 +58,8 @@ def user_mistakes() -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename and error.strerror else ""
-        raise UserError(f"{where}{error.strerror or error}") from error
+        remedy = "; change who may read it" if isinstance(error, PermissionError) else ""
+        raise UserError(f"{where}{error.strerror or error}{remedy}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
 
