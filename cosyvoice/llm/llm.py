@@ -38,7 +38,10 @@ class TransformerLM(nn.Module):
         lsm_weight: float = 0.0,
         spk_embed_dim: int = 192,
         sampling: Callable[[Tensor, Sequence[int], int], int] | None = None,
+        max_token_text_ratio: float = 20,
+        min_token_text_ratio: float = 2,
     ) -> None:
+        """The two ratios are what `inference` uses unless told otherwise; they fit 50 speech tokens a second."""
         super().__init__()
         for name, encoder in (("text_encoder", text_encoder), ("llm", llm)):
             if encoder.static_chunk_size != 1:
@@ -58,6 +61,7 @@ class TransformerLM(nn.Module):
         self.speech_embedding = nn.Embedding(speech_token_size, llm_input_size)
         self.spk_embed_affine_layer = nn.Linear(spk_embed_dim, llm_input_size)
         self.sampling = sampling if sampling is not None else ras_sampling
+        self.max_token_text_ratio, self.min_token_text_ratio = max_token_text_ratio, min_token_text_ratio
         self.fewest_tokens = 1  # EOS is held back for so many tokens, however short the text
         self.stopped_by_eos = False  # whether the last `inference` ended with EOS and not at the length limit
 
@@ -141,30 +145,32 @@ class TransformerLM(nn.Module):
         prompt_speech_token_len: Tensor,
         embedding: Tensor,
         sampling: int = 25,
-        max_token_text_ratio: float = 20,
-        min_token_text_ratio: float = 2,
+        max_token_text_ratio: float | None = None,
+        min_token_text_ratio: float | None = None,
     ) -> Iterator[int]:
         """Speech token ids, one at a time, until EOS or int(n * max_token_text_ratio) of them; n: tokens of `text`.
 
         text, prompt_text, prompt_speech_token: ids (1, L), (1, 0) for none, their lengths (1,); embedding: speaker
-        vector (1, D_spk) or (D_spk,), (0, D_spk) for none. `sampling` is handed to the sampler. Afterwards
-        `stopped_by_eos` tells how it ended. At least max(int(n * min_token_text_ratio), `fewest_tokens`) tokens come
-        out, none for n = 0.
+        vector (1, D_spk) or (D_spk,), (0, D_spk) for none. `sampling` is handed to the sampler. The ratios are the
+        model's own where they are None. Afterwards `stopped_by_eos` tells how it ended. At least
+        max(int(n * min_token_text_ratio), `fewest_tokens`) tokens come out, none for n = 0.
         """
         self.stopped_by_eos = False
         n_text = int(text_len)
         if n_text == 0:
             return
+        most = self.max_token_text_ratio if max_token_text_ratio is None else max_token_text_ratio
+        least = self.min_token_text_ratio if min_token_text_ratio is None else min_token_text_ratio
         step = self.prefix(
             text[:, :n_text],
             prompt_text[:, : int(prompt_text_len)],
             prompt_speech_token[:, : int(prompt_speech_token_len)],
             embedding,
         )
-        fewest = max(int(n_text * min_token_text_ratio), self.fewest_tokens)
+        fewest = max(int(n_text * least), self.fewest_tokens)
         tokens: list[int] = []
         cache = self.llm.new_cache()
-        for i in range(int(n_text * max_token_text_ratio)):
+        for i in range(int(n_text * most)):
             scores = self.next_scores(step, cache)
             if i < fewest:
                 scores[self.speech_token_size] = -torch.inf
