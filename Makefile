@@ -1,10 +1,11 @@
 # Commands of the project; `make help` lists them. Windows: README.md has the plain commands.
 PYTHON ?= python3
 BIN := .venv/bin
+JUDGES := .venv-judges
 MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 
-.PHONY: help setup demo check test test-slow lint mini standin bench-gpu clean
+.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,12 +46,23 @@ standin: setup ## a full-size model directory with random weights in output/stan
 	$(BIN)/python tests/make_standin_model.py output/standin
 
 mini: setup ## train the mini model from nothing (hours; see build_mini/README.md)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mini.txt
 	$(BIN)/python -m build_mini.build --stage all
+
+eval-mini: $(JUDGES)/.ready ## does the mini model speak, and learn a voice? judged by recognisers from outside (needs flite)
+	$(JUDGES)/bin/python -m build_mini.evaluate
+
+$(JUDGES)/.ready: requirements-judges.txt .venv/.ready
+	$(BIN)/python -m venv $(JUDGES)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(JUDGES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/product.pth"
+	$(JUDGES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-judges.txt
+	touch $@
 
 bench-gpu: setup ## time and memory of training and synthesis at full size on a CUDA device
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python bench/bench_gpu.py
 
 clean: ## remove caches (keeps .venv, data and output)
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache

@@ -93,7 +93,33 @@ The word {w} comes before {w}.
 Mister {W} {v} {d} {n} called {W}.
 {W}, {W} and {w} were {p}.
 Doctor {W} {d2} {v} the {w}.
-{p2} there is {d} {a} {n}.""".split("\n")
+{p2} there is {d} {a} {n}.
+Could you please {b} the {n} {p}?
+I would like to {b} {d} {n}, if that is all right.
+We are going to {b} the {n} {p}.
+Do you know where the {a} {n} is?
+It takes about {k} minutes to {b} {d} {n}.
+My {n} does not {b} {d} {n} anymore.
+Thank you for your {n}; it was very {a}.
+I have been waiting for the {n} {p}.
+When will {N} {b} the {a} {n}?
+You should have seen how {d2} the {n} {v} us.
+Is this the {a} {n} that {N} {v}?
+There is nothing {a} about {d} {n}.
+The {n} costs {k} dollars and {k} cents.
+Let us {b} the {n} and {b} another {n}.
+Every {n} needs {d} {a} {n}.
+I will call you {p}, and then we can {b} the {n}.
+He told me that he had never {v} such {d} {a} {n}.
+Only {k} people {v} the {n} {p}.
+Maybe the {n} was too {a} for {N}.
+Which {n} would you rather {b}, the {a} one or the {a} one?
+This is {N}; I am calling about the {a} {n}.
+It is {k} o'clock, and the {n} is still {a}.
+{w} {w} {w} {w} {w}.
+{w} {w} {w}, {w} {w} {w}.
+The {w} of {w} and the {w} of {w}.
+No {w} {b} without {w} or {w}.""".split("\n")
 BARE_VERBS = """ask answer borrow break bring build buy call carry catch change chase choose clean climb close collect
 cook copy count cover cross cut describe draw drive enjoy examine explain feel fetch fill find finish fix fold follow
 forget give hear help hide hold imagine improve invite join judge keep kick know leave lift like lose love make
