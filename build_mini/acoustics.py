@@ -1,4 +1,4 @@
-"""Mels and speaker vectors of some clips of each voice, and of their copies at another speed."""
+"""Mels and speaker vectors of clips of each voice and of their copies at other speeds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from build_mini.common import (
     MEL_RATE,
-    OWN_VOICES,
     SEED,
+    SOURCES,
     TOKENIZER_RATE,
     Clip,
+    aligned_clips,
+    load_arrays,
     log_line,
     read_manifest,
     save_arrays,
@@ -25,7 +28,8 @@ from build_mini.features import change_speed, kaldi_fbank
 from build_mini.speaker import load_speaker_encoder
 from build_mini.vocoder import mini_config
 
-CLIPS_PER_VOICE = 330
+CLIPS_PER_VOICE = 400  # most
+VECTOR_SECONDS = 1.0  # shorter waves tell little about the speaker and have no vector
 
 
 def resampled_to_mel_rate(wave: Tensor) -> Tensor:
@@ -36,33 +40,48 @@ def resampled_to_mel_rate(wave: Tensor) -> Tensor:
 def acoustic_clips(clips: list[Clip]) -> list[Clip]:
     """The clips whose mels are kept: all test clips and some training clips of every voice."""
     rng = random.Random(SEED)
-    chosen = [clip for clip in clips if clip.split == "test"]
-    for voice in (*OWN_VOICES, "ru_nsh"):
-        mine = [clip for clip in clips if clip.voice == voice and clip.split != "test" and clip.seconds > 1]
-        chosen += rng.sample(mine, CLIPS_PER_VOICE)
+    chosen = []
+    for voice in sorted({clip.voice for clip in clips}):
+        mine = [clip for clip in clips if clip.voice == voice and clip.seconds > VECTOR_SECONDS]
+        train = [clip for clip in mine if clip.split != "test"]
+        chosen += [clip for clip in mine if clip.split == "test"]
+        chosen += rng.sample(train, min(len(train), CLIPS_PER_VOICE))
     return chosen
 
 
-def copies(work: Path, clips: list[Clip], names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """(name, 16 kHz wave) of each clip as it is and at the speed that its stored copy has."""
+def with_copies(work: Path, clips: list[Clip], names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """(name, 16 kHz wave) of each clip as it is, and at the speed that its stored copy has, if any."""
     speeds = {clip_id: Fraction(speed) for clip_id, speed in (name.split("@") for name in names if "@" in name)}
-    for clip in clips:
+    for clip in tqdm(clips, "acoustics"):
         wave = clip.wave(work)
         yield clip.id, wave
-        yield f"{clip.id}@{speeds[clip.id]}", change_speed(wave, speeds[clip.id])
+        if clip.id in speeds:
+            yield f"{clip.id}@{speeds[clip.id]}", change_speed(wave, speeds[clip.id])
 
 
 @torch.inference_mode()
 def build(work: Path) -> None:
-    """Write work/mels.npz ((T, 80) float16) and work/vectors.npz ((192,) float32, raw)."""
-    clips = read_manifest(work)
-    with np.load(work / "logmels.npz") as stored:
-        names = stored.files
+    """Write work/mels_SOURCE.npz ((T, 80) float16) and work/vectors.npz ((192,) float32, raw)."""
     encoder, feat_extractor = load_speaker_encoder(work), mini_config().feat_extractor
-    mels, vectors = {}, {}
-    for name, wave in copies(work, acoustic_clips(clips), names):
-        mels[name] = feat_extractor(resampled_to_mel_rate(wave)[None])[0].T.numpy().astype(np.float16)
-        vectors[name] = encoder(kaldi_fbank(wave)[None])[0].numpy()
-    save_arrays(work, "mels", mels)
+    vectors = {}
+    for source in SOURCES:
+        with np.load(work / f"logmels_{source}.npz") as stored:
+            names = stored.files
+        mels = {}
+        for name, wave in with_copies(work, acoustic_clips(read_manifest(work, source)), names):
+            mels[name] = feat_extractor(resampled_to_mel_rate(wave)[None])[0].T.numpy().astype(np.float16)
+            vectors[name] = encoder(kaldi_fbank(wave)[None])[0].numpy()
+        save_arrays(work, f"mels_{source}", mels)
     save_arrays(work, "vectors", vectors)
-    log_line(work, "acoustics", f"mels and speaker vectors of {len(mels)} waves")
+    log_line(work, "acoustics", f"mels and speaker vectors of {len(vectors)} waves")
+
+
+def speaker_means(work: Path) -> dict[str, np.ndarray]:
+    """Mean raw speaker vector (192,) of every "voice@speed" and, without a speed, of every voice as recorded."""
+    voices = {clip.id: clip.voice for clip in aligned_clips(work) if clip.split != "test"}
+    groups: dict[str, list[np.ndarray]] = {}
+    for name, vector in load_arrays(work, "vectors").items():
+        clip_id, at, speed = name.partition("@")
+        if clip_id in voices:
+            groups.setdefault(voices[clip_id] + at + speed, []).append(vector)
+    return {name: np.mean(group, axis=0) for name, group in groups.items()}

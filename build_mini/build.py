@@ -7,6 +7,7 @@ python build_mini/build.py --stage all --work-dir build_mini/work
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 STAGES = {
     "corpus": "build_mini.corpus",
+    "natural": "build_mini.kokoro",
     "features": "build_mini.features",
     "tokens": "build_mini.speech_tokenizer",
     "speaker": "build_mini.speaker",
@@ -25,7 +27,6 @@ STAGES = {
     "flow": "build_mini.flow",
     "llm": "build_mini.llm",
     "export": "build_mini.export",
-    "measure": "build_mini.measure",
 }
 
 
@@ -38,6 +39,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the training stages")
     parser.add_argument("--minutes", type=float, help="training time budget of this stage (default: the stage's own)")
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="networks without a state of their own begin as the shipped weights (vocoder, f0, flow, llm)",
+    )
     return parser.parse_args(argv)
 
 
@@ -48,15 +54,19 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from build_mini.common import SEED
+    from utils import Interrupted
 
     torch.set_num_threads(args.threads)
-    for name in STAGES if args.stage == "all" else [args.stage]:
-        torch.manual_seed(SEED)
-        stage = import_module(STAGES[name])
-        if args.minutes is not None and hasattr(stage, "MINUTES"):
-            stage.build(args.work_dir, minutes=args.minutes)
-        else:
-            stage.build(args.work_dir)
+    try:
+        for name in STAGES if args.stage == "all" else [args.stage]:
+            torch.manual_seed(SEED)
+            stage = import_module(STAGES[name])
+            wanted = inspect.signature(stage.build).parameters
+            options = {"minutes": args.minutes, "warm_start": args.warm_start}
+            stage.build(args.work_dir, **{k: v for k, v in options.items() if k in wanted and v is not None})
+    except Interrupted as signal:
+        print(f"stopped by {signal}; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

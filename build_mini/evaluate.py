@@ -691,7 +691,7 @@ def floor(setup: Setup, middle: np.ndarray) -> float:
     return float(np.mean([cosine(clips, middle) for clips in voices]))
 
 
-# ---- what the model must reach ----------------------------------------------------------------------------------------
+# ---- what the model must reach ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

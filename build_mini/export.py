@@ -9,13 +9,15 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from build_mini.acoustics import speaker_means
 from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, log_line, replace_file, save
-from build_mini.llm import voice_means
+from build_mini.four_bits import unpacking_nodes
 from build_mini.speaker import BANDS as SPEAKER_BANDS
 from build_mini.speaker import load_speaker_encoder
 from build_mini.speech_tokenizer import BANDS, load_tokenizer
@@ -33,9 +35,8 @@ def part_state(work: Path, part: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(SEED)
         return mini_config().build(part, device="cpu").state_dict()
     state = torch.load(path, weights_only=True, mmap=True)
-    if part == "hift":
-        return state["model"] | pitch_state(work)
-    return {key.removeprefix("module."): value for key, value in state["mean"].items() if key.startswith("module.")}
+    mean = {key.removeprefix("module."): value for key, value in state["mean"].items() if key.startswith("module.")}
+    return mean | pitch_state(work) if part == "hift" else mean
 
 
 def pitch_state(work: Path) -> dict[str, torch.Tensor]:
@@ -46,22 +47,33 @@ def pitch_state(work: Path) -> dict[str, torch.Tensor]:
     return {f"f0_predictor.{key}": value for key, value in torch.load(path, weights_only=True)["model"].items()}
 
 
-def halve_weights(graph: onnx.GraphProto) -> None:
-    """Store large float32 weights as float16 behind a Cast; the runtime unpacks them once, when it loads the graph."""
-    casts = []
-    for weight in graph.initializer:
-        array = numpy_helper.to_array(weight)
+def pack_weights(graph: onnx.GraphProto) -> None:
+    """Store large float32 weights as float16, those that are on a four-bit grid at four bits.
+
+    The nodes that unpack them have constant inputs only, so the runtime carries them out once, when it opens the graph.
+    """
+    unpacking = []
+    for weight in list(graph.initializer):
+        array, name = numpy_helper.to_array(weight), weight.name
         if weight.data_type != TensorProto.FLOAT or array.size < SMALL:
             continue
-        name = weight.name
-        weight.CopyFrom(numpy_helper.from_array(array.astype("float16"), f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    for cast in reversed(casts):
-        graph.node.insert(0, cast)
+        found = unpacking_nodes(name, array) if array.ndim == 2 else None
+        if found is None:
+            half = numpy_helper.from_array(array.astype(np.float16), f"{name}.half")
+            found = [half], [helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT)]
+        graph.initializer.remove(weight)
+        graph.initializer.extend(found[0])
+        unpacking += found[1]
+    for node in reversed(unpacking):
+        graph.node.insert(0, node)
 
 
 def write_onnx(
-    model: nn.Module, inputs: dict[str, torch.Tensor], output: str, time_axis: tuple[str, int], path: Path
+    model: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    output: str,
+    time_axis: tuple[str, int],
+    path: Path,
 ) -> None:
     """Export one graph whose `time_axis` (input name, axis) is free."""
     free = {name: {time_axis[1]: torch.export.Dim.DYNAMIC} if name == time_axis[0] else None for name in inputs}
@@ -77,18 +89,22 @@ def write_onnx(
         verbose=False,
     )
     proto = program.model_proto
-    halve_weights(proto.graph)
+    pack_weights(proto.graph)
     proto.graph.ClearField("value_info")
     onnx.checker.check_model(proto)
     replace_file(path, lambda part: part.write_bytes(proto.SerializeToString()))
 
 
-def write_graphs(work: Path, directory: Path) -> None:
-    """speech_tokenizer_v1.onnx and campplus.onnx."""
+def write_speech_tokenizer(work: Path, path: Path) -> None:
+    """The speech tokenizer's graph."""
     feats = {"feats": torch.zeros(1, BANDS, 303), "feats_length": torch.tensor([303], dtype=torch.int32)}
-    write_onnx(load_tokenizer(work), feats, "indices", ("feats", 2), directory / "speech_tokenizer_v1.onnx")
+    write_onnx(load_tokenizer(work), feats, "indices", ("feats", 2), path)
+
+
+def write_speaker_encoder(work: Path, path: Path) -> None:
+    """The speaker encoder's graph."""
     bank = {"fbank": torch.zeros(1, 301, SPEAKER_BANDS)}
-    write_onnx(load_speaker_encoder(work), bank, "embedding", ("fbank", 1), directory / "campplus.onnx")
+    write_onnx(load_speaker_encoder(work), bank, "embedding", ("fbank", 1), path)
 
 
 def write_checksums(directory: Path) -> None:
@@ -103,11 +119,12 @@ def build(work: Path) -> None:
     MODEL_DIR.mkdir(parents=True, exist_ok=True)
     for name in CONFIG_FILES:
         replace_file(MODEL_DIR / name, lambda part, name=name: shutil.copyfile(HERE / "model" / name, part))
-    write_graphs(work, MODEL_DIR)
+    write_speech_tokenizer(work, MODEL_DIR / "speech_tokenizer_v1.onnx")
+    write_speaker_encoder(work, MODEL_DIR / "campplus.onnx")
     for part in ("llm", "flow", "hift"):
         halves = {key: value.half().clone() for key, value in part_state(work, part).items()}
         save(halves, MODEL_DIR / f"{part}.pt")
-    means = voice_means(work)
+    means = speaker_means(work)
     voices = {name: {"embedding": torch.from_numpy(means[name]).float()[None].clone()} for name in OWN_VOICES}
     save(voices, MODEL_DIR / "spk2info.pt")
     write_checksums(MODEL_DIR)

@@ -5,24 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
+from tqdm import tqdm
 
-from build_mini.common import load_arrays, log_line, save_arrays
-from build_mini.speech_tokenizer import load_tokenizer
+from build_mini.common import SOURCES, load_arrays, log_line, save_arrays
+from build_mini.export import write_speech_tokenizer
 
 
-@torch.inference_mode()
+def open_tokenizer(work: Path) -> onnxruntime.InferenceSession:
+    """The graph that ships, with its eight-bit weights, so that training sees the tokens that users get."""
+    write_speech_tokenizer(work, work / "speech_tokenizer.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(work / "speech_tokenizer.onnx", options, providers=["CPUExecutionProvider"])
+
+
 def build(work: Path) -> None:
     """Write work/tokens.npz: int16 token ids (L,) by the log-mel's name."""
-    tokenizer = load_tokenizer(work)
-    with np.load(work / "mels.npz") as stored:
-        with_mel = set(stored.files)
-    arrays = {}
-    for name, feats in load_arrays(work, "logmels").items():
-        if "@" in name and name not in with_mel:
-            continue
-        feats = torch.from_numpy(feats.astype(np.float32))[None]
-        arrays[name] = tokenizer(feats, torch.tensor([feats.shape[2]]))[0].numpy().astype(np.int16)
+    tokenizer, arrays = open_tokenizer(work), {}
+    for source in SOURCES:
+        with np.load(work / f"mels_{source}.npz") as stored:
+            with_mel = set(stored.files)
+        for name, feats in tqdm(load_arrays(work, f"logmels_{source}").items(), "tokens"):
+            if "@" not in name or name in with_mel:
+                inputs = {"feats": feats[None].astype(np.float32), "feats_length": np.array([feats.shape[1]], np.int32)}
+                arrays[name] = tokenizer.run(None, inputs)[0][0].astype(np.int16)
     save_arrays(work, "tokens", arrays)
     used = np.bincount(np.concatenate(list(arrays.values())))
     log_line(work, "extract", f"tokens of {len(arrays)} waves, {(used > 0).sum()} codes in use")

@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from build_mini.acoustics import resampled_to_mel_rate
 from build_mini.common import (
     MEL_RATE,
-    OWN_VOICES,
     SEED,
     Progress,
+    aligned_clips,
     learning_rate,
     log_line,
-    read_manifest,
     set_learning_rate,
 )
 from build_mini.features import SPEEDS, change_speed
 from build_mini.pitch import pitch
-from build_mini.vocoder import centre_input, mini_config
+from build_mini.vocoder import centre_input, mini_config, shipped
 from cosyvoice.utils.common import MEL_HOP
 
 MINUTES = 4.0
-CLIPS_PER_VOICE = 50
+CLIPS_PER_VOICE = 25  # most
 BATCH, CROP_FRAMES = 32, 64
 PEAK_LR = 3e-3
 PITCH_UNIT = 100.0  # Hz: what a fresh predictor's output is scaled by
@@ -37,10 +36,11 @@ HIGH = Fraction(7, 5)  # one more speed: voices higher than those of the corpus
 def load_pairs(work: Path) -> list[tuple[Tensor, Tensor]]:
     """(mel (80, T), pitch (T,)) of some clips of every voice, as they are and at two other speeds."""
     rng, feat_extractor = random.Random(SEED), mini_config().feat_extractor
-    clips, pairs = read_manifest(work), []
-    for voice in (*OWN_VOICES, "ru_nsh"):
-        mine = [clip for clip in clips if clip.voice == voice and clip.split == "train" and clip.seconds > 1.5]
-        for clip in rng.sample(mine, CLIPS_PER_VOICE):
+    pairs: list[tuple[Tensor, Tensor]] = []
+    clips = [clip for clip in aligned_clips(work) if clip.split == "train" and clip.seconds > 1.5]
+    for voice in sorted({clip.voice for clip in clips}):
+        mine = [clip for clip in clips if clip.voice == voice]
+        for clip in rng.sample(mine, min(len(mine), CLIPS_PER_VOICE)):
             for speed in (Fraction(1), rng.choice(SPEEDS), HIGH):
                 wave = resampled_to_mel_rate(change_speed(clip.wave(work), speed))[None]
                 pairs.append((feat_extractor(wave)[0], pitch(wave, MEL_RATE, MEL_HOP)[0]))
@@ -57,13 +57,14 @@ def crop_batch(pairs: list[tuple[Tensor, Tensor]], rng: random.Random) -> tuple[
     return torch.stack(mels), torch.stack(tracks)
 
 
-def build(work: Path, minutes: float = MINUTES) -> None:
+def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/f0.state.pt."""
     pairs = [pair for pair in load_pairs(work) if pair[0].shape[1] > CROP_FRAMES]
-    model = mini_config().build("hift", device="cpu").f0_predictor
-    centre_input(model.condnet[0])
-    with torch.no_grad():
-        model.classifier.weight *= PITCH_UNIT
+    model = (shipped("hift") if warm_start else mini_config().build("hift", device="cpu")).f0_predictor
+    if not warm_start:
+        centre_input(model.condnet[0])
+        with torch.no_grad():
+            model.classifier.weight *= PITCH_UNIT
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.0)
     parts = {"model": model, "optimizer": optimizer}
     progress = Progress(work, "f0", minutes)

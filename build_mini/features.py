@@ -7,6 +7,7 @@ together.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import torch
 import torchaudio.compliance.kaldi
 import whisper.audio
 from torch import Tensor
+from tqdm import tqdm
 
-from build_mini.common import OWN_VOICES, SEED, TOKENIZER_RATE, Clip, log_line, read_manifest, save_arrays
+from build_mini.common import SEED, SOURCES, TOKENIZER_RATE, Clip, aligned_clips, log_line, read_manifest, save_arrays
 
 SPEEDS = tuple(Fraction(*pair) for pair in ((4, 5), (8, 9), (9, 8), (5, 4)))  # > 1: higher, faster, smaller speaker
-CLIPS_PER_SPEAKER = 90  # filterbanks of each voice at each speed
+COPIES_PER_VOICE = 450
+CLIPS_PER_SPEAKER = 60  # most filterbanks of each voice at each speed
 
 
 def change_speed(wave: Tensor, speed: Fraction) -> Tensor:
@@ -43,35 +46,44 @@ def kaldi_fbank(wave: Tensor) -> Tensor:
 
 
 def logmels(work: Path, clips: list[Clip]) -> dict[str, np.ndarray]:
-    """float16 (128, T) by clip id, and by "id@p/q" for the copy at speed p/q."""
+    """float16 (128, T) by clip id, and by "id@p/q" for the copies at speed p/q that some clips of each voice have."""
     rng = random.Random(SEED)
-    arrays = {}
-    for clip in clips:
+    arrays, copies = {}, Counter()
+    for clip in tqdm(clips, "log-mels"):
         wave = clip.wave(work)
         arrays[clip.id] = whisper_logmel(wave).numpy().astype(np.float16)
-        speed = rng.choice(SPEEDS)
-        arrays[f"{clip.id}@{speed}"] = whisper_logmel(change_speed(wave, speed)).numpy().astype(np.float16)
+        if copies[clip.voice] < COPIES_PER_VOICE:
+            copies[clip.voice] += 1
+            speed = rng.choice(SPEEDS)
+            arrays[f"{clip.id}@{speed}"] = whisper_logmel(change_speed(wave, speed)).numpy().astype(np.float16)
     return arrays
 
 
-def speaker_banks(work: Path, clips: list[Clip], espeak: list[Clip]) -> dict[str, np.ndarray]:
+def speaker_banks(work: Path) -> dict[str, np.ndarray]:
     """float16 (T, 80) by "voice@speed|clip id": each voice at each speed counts as one speaker."""
     rng = random.Random(SEED)
+    by_voice: dict[str, list[Clip]] = {}
+    for clip in (*aligned_clips(work), *read_manifest(work, "espeak")):
+        if clip.split == "train" and clip.seconds > 1.5:
+            by_voice.setdefault(clip.voice, []).append(clip)
     arrays = {}
-    for voice in (*OWN_VOICES, "ru_nsh"):
-        mine = [clip for clip in clips if clip.voice == voice and clip.split == "train" and clip.seconds > 1.5]
-        for speed in (Fraction(1), *SPEEDS):
-            for clip in rng.sample(mine, CLIPS_PER_SPEAKER):
+    for voice, clips in by_voice.items():
+        speeds = (Fraction(1), *SPEEDS) if clips[0].phones else (Fraction(1),)
+        for speed in speeds:
+            for clip in rng.sample(clips, min(len(clips), CLIPS_PER_SPEAKER)):
                 wave = change_speed(clip.wave(work), speed)
                 arrays[f"{voice}@{speed}|{clip.id}"] = kaldi_fbank(wave).numpy().astype(np.float16)
-    for clip in espeak:
-        arrays[f"{clip.voice}@1|{clip.id}"] = kaldi_fbank(clip.wave(work)).numpy().astype(np.float16)
     return arrays
 
 
 def build(work: Path) -> None:
-    """Write work/logmels.npz and work/banks.npz."""
-    clips, espeak = read_manifest(work), read_manifest(work, "espeak")
-    save_arrays(work, "banks", speaker_banks(work, clips, espeak))
-    save_arrays(work, "logmels", logmels(work, clips))
-    log_line(work, "features", f"{len(clips)} clips with log-mels, {len(clips) + len(espeak)} clips for filterbanks")
+    """Write work/logmels_SOURCE.npz of every source that is new, and work/banks.npz."""
+    for source in SOURCES:
+        clips = read_manifest(work, source)
+        target = work / f"logmels_{source}.npz"
+        if not target.exists() or target.stat().st_mtime < (work / f"{source}.jsonl").stat().st_mtime:
+            save_arrays(work, f"logmels_{source}", logmels(work, clips))
+            log_line(work, "features", f"log-mels of {len(clips)} clips of {source}")
+    banks = speaker_banks(work)
+    save_arrays(work, "banks", banks)
+    log_line(work, "features", f"{len(banks)} filterbanks")

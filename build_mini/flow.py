@@ -6,145 +6,124 @@ Time is drawn as the fine-tuning draws it (cosine), without prompt prefixes.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from build_mini.clips import load_clips
 from build_mini.common import (
     SEED,
+    SOURCES,
     TOKEN_HZ,
     Progress,
+    fast,
     learning_rate,
-    load_arrays,
     log_line,
-    read_manifest,
+    running_mean,
     set_learning_rate,
 )
-from build_mini.vocoder import mini_config
-from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
+from build_mini.vocoder import mini_config, shipped
+from cosyvoice.utils.common import token_to_mel_length
+from dataset import Clip, collate_flow, flow_window, speaker_vector
 
-MINUTES = 25.0
-BATCH = 10
-SHORTEST, LONGEST = 30, 75  # tokens of a piece
-FRAMES_PER_TOKEN = SAMPLE_RATE / MEL_HOP / TOKEN_HZ
-PEAK_LR = 2e-3
-PLAIN_SHARE = 0.6  # of the training pieces; the others are copies at another speed
-AVERAGE = 0.998  # decay of the running mean of the weights, which is what ships
-
-
-@dataclass
-class Item:
-    """One wave: tokens (L,), mel (T, 80), raw speaker vector (192,)."""
-
-    tokens: np.ndarray
-    mel: np.ndarray
-    vector: np.ndarray
+MINUTES = 80.0
+BATCH = 16
+SHORTEST, LONGEST = 25, 60  # tokens of a window
+PEAK_LR = 1.5e-3
+SHARES = {"natural": 0.4, "natural copy": 0.2, "corpus": 0.25, "corpus copy": 0.15}  # of the windows
+TEST_BATCHES = 12
+PRIOR_WEIGHT = 0.5  # of the loss that makes the condition itself a rough mel; pretraining only
 
 
-def load_items(work: Path) -> dict[str, list[Item]]:
-    """Items by kind: plain, copy (another speed), test (plain clips kept out of training)."""
-    tokens, mels, vectors = (load_arrays(work, name) for name in ("tokens", "mels", "vectors"))
-    splits = {clip.id: clip.split for clip in read_manifest(work)}
-    items: dict[str, list[Item]] = {"plain": [], "copy": [], "test": []}
-    for name, mel in mels.items():
-        clip_id, _, speed = name.partition("@")
-        is_test = splits[clip_id] == "test"
-        if is_test and speed:
-            continue
-        kind = "test" if is_test else "copy" if speed else "plain"
-        items[kind].append(Item(tokens[name], mel, vectors[name]))
-    return items
-
-
-def piece(item: Item, length: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """`length` tokens and the mel frames they last, from a random place."""
-    frames = token_to_mel_length(length, TOKEN_HZ)
-    start = rng.randint(0, len(item.tokens) - length)
-    first = min(round(start * FRAMES_PER_TOKEN), len(item.mel) - frames)
-    mel = torch.from_numpy(item.mel[first : first + frames].astype(np.float32))
-    return torch.from_numpy(item.tokens[start : start + length].astype(np.int64)), mel
-
-
-def make_batch(
-    items: dict[str, list[Item]], rng: random.Random, kinds: dict[str, float], size: int
-) -> dict[str, Tensor]:
-    """A batch as MaskedDiffWithXvec.forward takes it; all pieces are of one random length."""
+def draw_batch(clips: dict[str, list[Clip]], rng: random.Random, shares: dict[str, float], size: int) -> dict:
+    """A batch as MaskedDiffWithXvec.forward takes it: windows of one random length, with mean or own vectors."""
     length = rng.randint(SHORTEST, LONGEST)
-    tokens, mels, vectors = [], [], []
-    while len(tokens) < size:
-        item = rng.choice(items[rng.choices(list(kinds), list(kinds.values()))[0]])
-        if len(item.tokens) >= length and len(item.mel) >= token_to_mel_length(length, TOKEN_HZ):
-            ids, mel = piece(item, length, rng)
-            tokens.append(ids)
-            mels.append(mel)
-            vectors.append(torch.from_numpy(item.vector))
-    return {
-        "speech_token": torch.stack(tokens),
-        "speech_token_len": torch.full((size,), length),
-        "speech_feat": torch.stack(mels),
-        "speech_feat_len": torch.full((size,), mels[0].shape[0]),
-        "embedding": torch.stack(vectors),
-    }
+    frames = token_to_mel_length(length, TOKEN_HZ)
+    windows, vectors = [], []
+    while len(windows) < size:
+        clip = rng.choice(clips[rng.choices(list(shares), list(shares.values()))[0]])
+        window = flow_window(clip, frames, TOKEN_HZ, rng)
+        if len(window.speech_token) == length:
+            windows.append(window)
+            vectors.append(speaker_vector(clip, rng.choice(("mean", "utterance"))))
+    return collate_flow(windows, vectors)[0]
 
 
 @torch.inference_mode()
-def test_loss(model: nn.Module, items: dict[str, list[Item]]) -> float:
+def test_loss(model: nn.Module, clips: dict[str, list[Clip]], kind: str) -> float:
     """Mean loss over fixed held-out pieces with fixed noise; no dropout of conditions, no prefix."""
     rng = random.Random(SEED)
     noise = torch.Generator().manual_seed(SEED)
     model.eval()
     total = []
-    for k in range(12):
-        batch = make_batch(items, rng, {"test": 1.0}, 8)
+    for k in range(TEST_BATCHES):
+        batch = draw_batch(clips, rng, {kind: 1.0}, 8)
         fixed = {
-            "t": torch.full((8, 1, 1), (k + 0.5) / 12),
+            "t": torch.full((8, 1, 1), (k + 0.5) / TEST_BATCHES),
             "noise": torch.randn(batch["speech_feat"].transpose(1, 2).shape, generator=noise),
         }
-        total.append(model(batch, "cpu", random_prefix=False, guidance_dropout=False, **fixed)["loss"])
+        with fast():
+            total.append(model(batch, "cpu", random_prefix=False, guidance_dropout=False, **fixed)["loss"])
     model.train()
     return float(torch.stack(total).mean())
 
 
-def start_at_mean(model: nn.Module, items: list[Item]) -> None:
+def start_at_mean(model: nn.Module, clips: list[Clip]) -> None:
     """Let the fresh model predict the average mel, which lies far from 0."""
-    frames = np.concatenate([item.mel for item in items[:200]]).astype(np.float32)
     with torch.no_grad():
-        model.decoder.estimator.final_proj.bias.copy_(torch.from_numpy(frames.mean(axis=0)))
+        mean = torch.cat([clip.speech_feat for clip in clips[:200]]).mean(dim=0)
+        model.decoder.estimator.final_proj.bias.copy_(mean)
 
 
-def running_mean(model: nn.Module) -> torch.optim.swa_utils.AveragedModel:
-    """Exponential running mean of the weights."""
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+class Prior:
+    """Distance of the flow's condition from the mel itself: the token side learns from it without the decoder."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.condition = None
+        model.length_regulator.register_forward_hook(self.keep)
+
+    def keep(self, module: nn.Module, inputs: tuple, outputs: tuple[Tensor, Tensor]) -> None:
+        self.condition = outputs[0]
+
+    def loss(self, mel: Tensor) -> Tensor:
+        return (self.condition.float() - mel).square().mean()
 
 
-def build(work: Path, minutes: float = MINUTES) -> None:
+def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/flow.state.pt."""
-    items = load_items(work)
-    model = mini_config().build("flow", device="cpu").train()
-    start_at_mean(model, items["plain"])
+    clips = load_clips(work, mels=True)
+    model = shipped("flow") if warm_start else mini_config().build("flow", device="cpu").train()
+    if not warm_start:
+        start_at_mean(model, clips["natural"])
     mean = running_mean(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.01)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
     progress = Progress(work, "flow", minutes)
     progress.resume(parts)
-    rng, smooth = random.Random(SEED + progress.step), None
-    kinds = {"plain": PLAIN_SHARE, "copy": 1 - PLAIN_SHARE}
+    prior, rng, smooth = Prior(model), random.Random(SEED + progress.step), None
     for step in progress.steps(parts):
         set_learning_rate(optimizer, learning_rate(PEAK_LR, progress))
-        batch = make_batch(items, rng, kinds, BATCH)
-        loss = model(batch, "cpu", random_prefix=False, flow_time="cosine")["loss"]
+        batch = draw_batch(clips, rng, SHARES, BATCH)
+        with fast():
+            loss = model(batch, "cpu", random_prefix=False, flow_time="cosine")["loss"]
+        aside = prior.loss(batch["speech_feat"])
         optimizer.zero_grad()
-        loss.backward()
+        (loss + PRIOR_WEIGHT * aside).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        smooth = float(loss.detach()) if smooth is None else 0.98 * smooth + 0.02 * float(loss.detach())
+        found = np.array([float(loss.detach()), float(aside.detach())])
+        smooth = found if smooth is None else 0.98 * smooth + 0.02 * found
         if step % progress.log_every == 0:
-            print(f"flow step {step} loss {smooth:.3f} {progress.spent / 60:.1f} min", flush=True)
-        if step % 400 == 0:
-            print(f"flow step {step} test {test_loss(mean.module, items):.3f}", flush=True)
-    log_line(work, "flow", f"{progress.step} steps, train {smooth:.3f}, held-out {test_loss(mean.module, items):.3f}")
+            shown = f"loss {smooth[0]:.3f} prior {smooth[1]:.3f}"
+            print(f"flow step {step} {shown} {progress.spent / 60:.1f} min", flush=True)
+        if step % 500 == 0:
+            print(f"flow step {step} {figures(mean.module, clips)}", flush=True)
+    log_line(work, "flow", f"{progress.step} steps, train {smooth[0]:.3f}, {figures(mean.module, clips)}")
+
+
+def figures(model: nn.Module, clips: dict[str, list[Clip]]) -> str:
+    """Losses on held-out clips of both sources."""
+    return "held-out " + ", ".join(f"{kind} {test_loss(model, clips, f'{kind} test'):.3f}" for kind in SOURCES)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from build_mini.common import SEED, Progress, learning_rate, load_arrays, log_line, set_learning_rate
+from build_mini.common import SEED, Progress, fast, learning_rate, load_arrays, log_line, set_learning_rate
 
 MINUTES = 8.0
 BANDS, WIDTH, POOLED, DIM = 80, 224, 384, 192
@@ -89,7 +89,9 @@ def build(work: Path, minutes: float = MINUTES) -> None:
         labels = torch.tensor([rng.randrange(len(speakers)) for _ in range(BATCH)])
         batch = crop_batch([rng.choice(banks[speakers[label]]) for label in labels], rng)
         set_learning_rate(optimizer, learning_rate(PEAK_LR, progress))
-        logits = margin_logits(encoder(batch), centres.weight, labels)
+        with fast():
+            vectors = encoder(batch)
+        logits = margin_logits(vectors.float(), centres.weight, labels)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()

@@ -6,6 +6,7 @@ Its source follows the true pitch here; its pitch predictor is taught by a stage
 from __future__ import annotations
 
 import random
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,26 +17,29 @@ from torch import Tensor, nn
 from build_mini.common import (
     HERE,
     MEL_RATE,
-    OWN_VOICES,
+    MODEL_DIR,
     SEED,
     TOKENIZER_RATE,
     Progress,
+    aligned_clips,
+    fast,
     learning_rate,
     log_line,
-    read_manifest,
+    running_mean,
     set_learning_rate,
 )
 from build_mini.features import SPEEDS, change_speed
 from build_mini.pitch import pitch
+from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.common import MEL_HOP
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from matcha.utils.audio import hann_window
 
-MINUTES = 25.0
-CLIPS_PER_VOICE = 220
-BATCH, CROP_FRAMES, MARGIN_FRAMES = 8, 24, 4  # the margin hides the reflected ends of a crop's mel
+MINUTES = 40.0
+CLIPS_PER_VOICE = 150  # most
+BATCH, CROP_FRAMES, MARGIN_FRAMES = 16, 32, 4  # the margin hides the reflected ends of a crop's mel
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512), (256, 64))  # FFT size and hop of the spectral losses
-PEAK_LR = 2e-3
+PEAK_LR = 1e-3
 MEL_WEIGHT = 5.0
 TYPICAL_MEL = -5.5  # mean log-mel
 
@@ -45,16 +49,22 @@ def mini_config() -> ModelConfig:
     return read_model_config(HERE / "model")
 
 
+def shipped(part: str) -> nn.Module:
+    """A network with the weights of the shipped model, ready to be trained on."""
+    return load_part(MODEL_DIR, part).train()
+
+
 def load_waves(work: Path) -> list[np.ndarray]:
     """int16 waves at 22.05 kHz: some clips of every voice as they are, and as many at another speed."""
-    rng = random.Random(SEED)
-    clips, waves = read_manifest(work), []
-    for voice in (*OWN_VOICES, "ru_nsh"):
-        mine = [clip for clip in clips if clip.voice == voice and clip.split == "train" and clip.seconds > 1]
-        for clip in rng.sample(mine, CLIPS_PER_VOICE):
-            for speed in (Fraction(1), rng.choice(SPEEDS)):
-                wave = change_speed(clip.wave(work), speed * Fraction(TOKENIZER_RATE, MEL_RATE))
-                waves.append((wave.clamp(-1, 1) * 32767).numpy().astype(np.int16))
+    rng, waves, taken = random.Random(SEED), [], Counter()
+    clips = [clip for clip in aligned_clips(work) if clip.split == "train" and clip.seconds > 1]
+    for clip in rng.sample(clips, len(clips)):
+        if taken[clip.voice] == CLIPS_PER_VOICE:
+            continue
+        taken[clip.voice] += 1
+        for speed in (Fraction(1), rng.choice(SPEEDS)):
+            wave = change_speed(clip.wave(work), speed * Fraction(TOKENIZER_RATE, MEL_RATE))
+            waves.append((wave.clamp(-1, 1) * 32767).numpy().astype(np.int16))
     return waves
 
 
@@ -88,7 +98,8 @@ def losses(model: nn.Module, config: ModelConfig, wave: Tensor) -> dict[str, Ten
         mel = config.feat_extractor(wave)[:, :, inner]
         f0 = pitch(wave, MEL_RATE, MEL_HOP)[:, inner]
     real = wave[:, inner.start * MEL_HOP : inner.stop * MEL_HOP]
-    made = model.decode(mel, model.source(f0))
+    with fast():
+        made = model.decode(mel, model.source(f0))
     return {
         "spectral": spectral_loss(made, real),
         "mel": (config.feat_extractor(made) - config.feat_extractor(real)).abs().mean(),
@@ -101,14 +112,28 @@ def centre_input(first: nn.Conv1d) -> None:
     first.bias -= TYPICAL_MEL * first.weight.sum(dim=(1, 2))
 
 
-def build(work: Path, minutes: float = MINUTES) -> None:
+def in_full_precision(conv: nn.Module) -> None:
+    """Let a layer work in float32 inside `fast`: what it makes are logarithms and angles."""
+    plain = conv.forward
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return plain(x.float())
+
+    conv.forward = forward
+
+
+def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/vocoder.state.pt."""
     config = mini_config()
-    model = config.build("hift", device="cpu")
-    centre_input(model.conv_pre)
+    model = shipped("hift") if warm_start else config.build("hift", device="cpu")
+    if not warm_start:
+        centre_input(model.conv_pre)
+    mean = running_mean(model)
+    in_full_precision(model.conv_post)
     waves = load_waves(work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.8, 0.99), weight_decay=0.0)
-    parts = {"model": model, "optimizer": optimizer}
+    parts = {"model": model, "mean": mean, "optimizer": optimizer}
     progress = Progress(work, "vocoder", minutes)
     progress.resume(parts)
     rng, smooth = random.Random(SEED + progress.step), {}
@@ -118,8 +143,10 @@ def build(work: Path, minutes: float = MINUTES) -> None:
         loss = terms["spectral"] + MEL_WEIGHT * terms["mel"]
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        if not nn.utils.clip_grad_norm_(model.parameters(), 5.0).isfinite():
+            continue  # a magnitude overflowed: exp of the last layer
         optimizer.step()
+        mean.update_parameters(model)
         for name, value in terms.items():
             smooth[name] = 0.96 * smooth.get(name, float(value.detach())) + 0.04 * float(value.detach())
         if step % progress.log_every == 0:

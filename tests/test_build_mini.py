@@ -1,0 +1,103 @@
+"""The parts of build_mini that can be silently wrong: packed weights, clusters, alignments."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from build_mini.common import Clip
+from build_mini.export import pack_weights
+from build_mini.four_bits import pack, rounded, unpack
+from build_mini.kokoro import PAUSE, phone_track
+from build_mini.llm import at_speed, spoken_symbols
+from build_mini.speech_tokenizer import cluster, nearest
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
+
+
+def test_four_bits_hold_a_rounded_matrix_without_loss(matrix):
+    once = rounded(matrix)
+    assert np.array_equal(rounded(once), once)
+    blocks = np.abs(matrix.reshape(-1, 32)).max(axis=1).repeat(32).reshape(matrix.shape)
+    assert (np.abs(once - matrix) <= 0.501 * blocks / 7).all()  # half a level
+
+
+def test_four_bits_take_nine_sixteenths_of_a_byte_a_weight(matrix):
+    packed, scales = pack(matrix)
+    assert packed.nbytes + scales.nbytes == matrix.size * 9 // 16
+    assert np.array_equal(unpack(packed, scales, matrix.shape), rounded(matrix))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_packed_graph_computes_the_same(matrix, turned):
+    weight = rounded(matrix)
+    stored = np.ascontiguousarray(weight.T) if turned else weight
+    plain = np.random.default_rng(1).normal(size=(stored.shape[1], 96)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("MatMul", ["y", "v"], ["z"])]
+    x = np.random.default_rng(2).normal(size=(3, stored.shape[0])).astype(np.float32)
+    graph = helper.make_graph(
+        nodes,
+        "two products",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, (3, 96))],
+        [numpy_helper.from_array(stored, "w"), numpy_helper.from_array(plain, "v")],
+    )
+    pack_weights(graph)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    assert {i.name: i.data_type for i in graph.initializer}["w.packed"] == TensorProto.UINT8
+    assert {i.name: i.data_type for i in graph.initializer}["v.half"] == TensorProto.FLOAT16
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = x @ stored @ plain.astype(np.float16).astype(np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_clusters_find_well_separated_groups():
+    torch.manual_seed(0)
+    middles = 10 * torch.randn(6, 4)
+    points = (middles[:, None] + 0.1 * torch.randn(6, 50, 4)).flatten(0, 1)
+    labels = nearest(points, cluster(points, 12, 20)).view(6, 50)
+    assert not any(set(a.tolist()) & set(b.tolist()) for i, a in enumerate(labels) for b in labels[:i])
+
+
+def test_nearest_is_the_smallest_distance():
+    torch.manual_seed(0)
+    points, centres = torch.randn(7, 5, 8), torch.randn(11, 8)
+    distances = (points[:, :, None] - centres).square().sum(dim=3)
+    assert torch.equal(nearest(points, centres), distances.argmin(dim=2))
+
+
+def clip(phones, ends):
+    return Clip("a", "slt", "en", "train", "", ends[-1], phones, ends)
+
+
+def test_each_token_knows_the_symbol_that_is_spoken():
+    symbols = "HH AY1 | DH EH1 R .".split()
+    spoken = spoken_symbols(
+        symbols, clip(["pau", "hh", "ay", "dh", "eh", "r", "pau"], [0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0]), 25
+    )
+    heard = [symbols[i] for i in spoken]
+    assert heard[0] == "HH"  # the silence before the first sound
+    assert heard[7] == "AY1" and heard[11] == "DH" and heard[-1] == "."
+    assert "|" not in heard and list(spoken) == sorted(spoken)
+
+
+def test_a_clip_that_says_something_else_is_left_out():
+    assert spoken_symbols("HH AY1 .".split(), clip(["b", "uw", "pau"], [0.2, 0.4, 0.5]), 12) is None
+
+
+def test_phone_ends_follow_the_speed():
+    assert at_speed(clip(["hh"], [1.0]), "5/4").ends == [0.8]
+    assert at_speed(clip(["hh"], [1.0]), "").ends == [1.0]
+
+
+def test_word_gaps_are_shared_out_and_punctuation_is_a_pause():
+    names = [PAUSE, "HH", "AH0", "|", "B", ",", "|", "D", PAUSE]
+    phones, ends = phone_track(names, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert phones == ["pau", "hh", "ax", "b", "pau", "pau", "d", "pau"]
+    assert ends == pytest.approx([0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9])
