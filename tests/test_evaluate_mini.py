@@ -147,7 +147,7 @@ def test_a_quarter_of_few_clips_is_held_out(clips, trained):
     assert evaluate.training_count(clips) == trained
 
 
-# ---- what issue 3 asks for -------------------------------------------------------------------------------------------
+# ---- what the model must reach ---------------------------------------------------------------------------------------
 
 
 def tuned(position: float, wer: float, rate: float = 12.0, **more: float) -> dict[str, float]:
