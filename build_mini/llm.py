@@ -138,7 +138,7 @@ class Guide:
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean nats between the head's attention, where a speech token is predicted, and the symbol being spoken."""
-        x, positions, mask = self.seen
+        x, positions, mask = self.seen[:3]
         attention, head = self.attention, slice(0, self.attention.d_k)
         q, k = attention.linear_q(x)[:, :, head], attention.linear_k(x)[:, :, head]
         code = F.pad(attention.linear_pos(positions)[:, :, head], (0, 0, 1, 0))
