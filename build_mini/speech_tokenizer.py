@@ -3,7 +3,7 @@
 The first five layers of Whisper base (MIT licence) stay as they are, at four bits a weight: they have heard so many
 people that phones can be read from them for voices that are not in our corpus. A small head learns to name the phones
 of each token's two 20 ms halves; what it deems likely is clustered, and the cluster is the token. A network trained on
-the corpus alone got twice as many phones of a real speaker wrong, and training Whisper's layers on it made them worse.
+the corpus alone got twice as many phones of a real speaker wrong; four layers trained on it, a third more.
 Copies at other speeds, warped frequency axes, filters and noise make the tokens tell little about who speaks.
 """
 
