@@ -22,6 +22,7 @@ from build_mini.common import (
     TOKENIZER_RATE,
     Progress,
     aligned_clips,
+    compiled,
     fast,
     learning_rate,
     log_line,
@@ -40,7 +41,7 @@ CLIPS_PER_VOICE = 150  # most
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 16, 32, 4  # the margin hides the reflected ends of a crop's mel
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512), (256, 64))  # FFT size and hop of the spectral losses
 PEAK_LR = 1e-3
-MEL_WEIGHT = 5.0
+MEL_WEIGHT = 2.0  # the mel sees no overtones, the spectra do
 TYPICAL_MEL = -5.5  # mean log-mel
 
 
@@ -131,6 +132,7 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
         centre_input(model.conv_pre)
     mean = running_mean(model)
     in_full_precision(model.conv_post)
+    compiled(*model.resblocks, *model.source_resblocks)
     waves = load_waves(work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.8, 0.99), weight_decay=0.0)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
