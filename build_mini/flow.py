@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from build_mini.clips import load_clips
 from build_mini.common import (
@@ -34,6 +35,7 @@ SHORTEST, LONGEST = 25, 60  # tokens of a window
 PEAK_LR = 1.5e-3
 SHARES = {"natural": 0.4, "natural copy": 0.2, "corpus": 0.25, "corpus copy": 0.15}  # of the windows
 TEST_BATCHES = 12
+STRAIGHT = 4.0  # around it Mish is a straight line
 PRIOR_WEIGHT = 0.5  # of the loss that makes the condition itself a rough mel; pretraining only
 
 
@@ -70,11 +72,38 @@ def test_loss(model: nn.Module, clips: dict[str, list[Clip]], kind: str) -> floa
     return float(torch.stack(total).mean())
 
 
-def start_at_mean(model: nn.Module, clips: list[Clip]) -> None:
-    """Let the fresh model predict the average mel, which lies far from 0."""
-    with torch.no_grad():
-        mean = torch.cat([clip.speech_feat for clip in clips[:200]]).mean(dim=0)
-        model.decoder.estimator.final_proj.bias.copy_(mean)
+@torch.no_grad()
+def start_as_denoiser(estimator: nn.Module, clips: list[Clip]) -> None:
+    """Let the fresh decoder answer "the average mel minus the input": right but for the sound at the noisy end of time.
+
+    The velocity is mel minus noise, bin by bin. Norms and activations hide the noise from a fresh U-Net, which then
+    learns for hours to predict the mel and nothing of the noise: what it makes is grainy. Here the input's bins have
+    channels of their own, through the first level's residuals and skip connection to the last layer.
+    """
+    first, last = estimator.down_blocks[0], estimator.up_blocks[-1]
+    bins, width = estimator.out_channels, estimator.final_proj.in_channels
+    same, centre = torch.eye(bins), torch.zeros(bins, width, 3)
+    centre[:, :bins, 1] = same
+    for (resnet, blocks, _), begin in ((first, 0), (last, width)):  # the last level reads its own input, then the skip
+        resnet.res_conv.weight[:bins] = 0
+        resnet.res_conv.weight[:bins, begin : begin + bins, 0] = same
+        quiet = [resnet.block2.block[1].weight, resnet.block2.block[1].bias]
+        for block in blocks:
+            quiet += [
+                block.attn1.to_out[0].weight,
+                block.attn1.to_out[0].bias,
+                block.ff.net[2].weight,
+                block.ff.net[2].bias,
+            ]
+        for parameter in quiet:
+            parameter[:bins] = 0
+    last[2].weight[:bins] = centre
+    conv, norm, _ = estimator.final_block.block
+    conv.weight[:bins] = centre
+    norm.bias[:bins] = STRAIGHT
+    estimator.final_proj.weight[:, :bins, 0] = -same
+    mean = torch.cat([clip.speech_feat for clip in clips[:200]]).mean(dim=0)
+    estimator.final_proj.bias.copy_(mean + STRAIGHT)
 
 
 class Prior:
@@ -96,7 +125,7 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     clips = load_clips(work, mels=True)
     model = shipped("flow") if warm_start else mini_config().build("flow", device="cpu").train()
     if not warm_start:
-        start_at_mean(model, clips["natural"])
+        start_as_denoiser(model.decoder.estimator, clips["natural"])
     mean = running_mean(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.01)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
@@ -106,7 +135,7 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     for step in progress.steps(parts):
         set_learning_rate(optimizer, learning_rate(PEAK_LR, progress))
         batch = draw_batch(clips, rng, SHARES, BATCH)
-        with fast():
+        with fast(), sdpa_kernel(SDPBackend.MATH):  # whose backward pass is the fastest on a CPU for short windows
             loss = model(batch, "cpu", random_prefix=False, flow_time="cosine")["loss"]
         aside = prior.loss(batch["speech_feat"])
         optimizer.zero_grad()
