@@ -25,7 +25,7 @@ from build_mini.common import (
     save_arrays,
 )
 from build_mini.features import change_speed, kaldi_fbank
-from build_mini.speaker import load_speaker_encoder
+from build_mini.graphs import SPEAKER_ENCODER, open_graph
 from build_mini.vocoder import mini_config
 
 CLIPS_PER_VOICE = 400  # most
@@ -62,7 +62,7 @@ def with_copies(work: Path, clips: list[Clip], names: list[str]) -> Iterator[tup
 @torch.inference_mode()
 def build(work: Path) -> None:
     """Write work/mels_SOURCE.npz ((T, 80) float16) and work/vectors.npz ((192,) float32, raw)."""
-    encoder, feat_extractor = load_speaker_encoder(work), mini_config().feat_extractor
+    encoder, feat_extractor = open_graph(work, SPEAKER_ENCODER), mini_config().feat_extractor
     vectors = {}
     for source in SOURCES:
         with np.load(work / f"logmels_{source}.npz") as stored:
@@ -70,7 +70,7 @@ def build(work: Path) -> None:
         mels = {}
         for name, wave in with_copies(work, acoustic_clips(read_manifest(work, source)), names):
             mels[name] = feat_extractor(resampled_to_mel_rate(wave)[None])[0].T.numpy().astype(np.float16)
-            vectors[name] = encoder(kaldi_fbank(wave)[None])[0].numpy()
+            vectors[name] = encoder.run(None, {"fbank": kaldi_fbank(wave)[None].numpy()})[0][0]
         save_arrays(work, f"mels_{source}", mels)
     save_arrays(work, "vectors", vectors)
     log_line(work, "acoustics", f"mels and speaker vectors of {len(vectors)} waves")

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--warm-start",
         action="store_true",
-        help="networks without a state of their own begin as the shipped weights (vocoder, f0, flow, llm)",
+        help="stages without a state of their own begin as shipped, or keep what ships (tokens, speaker)",
     )
     return parser.parse_args(argv)
 

@@ -5,25 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-import torch
 from tqdm import tqdm
 
 from build_mini.common import SOURCES, load_arrays, log_line, save_arrays
-from build_mini.export import write_speech_tokenizer
-
-
-def open_tokenizer(work: Path) -> onnxruntime.InferenceSession:
-    """The graph that ships, with its eight-bit weights, so that training sees the tokens that users get."""
-    write_speech_tokenizer(work, work / "speech_tokenizer.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(work / "speech_tokenizer.onnx", options, providers=["CPUExecutionProvider"])
+from build_mini.graphs import SPEECH_TOKENIZER, open_graph
 
 
 def build(work: Path) -> None:
     """Write work/tokens.npz: int16 token ids (L,) by the log-mel's name."""
-    tokenizer, arrays = open_tokenizer(work), {}
+    tokenizer, arrays = open_graph(work, SPEECH_TOKENIZER), {}
     for source in SOURCES:
         with np.load(work / f"mels_{source}.npz") as stored:
             with_mel = set(stored.files)

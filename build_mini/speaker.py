@@ -73,8 +73,11 @@ def load_speaker_encoder(work: Path) -> SpeakerEncoder:
     return encoder.eval()
 
 
-def build(work: Path, minutes: float = MINUTES) -> None:
+def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/speaker.state.pt."""
+    if warm_start and not (work / "speaker.state.pt").exists():
+        log_line(work, "speaker", "the shipped speaker encoder is kept")
+        return
     banks: dict[str, list[np.ndarray]] = {}
     for name, bank in load_arrays(work, "banks").items():
         banks.setdefault(name.split("|")[0], []).append(bank)

@@ -311,8 +311,11 @@ def sounds(tokenizer: SpeechTokenizer, items: dict[tuple[str, bool], list[Item]]
     return torch.cat(points)
 
 
-def build(work: Path, minutes: float = MINUTES) -> None:
+def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train the head until the budget is spent (work/tokens.state.pt), then cluster (work/clusters.pt)."""
+    if warm_start and not (work / "tokens.state.pt").exists():
+        log_line(work, "tokens", "the shipped speech tokenizer is kept")
+        return
     clips = aligned_clips(work)
     tables = phone_tables(clips)
     items = load_items(work, clips, tables)

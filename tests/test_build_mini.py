@@ -1,5 +1,7 @@
 """The parts of build_mini that can be silently wrong: packed weights, clusters, alignments."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -7,12 +9,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini.common import Clip
-from build_mini.export import pack_weights
+from build_mini.common import MODEL_DIR, Clip
+from build_mini.flow import start_as_denoiser
 from build_mini.four_bits import pack, rounded, unpack
+from build_mini.graphs import SPEAKER_ENCODER, SPEECH_TOKENIZER, graph_path, pack_weights
 from build_mini.kokoro import PAUSE, phone_track
 from build_mini.llm import at_speed, spoken_symbols
 from build_mini.speech_tokenizer import cluster, nearest
+from build_mini.vocoder import mini_config
 
 
 @pytest.fixture
@@ -101,3 +105,25 @@ def test_word_gaps_are_shared_out_and_punctuation_is_a_pause():
     phones, ends = phone_track(names, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     assert phones == ["pau", "hh", "ax", "b", "pau", "pau", "d", "pau"]
     assert ends == pytest.approx([0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+@torch.inference_mode()
+def test_a_decoder_starts_by_taking_the_noise_away():
+    torch.manual_seed(0)
+    estimator = mini_config().build("flow", device="cpu").decoder.estimator
+    noise, nothing = torch.randn(2, 80, 60), torch.zeros(2, 80, 60)
+    mels = [SimpleNamespace(speech_feat=torch.full((60, 80), -5.0))]
+
+    def noise_left() -> float:
+        """Correlation of velocity and noise: 0 where the noise is not seen, -1 where it is taken away."""
+        velocity = estimator(noise, None, nothing, torch.zeros(2), torch.zeros(2, 80), nothing)
+        return float(torch.corrcoef(torch.stack([velocity.flatten(), noise.flatten()]))[0, 1])
+
+    assert abs(noise_left()) < 0.2
+    start_as_denoiser(estimator, mels)
+    assert noise_left() < -0.6
+
+
+@pytest.mark.parametrize("name", [SPEECH_TOKENIZER, SPEAKER_ENCODER])
+def test_a_graph_without_a_trained_state_is_the_shipped_one(name, tmp_path):
+    assert graph_path(tmp_path, name) == MODEL_DIR / name
