@@ -25,7 +25,7 @@ demo: setup ## train the mini model on 30 example clips on the CPU and speak; le
 	$(BIN)/python plot_joint.py --output-dir $(DEMO) --real examples/en_allison/raw_audio/003.flac --spoken $(DEMO)/demo_0001.wav --picture $(DEMO)/demo.png
 	@echo
 	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
-	@echo "The mini model is for trying out: it has the rhythm of speech but cannot be understood yet. For your own voice"
+	@echo "The mini model is for trying out: it is robotic and understood in part, in English only. For your own voice"
 	@echo "download CosyVoice-300M (README.md, 'Real use'), put your clips into raw_audio/, and run the same scripts"
 	@echo "without --model-dir."
 
@@ -45,7 +45,7 @@ test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 standin: setup ## a full-size model directory with random weights in output/standin
 	$(BIN)/python tests/make_standin_model.py output/standin
 
-mini: setup ## train the mini model from nothing (hours; see build_mini/README.md)
+mini: setup ## train the mini model anew (hours; see build_mini/README.md)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-mini.txt
 	$(BIN)/python -m build_mini.build --stage all
 

@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 import torch
 
-from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.cli.cosyvoice import CosyVoice, load_part
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav, resample
+from cosyvoice.utils.common import SAMPLE_RATE
 from cosyvoice.utils.weights import load_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import read_finetune_yaml
@@ -21,6 +22,15 @@ MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
 CLIPS = ROOT / "examples" / "en_allison" / "raw_audio"
 FILES = """cosyvoice.yaml llm.pt flow.pt hift.pt campplus.onnx speech_tokenizer_v1.onnx spk2info.pt finetune.yaml
 SHA256SUMS""".split()
+
+
+SENTENCE = "The bus was late again, so I walked to the office this morning."
+PHONES, PHONES_PER_SECOND = 39, 11.0  # of that sentence, and as flite's slt speaks
+
+
+@lru_cache(maxsize=1)
+def model() -> CosyVoice:
+    return CosyVoice(MINI)
 
 
 @lru_cache(maxsize=1)
@@ -84,6 +94,35 @@ def test_speaker_vectors_separate_voices():
     others = [torch.nn.functional.normalize(v, dim=-1)[0] for v in load_spk2info(MINI / "spk2info.pt").values()]
     assert len(others) >= 2
     assert first @ second > max(float(first @ other) for other in others) + 0.2
+
+
+def equal_share(first: list[int], second: list[int]) -> float:
+    """Share of equal tokens at equal times."""
+    return sum(a == b for a, b in zip(first, second, strict=False)) / min(len(first), len(second))
+
+
+@pytest.mark.parametrize("voice", ["slt", "rms"])
+def test_what_was_said_is_heard_again_in_another_voice(voice):
+    nothing = torch.zeros(1, 0, dtype=torch.int32), torch.zeros(1, 0, 80)
+    same, chance = [], []
+    for index in (3, 4, 5):
+        torch.manual_seed(0)
+        said = frontend().speech_tokens(clip(index))
+        tokens, vector = torch.tensor([said], dtype=torch.int32), model().speaker(voice)
+        wave = model().model.token2wav(tokens, *nothing, vector, uuid="", finalize=True)
+        heard = frontend().speech_tokens(resample(wave, SAMPLE_RATE, 16000))
+        half = len(said) // 2
+        same.append(equal_share(said, heard))
+        chance.append(equal_share(said[half:] + said[:half], heard))
+    assert sum(same) / 3 > 0.12 and sum(chance) / 3 < 0.03
+
+
+def test_a_sentence_ends_by_itself_and_takes_the_time_that_it_should():
+    torch.manual_seed(0)
+    waves = [piece["tts_speech"] for piece in model().inference_sft(SENTENCE, "slt")]
+    seconds = sum(wave.shape[1] for wave in waves) / SAMPLE_RATE
+    assert model().model.llm.stopped_by_eos
+    assert 0.6 < seconds / (PHONES / PHONES_PER_SECOND) < 1.6
 
 
 def test_finetune_yaml_is_accepted_by_the_settings():
