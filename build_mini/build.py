@@ -22,6 +22,7 @@ STAGES = {
     "speaker": "build_mini.speaker",
     "acoustics": "build_mini.acoustics",
     "extract": "build_mini.extract",
+    "readings": "build_mini.readings",
     "vocoder": "build_mini.vocoder",
     "f0": "build_mini.f0",
     "flow": "build_mini.flow",

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from build_mini.acoustics import speaker_means
-from build_mini.common import SOURCES, aligned_clips, load_arrays
+from build_mini.common import READINGS, SOURCES, aligned_clips, load_arrays
 from build_mini.common import Clip as CorpusClip
 from build_mini.vocoder import mini_config
 from dataset import Clip
@@ -16,15 +16,17 @@ NO_MEL = torch.zeros(0, 80)
 
 
 def load_clips(work: Path, mels: bool) -> dict[str, list[Clip]]:
-    """Clips by kind: "natural", "natural copy" (at another speed), "natural test", the same of "corpus".
+    """Clips by kind: "natural", "natural copy" (at another speed), "natural test", the same of "corpus"; "readings".
 
-    mels: only clips that have a mel, with it; else all clips that have tokens, without.
+    mels: only clips that have a mel, with it, so no readings; else all clips that have tokens, without.
     """
     tokens, vectors, means = load_arrays(work, "tokens"), load_arrays(work, "vectors"), speaker_means(work)
+    if not mels:
+        tokens |= load_arrays(work, f"tokens_{READINGS}")
     config = mini_config()
     encode = config.get_tokenizer().encode
     kinds: dict[str, list[Clip]] = {}
-    for source in SOURCES:
+    for source in SOURCES if mels else (*SOURCES, READINGS):
         features = load_arrays(work, f"mels_{source}") if mels else {}
         clips = {clip.id: clip for clip in aligned_clips(work, source)}
         for name in features or [name for name in tokens if name.partition("@")[0] in clips]:

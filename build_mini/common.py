@@ -26,6 +26,7 @@ MEL_RATE = 22050  # Hz: what the mel, the flow and the vocoder work on
 TOKEN_HZ = 25  # speech tokens per second
 CODES = 1024  # speech token ids
 SOURCES = ("corpus", "natural")  # manifests of aligned clips: flite and festvox-ru; Kokoro
+READINGS = "readings"  # manifest of aligned clips of which only the speech tokens are kept
 OWN_VOICES = ("slt", "awb", "rms", "kal16")  # flite voices that the finished model speaks with
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from tqdm import tqdm
 
 from build_mini.common import SOURCES, load_arrays, log_line, save_arrays
 from build_mini.graphs import SPEECH_TOKENIZER, open_graph
+
+
+def speech_tokens(tokenizer: onnxruntime.InferenceSession, feats: np.ndarray) -> np.ndarray:
+    """int16 token ids (L,) of a log-mel (128, T)."""
+    inputs = {"feats": feats[None].astype(np.float32), "feats_length": np.array([feats.shape[1]], np.int32)}
+    return tokenizer.run(None, inputs)[0][0].astype(np.int16)
 
 
 def build(work: Path) -> None:
@@ -19,8 +26,7 @@ def build(work: Path) -> None:
             with_mel = set(stored.files)
         for name, feats in tqdm(load_arrays(work, f"logmels_{source}").items(), "tokens"):
             if "@" not in name or name in with_mel:
-                inputs = {"feats": feats[None].astype(np.float32), "feats_length": np.array([feats.shape[1]], np.int32)}
-                arrays[name] = tokenizer.run(None, inputs)[0][0].astype(np.int16)
+                arrays[name] = speech_tokens(tokenizer, feats)
     save_arrays(work, "tokens", arrays)
     used = np.bincount(np.concatenate(list(arrays.values())))
     log_line(work, "extract", f"tokens of {len(arrays)} waves, {(used > 0).sum()} codes in use")

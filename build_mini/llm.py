@@ -19,7 +19,9 @@ from torch.nn import functional as F
 
 from build_mini.clips import load_clips
 from build_mini.common import (
+    READINGS,
     SEED,
+    SOURCES,
     TOKEN_HZ,
     Progress,
     aligned_clips,
@@ -86,7 +88,7 @@ def spoken_symbols(symbols: list[str], clip: CorpusClip, tokens: int) -> np.ndar
 def load_items(work: Path) -> dict[bool, list[Item]]:
     """English items by "is test": clips as recorded and the copies at other speeds that have tokens."""
     decode = mini_config().get_tokenizer().decode
-    corpus = {clip.id: clip for clip in aligned_clips(work) if clip.lang == "en"}
+    corpus = {clip.id: clip for clip in aligned_clips(work, *SOURCES, READINGS) if clip.lang == "en"}
     items: dict[bool, list[Item]] = {False: [], True: []}
     for kind, clips in load_clips(work, mels=False).items():
         for clip in clips:

@@ -10,11 +10,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from build_mini.common import MODEL_DIR, Clip
+from build_mini.corpus import flite_jobs
+from build_mini.evaluate import SENTENCES
 from build_mini.flow import start_as_denoiser
 from build_mini.four_bits import pack, rounded, unpack
 from build_mini.graphs import SPEAKER_ENCODER, SPEECH_TOKENIZER, graph_path, pack_weights
 from build_mini.kokoro import PAUSE, phone_track
 from build_mini.llm import at_speed, spoken_symbols
+from build_mini.readings import jobs as reading_jobs
 from build_mini.speech_tokenizer import cluster, nearest
 from build_mini.vocoder import mini_config
 
@@ -105,6 +108,14 @@ def test_word_gaps_are_shared_out_and_punctuation_is_a_pause():
     phones, ends = phone_track(names, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
     assert phones == ["pau", "hh", "ax", "b", "pau", "pau", "d", "pau"]
     assert ends == pytest.approx([0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+def test_no_reading_is_a_sentence_on_which_the_model_is_judged():
+    readings = list(reading_jobs())
+    held_out = {text for _, _, split, text in flite_jobs() if split == "test"}
+    judged = set(SENTENCES.read_text(encoding="utf-8").splitlines())
+    assert len({clip_id for clip_id, _, _, _ in readings}) == len(readings) > 15_000
+    assert not {text for _, _, _, text in readings} & (held_out | judged)
 
 
 @torch.inference_mode()

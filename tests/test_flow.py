@@ -347,6 +347,17 @@ def test_numbers_written_as_text_in_the_yaml_are_understood() -> None:
     assert (decoder.sigma_min, decoder.training_cfg_rate, decoder.inference_cfg_rate) == (1e-6, 0.0, 0.7)
 
 
+def test_a_configured_temperature_scales_the_noise_and_1_is_what_models_without_it_have() -> None:
+    mu, noise = torch.randn(1, 80, 12), torch.randn(1, 80, 12)
+    made = {}
+    for params in ({}, {"temperature": 0.25}):
+        decoder = ConditionalCFM(240, params, estimator=build_flow(TINY["flow"]).decoder.estimator)
+        inputs = {"mu": mu, "mask": None, "n_timesteps": 2, "spks": torch.zeros(1, 80), "cond": torch.zeros_like(mu)}
+        made[len(params)] = decoder(**inputs, noise=noise)[1][..., 0]
+    torch.testing.assert_close(made[0], noise)
+    torch.testing.assert_close(made[1], 0.25 * noise)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_inference_on_a_gpu_agrees_with_the_goldens() -> None:

@@ -11,6 +11,7 @@ from matcha.models.components.flow_matching import cosine_time, euler_steps, flo
 FLOW_TIMES = ("uniform", "cosine")
 CACHED_FRAMES = 34  # last frames of a streamed piece that the next one starts from; 0.4 s of speech tokens at any rate
 PARAMS = {"sigma_min", "solver", "t_scheduler", "training_cfg_rate", "inference_cfg_rate", "reg_loss_type"}
+OWN_PARAMS = {"temperature"}  # this project's addition, which the released configurations do not have
 
 
 class ConditionalCFM(nn.Module):
@@ -25,12 +26,14 @@ class ConditionalCFM(nn.Module):
         estimator: nn.Module | None = None,
     ) -> None:
         """in_channels, spk_emb_dim and cfm_params' reg_loss_type are kept without effect (the loss is squared error).
+        cfm_params' temperature scales the noise that inference starts from; without it the scale is 1.
 
         Raises ValueError for a missing estimator and for a setting that no supported model uses."""
         super().__init__()
-        unknown = set(cfm_params) - PARAMS
+        known = PARAMS | OWN_PARAMS
+        unknown = set(cfm_params) - known
         if unknown:
-            raise ValueError(f"cfm_params: {sorted(unknown)} are not supported; known are {sorted(PARAMS)}")
+            raise ValueError(f"cfm_params: {sorted(unknown)} are not supported; known are {sorted(known)}")
         if estimator is None or n_spks != 1:
             raise ValueError(
                 "ConditionalCFM: an estimator and n_spks=1 are needed; check flow.decoder in cosyvoice.yaml"
@@ -45,6 +48,7 @@ class ConditionalCFM(nn.Module):
         self.sigma_min = float(cfm_params.get("sigma_min", 1e-6))
         self.training_cfg_rate = float(cfm_params.get("training_cfg_rate", 0.2))
         self.inference_cfg_rate = float(cfm_params.get("inference_cfg_rate", 0.7))
+        self.temperature = float(cfm_params.get("temperature", 1.0))
         self.estimator = estimator
 
     def compute_loss(
@@ -92,7 +96,7 @@ class ConditionalCFM(nn.Module):
         mu: Tensor,
         mask: Tensor | None,
         n_timesteps: int,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         spks: Tensor | None = None,
         cond: Tensor | None = None,
         prompt_len: int = 0,
@@ -101,13 +105,15 @@ class ConditionalCFM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Mel (1, 80, T), float32, and the cache for the next streamed piece (1, 80, prompt_len + 34, 2).
 
+        temperature scales the noise (default: what the model was built with); less of it makes clearer, flatter sound.
         mu, cond: (1, 80, T); spks: (1, 80); mask: (1, 1, T) or None. noise (1, 80, T) replaces the one normal draw.
         cache (1, 80, K, 2) holds noise and mu of the previous piece: they take over the first K frames, so that the
         prompt and the overlap come out alike. Source: flow matching with guidance, Ho & Salimans 2022."""
         if n_timesteps < 1:
             raise ValueError(f"n_timesteps: {n_timesteps} is too few; use at least 1 (10 is usual)")
         mu = mu.float()  # noise, state and cache are float32 whatever precision the networks run in
-        z = (torch.randn_like(mu) if noise is None else noise.to(mu)) * temperature
+        scale = self.temperature if temperature is None else temperature
+        z = (torch.randn_like(mu) if noise is None else noise.to(mu)) * scale
         if cache is not None and cache.shape[2] > 0:
             kept = cache.shape[2]
             z = torch.cat([cache[..., 0].to(z), z[:, :, kept:]], dim=2)
