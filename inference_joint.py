@@ -8,32 +8,24 @@ python inference_joint.py --base --text "How the base model says it."
 
 import argparse
 import math
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part
-from config import InferenceConfig, JointConfig, UserError, load
-from cosyvoice.cli.cosyvoice import load_part
+from config import JointConfig, UserError, load
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
-from cosyvoice.cli.model import CosyVoiceModel
-from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
-from runaway import listen, loop_seconds
+from speaking import Source, Speaker, load_voice, speakable
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
     atomic_path,
-    command_line,
     find_folder,
     read_finetune_yaml,
     run_main,
@@ -43,25 +35,6 @@ from utils import (
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
-TAG = re.compile(r"<\|.*?\|>")  # <|en|> and the like steer the model and are not spoken
-LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A speaker: vector (1, 192), and seconds of speech per text token where that was measured."""
-
-    name: str
-    embedding: Tensor
-    seconds_per_text_token: float | None = None
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Sound of one segment, (1, N) at the model's rate, and what the guard has against it."""
-
-    wave: Tensor
-    complaints: list[str]
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,9 +62,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# ---- what to speak with ----------------------------------------------------------------------------------------------
-
-
 def check_arguments(args: argparse.Namespace) -> None:
     """UserError for values and combinations that make no sense, before anything is loaded."""
     if not (math.isfinite(args.speed) and SPEEDS[0] <= args.speed <= SPEEDS[1]):
@@ -108,195 +78,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
 
 
-def newest_pair(output_dir: Path) -> dict[str, Path]:
-    """The newest LLM and flow that were merged together; UserError where there is none."""
-    for llm in sorted(output_dir.glob("llm_merged_*.pt"), key=lambda path: -path.stat().st_mtime):
-        flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
-        if flow.is_file():
-            return {"llm": llm, "flow": flow}
-    if any(output_dir.glob("joint_*_last.ckpt")):
-        merge = command_line("merge_joint_weights.py", output_dir=output_dir)
-        raise UserError(
-            f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
-        )
-    raise UserError(
-        f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: python train_joint.py, "
-        "give --llm and --flow, or use --base for the untouched model"
-    )
-
-
-def weight_files(args: argparse.Namespace, model_dir: Path) -> dict[str, Path]:
-    """{part: file} to load."""
-    if args.base or args.ckpt:
-        return {part: model_dir / f"{part}.pt" for part in PARTS}
-    given = {part: getattr(args, part) for part in PARTS}
-    if all(given.values()):
-        return given
-    newest = newest_pair(args.output_dir)
-    return {part: given[part] or newest[part] for part in PARTS}
-
-
-def voices_in(folder: Path) -> dict[str, Voice]:
-    """Named voices of the folder's spk2info.pt; {} where it has none."""
-    path = folder / "spk2info.pt"
-    with user_mistakes():
-        entries = read_spk2info(path)
-        return {
-            name: Voice(name, speaker_embedding(entry), entry.get("seconds_per_text_token"))
-            for name, entry in entries.items()
-        }
-
-
-def choose_voice(args: argparse.Namespace, model_dir: Path, folder: Path, needed: bool) -> Voice:
-    """The named voice, else the trained one (last in `folder`), else the first of the model directory.
-
-    needed: False where the weights speak in one voice whatever vector they get.
-    """
-    trained, own = voices_in(folder), voices_in(model_dir)
-    known = {**own, **trained}
-    if args.speaker is not None:
-        if args.speaker not in known:
-            raise UserError(f"--speaker {args.speaker}: no such voice; known: {', '.join(known) or 'none'}")
-        return known[args.speaker]
-    if trained:
-        return list(trained.values())[-1]
-    if not needed:
-        return Voice("baked in", torch.zeros(1, 192))
-    if own:
-        return next(iter(own.values()))
-    raise UserError(
-        f"no speaker vector: neither {folder / 'spk2info.pt'} nor {model_dir / 'spk2info.pt'} holds a voice; train one "
-        "(python train_joint.py), point --output-dir to one, or use a model with named voices (CosyVoice-300M-SFT)"
-    )
-
-
-def load_voice(args: argparse.Namespace, model_dir: Path, device: torch.device) -> tuple[CosyVoiceModel, Voice]:
-    """The three networks with the chosen weights, and the voice to feed them; prints which."""
-    files = weight_files(args, model_dir)
-    checkpoint = load_checkpoint(args.ckpt) if args.ckpt else None
-    if checkpoint is not None:
-        check_base(checkpoint, args.ckpt, base_fingerprint(model_dir), model_dir)
-    with user_mistakes():
-        config = read_model_config(model_dir)
-        parts = {part: load_part(config, part, path, inference=True) for part, path in files.items()}
-        hift = load_part(config, "hift", inference=True)
-        if checkpoint is not None:
-            for part, network in parts.items():
-                state = merged_part(checkpoint, args.ckpt, model_dir, part, lora_scale=args.lora_scale)
-                network.load_state_dict(state, assign=True)
-    if checkpoint is not None:
-        speaker = checkpoint["speaker"]
-        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
-    else:
-        folder = args.output_dir if args.base else files["llm"].parent
-        open_input = not all(is_baked(network.state_dict()) for network in parts.values())
-        voice = choose_voice(args, model_dir, folder, needed=open_input)
-        if args.speaker and not open_input:
-            raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    source = args.ckpt or ", ".join(map(str, files.values()))
-    print(f"speaking with {source}; voice: {voice.name}", flush=True)
-    return CosyVoiceModel(parts["llm"], parts["flow"], hift, device), voice
-
-
-# ---- speaking --------------------------------------------------------------------------------------------------------
-
-
-class Speaker:
-    """Text in, checked sound out, with one model and one voice."""
-
-    def __init__(
-        self,
-        model: CosyVoiceModel,
-        frontend: CosyVoiceFrontEnd,
-        voice: Voice,
-        limits: InferenceConfig,
-        speed: float = 1.0,
-    ) -> None:
-        self.model, self.frontend, self.voice, self.limits, self.speed = model, frontend, voice, limits, speed
-        self.sample_rate = frontend.config.sample_rate
-        self.token_rate_hz = frontend.config.token_rate_hz
-
-    def speak(self, segments: Sequence[str], seed: int) -> Speech:
-        """All segments in order, joined without pause."""
-        spoken = [self.speak_segment(segment, seed) for segment in segments]
-        complaints = [
-            f"'{segment}': {complaint}"
-            for segment, speech in zip(segments, spoken, strict=True)
-            for complaint in speech.complaints
-        ]
-        return Speech(torch.cat([speech.wave for speech in spoken], dim=1), complaints)
-
-    def speak_segment(self, segment: str, seed: int) -> Speech:
-        """One segment; after a runaway the next seeds are tried, and the least bad attempt is kept."""
-        attempts = []
-        for attempt in range(self.limits.max_retries + 1):
-            torch.manual_seed(seed + attempt)
-            attempts.append(self.attempt(segment))
-            if not attempts[-1].complaints:
-                break
-        if not any(speech.wave.shape[1] for speech in attempts):
-            raise UserError(f"'{segment}': the model gives no speech; raise inference.max_token_text_ratio")
-        chosen = min(
-            attempts, key=lambda speech: (not speech.wave.shape[1], len(speech.complaints), speech.wave.shape[1])
-        )
-        if len(attempts) > 1:
-            outcome = "still not right, the least bad one is kept" if chosen.complaints else "good"
-            reasons = "; ".join(attempts[0].complaints)
-            print(f"runaway in '{segment}' ({reasons}): {len(attempts) - 1} more seeds tried, {outcome}", flush=True)
-        return chosen
-
-    def attempt(self, segment: str) -> Speech:
-        """One try with the generator as it stands."""
-        text = torch.tensor([self.frontend.text_tokens(segment)], dtype=torch.int32)
-        longest = self.longest(text.shape[1])
-        tokens, complaints = [], []
-        for token in self.model.speech_tokens(
-            text,
-            self.voice.embedding,
-            min_token_text_ratio=self.limits.min_token_text_ratio,
-            max_token_text_ratio=self.limits.max_token_text_ratio,
-        ):
-            tokens.append(token)
-            if len(tokens) >= longest:
-                complaints.append(f"longer than {longest / self.token_rate_hz:.1f} s, cut there")
-                break
-        else:
-            if not self.model.llm.stopped_by_eos:
-                complaints.append("did not end by itself")
-        if not tokens:
-            return Speech(torch.zeros(1, 0), ["no speech"])
-        if len(tokens) < self.shortest(text.shape[1]):
-            complaints.append(f"only {len(tokens) / self.token_rate_hz:.1f} s, too short for its text")
-        if (looped := loop_seconds(tokens, self.token_rate_hz)) > self.limits.max_silence_sec:
-            complaints.append(f"repeats itself for {looped:.1f} s")
-        empty = torch.zeros(1, 0, dtype=torch.int32)
-        wave = self.model.token2wav(
-            torch.tensor([tokens], dtype=torch.int32),
-            empty,
-            torch.zeros(1, 0, 80),
-            self.voice.embedding,
-            uuid="",
-            finalize=True,
-            speed=self.speed,
-            n_timesteps=self.limits.flow_steps,
-        )
-        return Speech(wave, complaints + listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed))
-
-    def shortest(self, n_text_tokens: int) -> float:
-        """Speech tokens below which a segment counts as cut short; 0 where the voice's rate is unknown."""
-        if self.voice.seconds_per_text_token is None:
-            return 0.0
-        expected = n_text_tokens * self.voice.seconds_per_text_token
-        return (expected / self.limits.max_duration_ratio - LENGTH_SLACK_SEC / 2) * self.token_rate_hz
-
-    def longest(self, n_text_tokens: int) -> float:
-        """Speech tokens after which a segment counts as run away; no limit where the voice's rate is unknown."""
-        if self.voice.seconds_per_text_token is None:
-            return math.inf
-        expected = n_text_tokens * self.voice.seconds_per_text_token
-        return round((self.limits.max_duration_ratio * expected + LENGTH_SLACK_SEC) * self.token_rate_hz)
-
-
 def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
     """16-bit sound file under its final name only when complete."""
     with atomic_path(path) as part:
@@ -305,14 +86,6 @@ def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
             soundfile.write(part, samples, sample_rate, format=kind, subtype="PCM_16")
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
-
-
-def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
-    """Normalised segments of a text that hold a letter or digit besides tags; [] where nothing can be spoken."""
-    if not text.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in text):
-        raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
-    segments = frontend.text_normalize(text, split=True)
-    return [segment for segment in segments if any(map(str.isalnum, TAG.sub("", segment)))]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -351,7 +124,8 @@ def infer(args: argparse.Namespace) -> int:
     if not texts:
         raise UserError(f"{args.text_file}: no line holds anything that can be spoken")
 
-    model, voice = load_voice(args, model_dir, device)
+    source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
+    model, voice = load_voice(source, model_dir, device)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
     complaints = 0
     for number, segments in tqdm(texts.items(), "speaking", disable=len(texts) == 1):

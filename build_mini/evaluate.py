@@ -36,15 +36,14 @@ from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
-from config import MODES, UserError
+from config import MODES, UserError, load
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
 from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
-from inference_joint import Speaker, Speech, inference_settings, load_voice, speakable
-from inference_joint import parse_args as inference_args
-from utils import run_main, user_mistakes
+from speaking import Source, Speaker, load_voice, speakable
+from utils import read_finetune_yaml, run_main, user_mistakes
 
 ROOT = HERE.parent
 SPEAKER_DIR = ROOT / "examples" / "en_allison" / "raw_audio"
@@ -552,45 +551,30 @@ def script_speaker(setup: Setup) -> Callable[[str, str], Sound]:
     """Speaks (voice, text) like `inference_joint.py --base --speaker VOICE`, but with a single attempt."""
 
     @cache
-    def speaker(name: str) -> WatchedSpeaker:
-        options = ["--base", "--speaker", name, "--set", "inference.max_retries=0"]
-        return WatchedSpeaker.of(setup, setup.folder, options)
+    def speaker(name: str) -> Speaker:
+        return open_speaker(setup, Source(setup.folder, base=True, speaker=name), max_retries=0)
 
-    return lambda name, text: speaker(name).sound(text)
+    return lambda name, text: spoken_sound(speaker(name), text)
+
+
+def open_speaker(setup: Setup, source: Source, **limits: float) -> Speaker:
+    """The speaker of `inference_joint.py`, with other limits where they are given."""
+    model_dir = setup.args.model_dir
+    overrides = [f"inference.{name}={value}" for name, value in limits.items()]
+    config = load(overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))[0]
+    model, voice = load_voice(source, model_dir, torch.device("cpu"))
+    return Speaker(model, CosyVoiceFrontEnd(read_model_config(model_dir)), voice, config.inference)
+
+
+def spoken_sound(speaker: Speaker, text: str) -> Sound:
+    """The text with the guard against runaway."""
+    started = time.perf_counter()
+    speech = speaker.speak(speakable(speaker.frontend, text), seed=0)
+    spent = time.perf_counter() - started
+    return Sound(speech.wave, speaker.sample_rate, text, speech.ended, speech.attempts, spent)
 
 
 SPEAKING = {"library": library_speaker, "script": script_speaker}
-
-
-class WatchedSpeaker(Speaker):
-    """inference_joint's speaker, which also tells which attempts ended by themselves."""
-
-    @classmethod
-    def of(cls, setup: Setup, output_dir: Path, options: Sequence[str]) -> WatchedSpeaker:
-        """As `inference_joint.py --model-dir MODEL --output-dir OUTPUT_DIR OPTIONS` speaks."""
-        folders = ["--model-dir", str(setup.args.model_dir), "--output-dir", str(output_dir)]
-        args = inference_args(["--text", "-", "--device", "cpu", *folders, *options])
-        limits = inference_settings(args, setup.args.model_dir).inference
-        model, voice = load_voice(args, setup.args.model_dir, torch.device("cpu"))
-        return cls(model, CosyVoiceFrontEnd(read_model_config(setup.args.model_dir)), voice, limits)
-
-    def attempt(self, segment: str) -> Speech:
-        """One try, noted."""
-        attempt = super().attempt(segment)
-        self.attempts.append((attempt, self.model.llm.stopped_by_eos))
-        return attempt
-
-    def sound(self, text: str, seed: int = 0) -> Sound:
-        """The text with inference_joint's guard; `ended` is of the attempt that was kept."""
-        started, waves, ended, tries = time.perf_counter(), [], True, 0
-        for segment in speakable(self.frontend, text):
-            self.attempts: list[tuple[Speech, bool]] = []
-            chosen = self.speak_segment(segment, seed)
-            waves.append(chosen.wave)
-            ended &= next(by_itself for attempt, by_itself in self.attempts if attempt is chosen)
-            tries = max(tries, len(self.attempts))
-        spent = time.perf_counter() - started
-        return Sound(torch.cat(waves, dim=1), self.sample_rate, text, ended, tries, spent)
 
 
 # ---- part 3: fine-tuning with the shipped scripts --------------------------------------------------------------------
@@ -605,9 +589,13 @@ def finetune(setup: Setup) -> dict[str, Table]:
     prepared = setup.rows.once(f"{key}/prepare", partial(prepare, setup, train, folder))
     trained = {mode: setup.rows.once(f"{key}/{mode}", partial(train_mode, setup, mode, folder)) for mode in modes}
     own = MAIN_VOICE if MAIN_VOICE in setup.own_voices else setup.own_voices[0]
-    systems = {f"base, {own}": (modes[0], ["--base", "--speaker", own]), BASE_TUNED: (modes[0], ["--base"])}
-    systems |= {mode: (mode, []) for mode in modes}
-    spoken = {name: speak_tuned(setup, name, folder / mode, options) for name, (mode, options) in systems.items()}
+    trained_once = folder / modes[0]  # where the speaker's mean vector is
+    systems = {
+        f"base, {own}": Source(trained_once, base=True, speaker=own),
+        BASE_TUNED: Source(trained_once, base=True),
+        **{mode: Source(folder / mode) for mode in modes},
+    }
+    spoken = {name: speak_tuned(setup, name, source) for name, source in systems.items()}
     real = {
         REAL_TRAINING: [setup.real(clip) for clip in tqdm(train, REAL_TRAINING)],
         REAL_HELD_OUT: [setup.real(clip) for clip in tqdm(held_out, REAL_HELD_OUT)],
@@ -667,16 +655,16 @@ def absolute(value: object) -> str:
     return str(value.resolve()) if isinstance(value, Path) else str(value)
 
 
-def speak_tuned(setup: Setup, system: str, output_dir: Path, options: Sequence[str]) -> list[Judged]:
-    """The sentences as inference_joint.py speaks them with that output folder and those options."""
+def speak_tuned(setup: Setup, system: str, source: Source) -> list[Judged]:
+    """The sentences as inference_joint.py speaks them."""
 
     @cache
-    def speaker() -> WatchedSpeaker:
-        return WatchedSpeaker.of(setup, output_dir, options)
+    def speaker() -> Speaker:
+        return open_speaker(setup, source)
 
     keys = {text: f"{number:02d} {text}" for number, text in enumerate(setup.sentences[:TUNED_SENTENCES], start=1)}
     return [
-        setup.rows.judged(f"finetune/{setup.speaker}/{system}/{key}", lambda text=text: speaker().sound(text))
+        setup.rows.judged(f"finetune/{setup.speaker}/{system}/{key}", lambda text=text: spoken_sound(speaker(), text))
         for text, key in tqdm(keys.items(), system)
     ]
 

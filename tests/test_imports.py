@@ -20,7 +20,7 @@ LAYERS = (
     {"dataset", "lora"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "runaway"},
-    {"clip_features", "training_state"},
+    {"clip_features", "speaking", "training_state"},
     SCRIPTS,
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

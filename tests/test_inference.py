@@ -11,8 +11,8 @@ from random_data import write_random_data
 import inference_joint
 import train_joint
 from config import InferenceConfig, UserError
-from inference_joint import Speaker, Speech, Voice
 from runaway import listen, loop_seconds
+from speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice
 
 SENTENCE = "Good morning."
 
@@ -180,7 +180,7 @@ def test_speech_that_is_too_long_for_its_text_is_cut(tiny_model_dir):
     torch.manual_seed(0)
     speech = Speaker(model, frontend, voice, limits).attempt("hello there")
     n_text = len(frontend.text_tokens("hello there"))
-    longest = 2 * 0.1 * n_text + inference_joint.LENGTH_SLACK_SEC
+    longest = 2 * 0.1 * n_text + LENGTH_SLACK_SEC
     assert speech.complaints[0] == f"longer than {longest:.1f} s, cut there"
     assert speech.wave.shape[1] / 22050 == pytest.approx(longest, abs=0.03)
     unlimited = Speaker(model, frontend, Voice("v", voice.embedding), InferenceConfig(max_token_text_ratio=5))
