@@ -12,22 +12,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import soundfile
-from torch import Tensor
 from tqdm import tqdm
 
 from config import JointConfig, UserError, load
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
-from speaking import Source, Speaker, load_voice, speakable
+from speaking import Source, Speaker, load_voice, speakable, write_audio
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
-    atomic_path,
     find_folder,
     read_finetune_yaml,
+    read_lines,
     run_main,
     select_device,
     user_mistakes,
@@ -76,26 +74,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--speaker works with --base or open merged files; a checkpoint has its own voice")
     if args.lora_scale != 1.0 and not args.ckpt:
         raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
-
-
-def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
-    """16-bit sound file under its final name only when complete."""
-    with atomic_path(path) as part:
-        try:
-            samples, kind = wave[0].clamp(-1, 1).numpy(), path.suffix[1:].upper()
-            soundfile.write(part, samples, sample_rate, format=kind, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:
-            raise OSError(str(error)) from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------

@@ -22,17 +22,23 @@ def loop_seconds(tokens: Sequence[int], token_rate_hz: int) -> float:
     return longest / token_rate_hz
 
 
-def listen(wave: Tensor, sample_rate: int, max_silence_sec: float) -> list[str]:
-    """What is wrong with a sound (1, N): no sound, or a silence inside or at its ends that is too long."""
+def silence_seconds(wave: Tensor, sample_rate: int) -> float | None:
+    """Longest silence of a sound (1, N), inside or at its ends; None for one that holds no sound at all."""
     size = round(FRAME_SEC * sample_rate)
     if wave.shape[1] < size:
-        return ["no sound"]
+        return None
     frames = wave[0, : wave.shape[1] // size * size].view(-1, size)
     rms = frames.pow(2).mean(1).sqrt()
     if rms.max() < NOTHING_RMS:
+        return None
+    return _longest_run(rms < rms.max() * 10 ** (-SILENCE_BELOW_PEAK_DB / 20)) * FRAME_SEC
+
+
+def listen(wave: Tensor, sample_rate: int, max_silence_sec: float) -> list[str]:
+    """What is wrong with a sound (1, N): no sound, or a silence that is too long."""
+    seconds = silence_seconds(wave, sample_rate)
+    if seconds is None:
         return ["no sound"]
-    silent = rms < rms.max() * 10 ** (-SILENCE_BELOW_PEAK_DB / 20)
-    seconds = _longest_run(silent) * FRAME_SEC
     return [f"{seconds:.1f} s of silence"] if seconds > max_silence_sec else []
 
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import soundfile
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
 from runaway import listen, loop_seconds
-from utils import command_line, user_mistakes
+from utils import atomic_path, command_line, user_mistakes
 
 TAG = re.compile(r"<\|.*?\|>")  # <|en|> and the like steer the model and are not spoken
 LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most
@@ -121,12 +123,22 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
     )
 
 
+def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict[str, Any] | None]:
+    """({part: file} to load, checkpoint to put into them if any). UserError where they are not there or do not fit."""
+    files = weight_files(source, model_dir)
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a merged .pt file")
+    if source.ckpt is None:
+        return files, None
+    checkpoint = load_checkpoint(source.ckpt)
+    check_base(checkpoint, source.ckpt, base_fingerprint(model_dir), model_dir)
+    return files, checkpoint
+
+
 def load_voice(source: Source, model_dir: Path, device: torch.device) -> tuple[CosyVoiceModel, Voice]:
     """The three networks with the chosen weights, and the voice to feed them; prints which."""
-    files = weight_files(source, model_dir)
-    checkpoint = load_checkpoint(source.ckpt) if source.ckpt else None
-    if checkpoint is not None:
-        check_base(checkpoint, source.ckpt, base_fingerprint(model_dir), model_dir)
+    files, checkpoint = find_weights(source, model_dir)
     with user_mistakes():
         config = read_model_config(model_dir)
         parts = {part: load_part(config, part, path, inference=True) for part, path in files.items()}
@@ -262,3 +274,13 @@ def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
         raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
     segments = frontend.text_normalize(text, split=True)
     return [segment for segment in segments if any(map(str.isalnum, TAG.sub("", segment)))]
+
+
+def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
+    """16-bit sound file under its final name only when complete."""
+    with atomic_path(path) as part:
+        try:
+            samples, kind = wave[0].clamp(-1, 1).numpy(), path.suffix[1:].upper()
+            soundfile.write(part, samples, sample_rate, format=kind, subtype="PCM_16")
+        except soundfile.LibsndfileError as error:
+            raise OSError(str(error)) from error

@@ -159,6 +159,16 @@ def _remove(part: Path) -> None:
         part.unlink()
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
 def save_torch(data: Any, path: Path) -> None:
     """torch.save that leaves either the whole new file or the old one."""
     with atomic_path(path) as part:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from build_mini.acoustics import speaker_means
-from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, log_line, replace_file, save
+from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, Clip, log_line, read_manifest, replace_file, save
 from build_mini.graphs import WRITERS, graph_path
 from build_mini.vocoder import mini_config
 
@@ -38,6 +38,14 @@ def pitch_state(work: Path) -> dict[str, torch.Tensor]:
     return {f"f0_predictor.{key}": value for key, value in torch.load(path, weights_only=True)["model"].items()}
 
 
+def seconds_per_text_token(clips: list[Clip]) -> float:
+    """A voice's pace, by which the guard against runaway and the evaluation know how long a sentence should be."""
+    config = mini_config()
+    encode = config.get_tokenizer().encode
+    tokens = sum(len(encode(clip.text, allowed_special=config.allowed_special)) for clip in clips)
+    return sum(clip.seconds for clip in clips) / tokens
+
+
 def write_checksums(directory: Path) -> None:
     """SHA256SUMS over every other file, as `sha256sum -c` reads it."""
     names = sorted(path.name for path in directory.iterdir() if path.name != "SHA256SUMS")
@@ -56,8 +64,14 @@ def build(work: Path) -> None:
     for part in ("llm", "flow", "hift"):
         halves = {key: value.half().clone() for key, value in part_state(work, part).items()}
         save(halves, MODEL_DIR / f"{part}.pt")
-    means = speaker_means(work)
-    voices = {name: {"embedding": torch.from_numpy(means[name]).float()[None].clone()} for name in OWN_VOICES}
+    means, corpus = speaker_means(work), read_manifest(work)
+    voices = {
+        name: {
+            "embedding": torch.from_numpy(means[name]).float()[None].clone(),
+            "seconds_per_text_token": seconds_per_text_token([clip for clip in corpus if clip.voice == name]),
+        }
+        for name in OWN_VOICES
+    }
     save(voices, MODEL_DIR / "spk2info.pt")
     write_checksums(MODEL_DIR)
     size = sum(path.stat().st_size for path in MODEL_DIR.iterdir())

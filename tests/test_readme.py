@@ -18,7 +18,14 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 READMES = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
 DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-SCRIPTS = ("prepare_joint_data", "train_joint", "merge_joint_weights", "inference_joint", "plot_joint")
+SCRIPTS = (
+    "prepare_joint_data",
+    "train_joint",
+    "merge_joint_weights",
+    "inference_joint",
+    "evaluate_joint",
+    "plot_joint",
+)
 COMMAND = re.compile(rf"(?:^|\s)((?:{'|'.join(SCRIPTS)})\.py\b.*)")
 OLD_SPELLINGS = {"--input_dir", "--output_dir", "--model_dir", "--pretrained_dir"}
 FLAG_TABLE_WORDS = {"en": ("dropped", "warning"), "zh": ("丢弃", "警告")}

@@ -1,0 +1,302 @@
+"""Is the voice any good? Speak a fixed list of sentences, measure them, and say what is better and what is noise.
+
+python evaluate_joint.py                                              # the newest voice in output/ against the base
+python evaluate_joint.py --ckpt output/joint_joint_best.ckpt --ckpt output/joint_joint_last.ckpt --base
+python evaluate_joint.py --base --model-dir pretrained_models/CosyVoice-mini --output-dir output/base
+
+Prints a table with 95 % intervals and writes OUTPUT_DIR/evaluation/: the sounds, evaluation.json, and evaluation.html,
+one page with players that can be sent to a friend.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
+from config import JointConfig, UserError, load
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, contains_chinese, load_wav
+from cosyvoice.utils.yaml_loader import read_model_config
+from dataset import Clip, hold_out, read_rows
+from evaluation import (
+    BY_NAME,
+    CAMPPLUS,
+    EAR_RATE,
+    FIGURES,
+    Comparison,
+    Ears,
+    Sentence,
+    Vectors,
+    as_json,
+    compare,
+    listen_to,
+    speak_sentence,
+    summary,
+)
+from evaluation_page import REAL, page
+from recogniser import Recogniser, missing
+from speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
+from utils import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
+    PROJECT,
+    add_device_argument,
+    add_folder_arguments,
+    atomic_path,
+    find_folder,
+    read_finetune_yaml,
+    read_lines,
+    run_main,
+    select_device,
+    user_mistakes,
+)
+from voice_metrics import Interval, cosine, position
+
+LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt"}  # in examples/
+REAL_CLIPS = 10  # most that are listened to
+BASE = "base"
+FOLDER = "evaluation"  # in the output folder
+FEWEST_SENTENCES = 3  # with fewer an interval means nothing
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--base", action="store_true", help="the untouched base model in the trained voice | 原始基座模型")
+    add("--ckpt", type=Path, action="append", default=[], help="a checkpoint; repeatable | 检查点，可重复")
+    add("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
+    add("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
+    add("--speaker", metavar="NAME", help="a voice of spk2info.pt, for --base | 基座模型的音色名称")
+    add("--sentences", type=Path, help="UTF-8 file, one sentence a line | 自备句子文件，每行一句")
+    add("--language", help="en, zh, ... [by the text] | 语言代码")
+    add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
+    add("--raw-audio", type=Path, help="the recordings they were made from [raw_audio] | 原始录音目录")
+    add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
+    add("--seed", type=int, default=0, help="same seed, same sentences spoken alike [0] | 随机种子")
+    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
+    add_folder_arguments(parser)
+    add_device_argument(parser)
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
+    return args
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
+    """Systems by name; the newest merged pair and the base where nothing is named."""
+    base = Source(args.output_dir, base=True, speaker=args.speaker)
+    systems = {f"{path.parent.name}/{path.stem}": Source(args.output_dir, ckpt=path) for path in args.ckpt}
+    if args.llm or args.flow:
+        name = (args.llm or args.flow).stem.replace("llm_", "").replace("flow_", "")
+        systems[name] = Source(args.output_dir, llm=args.llm, flow=args.flow)
+    if args.base or not systems:
+        systems = {BASE: base, **systems}
+    if not args.base and len(systems) == 1 and BASE in systems:
+        systems["tuned"] = Source(args.output_dir)
+    return systems
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a voice is held against: the speaker's clips that training never saw, and other voices."""
+
+    centres: Vectors  # the speaker's mean vectors, by encoder
+    real: list[Sentence]  # held-out clips
+    ceiling: float | None  # mean campplus cosine of held-out clips
+    floor: float | None  # mean campplus cosine of other voices
+
+
+NOTHING = Reference({}, [], None, None)
+
+
+def unit_mean(vectors: Sequence[Tensor]) -> Tensor:
+    """Mean of speaker vectors (D,) that all count the same."""
+    return torch.stack([vector / vector.norm() for vector in vectors]).mean(dim=0)
+
+
+def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(clips trained on, clips held out) as the newest run in the output folder drew them."""
+    config = JointConfig()
+    if any(args.output_dir.glob("joint_*_last.ckpt")):
+        path = newest_checkpoint(args.output_dir)
+        config = checkpoint_config(load_checkpoint(path), path)
+    count = None if config.validation_clips == "auto" else int(config.validation_clips)
+    return hold_out(clips, config.seed, count)
+
+
+def read_reference(args: argparse.Namespace, model_dir: Path, ears: Ears) -> Reference:
+    """The speaker's clips, where they are at hand; prints what is left out."""
+    data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
+    if args.data_dir is None and not data_dir.is_dir():
+        print(f"similarity is left out: no clips of the speaker in {data_dir} (give --data-dir)", flush=True)
+        return NOTHING
+    train, held_out = split_clips(args, read_rows(data_dir))
+    centre = unit_mean([clip.utt_embedding for clip in train])
+    others = [voice.embedding for voice in voices_in(model_dir).values()]
+    floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
+    ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
+    raw_audio = args.raw_audio or Path("raw_audio")
+    if args.raw_audio is None and not raw_audio.is_dir():
+        print(f"real clips are not listened to: no recordings in {raw_audio} (give --raw-audio)", flush=True)
+        return Reference({CAMPPLUS: centre}, [], ceiling, floor)
+    with user_mistakes():
+        waves = {clip.utt: load_wav(raw_audio / clip.wav, EAR_RATE) for clip in [*train, *held_out]}
+    vectors = [ears.vectors(waves[clip.utt]) for clip in tqdm(train, "the speaker's voice")]
+    centres = {name: unit_mean([found[name] for found in vectors]) for name in vectors[0]}
+    real = [
+        listen_to(clip.text, waves[clip.utt], EAR_RATE, clip.speech_token.tolist(), ears, centres)
+        for clip in tqdm(held_out[:REAL_CLIPS], REAL)
+    ]
+    return Reference(centres, real, ceiling, floor)
+
+
+def read_sentences(args: argparse.Namespace, frontend: CosyVoiceFrontEnd) -> list[str]:
+    """The user's list, else the one that ships in the language of the training texts, else the English one."""
+    path = args.sentences
+    if path is None:
+        data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
+        texts = [clip.text for clip in read_rows(data_dir)] if (data_dir / "data.list").is_file() else []
+        chinese = sum(map(contains_chinese, texts)) > len(texts) / 2
+        path = PROJECT / "examples" / LISTS["zh" if chinese else "en"]
+    sentences = [line.strip() for line in read_lines(path) if line.strip()]
+    silent = [line for line in sentences if not speakable(frontend, line)]
+    if silent:
+        raise UserError(f"{path}: nothing can be spoken in {silent[0]!r}; remove that line")
+    if len(sentences) < FEWEST_SENTENCES:
+        raise UserError(f"{path}: {len(sentences)} sentences say too little; give {FEWEST_SENTENCES} or more")
+    return sentences
+
+
+def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
+    """The recogniser; None, with a line that says so, where none is installed and none was asked for."""
+    reason = missing(with_model=args.asr_model is None)
+    if reason and args.asr_model is None:
+        print(f"word error rates are left out: {reason}", flush=True)
+        return None
+    return Recogniser(args.asr_model)
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
+    """Figures by system with their intervals, aligned."""
+    found = {name: summary(sentences) for name, sentences in systems.items()}
+    rows = [["", *systems]]
+    for figure in FIGURES:
+        intervals = [figures.get(figure.name) for figures in found.values()]
+        if any(intervals):
+            rows.append([figure.title, *(cell(interval, figure.digits) for interval in intervals)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    )
+
+
+def cell(interval: Interval | None, digits: int) -> str:
+    """ "0.12 [0.08, 0.17]"."""
+    if interval is None:
+        return "-"
+    value, low, high = (f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
+def meaning(reference: Reference, systems: Mapping[str, Sequence[Sentence]]) -> str:
+    """What the similarity means: where it lies between other voices and the speaker's own clips; "" where unknown."""
+    if reference.ceiling is None or reference.floor is None:
+        return ""
+    values = {name: summary(sentences).get(CAMPPLUS) for name, sentences in systems.items()}
+    places = [
+        f"{name} {position(interval.value, reference.floor, reference.ceiling):.2f}"
+        for name, interval in values.items()
+        if interval is not None
+    ]
+    scale = f"0 = other voices ({reference.floor:.3f}), 1 = held-out clips of the speaker ({reference.ceiling:.3f})"
+    return f"similarity (campplus) on a scale with {scale}: {', '.join(places)}"
+
+
+def words(comparisons: Sequence[Comparison]) -> str:
+    """What changed, and what did not as far as one can tell."""
+    lines = [f"  {BY_NAME[found.name].title}: {found.verdict}" for found in comparisons]
+    return "\n".join(lines)
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Speak, measure, compare, write."""
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
+    if args.language is not None and not re.fullmatch("[a-z]{2,3}", args.language):
+        raise UserError(f"--language {args.language}: give a code such as en or zh")
+    device = select_device(args.device)
+    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    overrides = ["inference.max_retries=0", *args.overrides]  # what the model does, not what the guard makes of it
+    config = load(overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))[0]
+    systems = choose_systems(args)
+    for source in systems.values():
+        find_weights(source, model_dir)  # all mistakes before the first sentence
+    with user_mistakes():
+        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
+        sentences = read_sentences(args, frontend)
+    ears = Ears(frontend, open_recogniser(args), args.language)
+    reference = read_reference(args, model_dir, ears)
+
+    folder, spoken = args.output_dir / FOLDER, {}
+    for name, source in systems.items():
+        model, voice = load_voice(source, model_dir, device)
+        speaker = Speaker(model, frontend, voice, config.inference)
+        spoken[name] = [
+            speak_sentence(speaker, text, args.seed, ears, reference.centres) for text in tqdm(sentences, name)
+        ]
+        for number, sentence in enumerate(spoken[name], start=1):
+            write_audio(folder / name.replace("/", "_") / f"{number:02d}.wav", sentence.wave, sentence.sample_rate)
+
+    everything = spoken | ({REAL: reference.real} if reference.real else {})
+    targets = {name: interval.value for name, interval in summary(reference.real).items()} | {"duration_ratio": 1.0}
+    first, *others = spoken
+    comparisons = {f"{name} against {first}": compare(spoken[name], spoken[first], targets) for name in others}
+    scale = meaning(reference, spoken)
+    print(f"\n{table(everything)}\n{scale}")
+    for heading, found in comparisons.items():
+        print(f"\n{heading}:\n{words(found)}")
+    report = {
+        "model_dir": str(model_dir),
+        "seed": args.seed,
+        "sentences": sentences,
+        "systems": {name: as_json(found) for name, found in everything.items()},
+        "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
+        "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
+    }
+    write_text(folder / "evaluation.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
+    print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
+
+
+def as_rows(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
+    """Comparisons as plain data: by how much ours is better, its interval, and the verdict."""
+    return {found.name: {"gain": vars(found.gain), "verdict": found.verdict} for found in comparisons}
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 file under its final name only when complete."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_main(lambda: evaluate(parse_args(argv)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

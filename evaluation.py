@@ -1,0 +1,242 @@
+"""A voice in figures: what is measured in each spoken sentence, beside what, and which differences mean something."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audio_doctor import clipped_share
+from config import UserError
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
+from recogniser import Recogniser, errors, language_of
+from runaway import silence_seconds
+from speaking import Speaker, Speech, speakable
+from voice_metrics import (
+    F0_RATE,
+    Interval,
+    cosine,
+    difference_interval,
+    f0_figures,
+    mean_interval,
+    repeated_share,
+)
+
+EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
+CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
+Vectors = dict[str, Tensor]  # speaker vectors by encoder
+Part = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    title: str
+    better: str  # more, less, near (to the speaker's own) or "" where neither is good or bad
+    digits: int = 2
+    distance: Callable[[float, float], float] = lambda value, target: abs(value - target)  # for "near"
+
+
+def octaves(value: float, target: float) -> float:
+    """Distance of two frequencies or ratios, in octaves."""
+    return abs(math.log2(max(value, 1e-6) / max(target, 1e-6)))
+
+
+FIGURES = (
+    Figure("wer", "word error rate", "less"),
+    Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3),
+    Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3),
+    Figure("duration_ratio", "duration / at the speaker's own rate", "near", 2, octaves),
+    Figure("run_on", "share that runs on", "less"),
+    Figure("early_stop", "share that stops early", "less"),
+    Figure("silence_sec", "longest silence, s", "less"),
+    Figure("repeated", "share of repeated tokens", "near"),
+    Figure("f0_hz", "pitch, Hz", "near", 0, octaves),
+    Figure("f0_spread", "spread of the pitch, semitones", "near"),
+    Figure("clipped", "share of clipped samples", "less", 4),
+)
+BY_NAME = {figure.name: figure for figure in FIGURES}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence, spoken or real, and what was measured in it."""
+
+    text: str
+    wave: Tensor  # (1, N)
+    sample_rate: int
+    parts: dict[str, Part] = field(default_factory=dict)
+    heard: str | None = None  # None: no recogniser
+    complaints: tuple[str, ...] = ()
+
+
+# ---- ears ------------------------------------------------------------------------------------------------------------
+
+
+def ge2e_encoder() -> Callable[[np.ndarray], np.ndarray] | None:
+    """Speaker vector (256,) of a 16 kHz wave (N,) by Resemblyzer's GE2E, Wan et al. 2018; None: not installed."""
+    if find_spec("resemblyzer") is None:
+        return None
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+
+    def encode(samples: np.ndarray) -> np.ndarray:
+        speech = preprocess_wav(samples, source_sr=EAR_RATE)  # without long pauses
+        return encoder.embed_utterance(speech if len(speech) else samples)
+
+    return encode
+
+
+class Ears:
+    """Everything that listens: the model's own speaker encoder, an independent one and a recogniser where installed."""
+
+    def __init__(self, frontend: CosyVoiceFrontEnd, recogniser: Recogniser | None, language: str | None = None) -> None:
+        """language: of all texts; None: by each text's letters."""
+        self.frontend, self.recogniser, self.language = frontend, recogniser, language
+        self.ge2e = ge2e_encoder()
+
+    def vectors(self, wave: Tensor) -> Vectors:
+        """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
+        try:
+            found = {CAMPPLUS: self.frontend.speaker_vector(wave)}
+        except ValueError:
+            return {}
+        if self.ge2e is not None:
+            found[GE2E] = torch.from_numpy(self.ge2e(wave[0].numpy()))
+        return found
+
+    def understand(self, wave: Tensor, text: str) -> tuple[str | None, Part | None]:
+        """What the recogniser hears in a wave (1, N) at EAR_RATE, and (errors, words)."""
+        if self.recogniser is None:
+            return None, None
+        language = self.language or language_of(text)
+        heard = self.recogniser.hear(wave[0].numpy(), language)
+        return heard, errors(text, heard, language)
+
+
+def listen_to(
+    text: str, wave: Tensor, sample_rate: int, tokens: Sequence[int], ears: Ears, centres: Vectors
+) -> Sentence:
+    """What can be told from the sound itself. centres: the speaker's mean vectors; {} where they are not known."""
+    heard_wave = resample(wave, sample_rate, EAR_RATE)
+    heard, wrong = ears.understand(heard_wave, text)
+    parts: dict[str, Part] = {"repeated": (repeated_share(tokens), 1), "clipped": (clipped_share(wave[0].numpy()), 1)}
+    if wrong is not None:
+        parts["wer"] = wrong
+    vectors = ears.vectors(heard_wave) if centres else {}
+    parts |= {name: (cosine(vectors[name], centre), 1) for name, centre in centres.items() if name in vectors}
+    silence = silence_seconds(wave, sample_rate)
+    if silence is not None:
+        parts["silence_sec"] = (silence, 1)
+    pitch = f0_figures(resample(wave, sample_rate, F0_RATE))
+    if pitch is not None:
+        parts |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
+    return Sentence(text, wave, sample_rate, parts, heard)
+
+
+# ---- systems ---------------------------------------------------------------------------------------------------------
+
+
+def speak_sentence(speaker: Speaker, text: str, seed: int, ears: Ears, centres: Vectors) -> Sentence:
+    """One sentence spoken and measured. UserError where nothing in it can be spoken."""
+    segments = speakable(speaker.frontend, text)
+    if not segments:
+        raise UserError(f"'{text}': nothing in it can be spoken; mend the list of sentences")
+    speech = speaker.speak(segments, seed)
+    found = listen_to(text, speech.wave, speaker.sample_rate, speech.tokens, ears, centres)
+    parts = found.parts | length_parts(speaker, segments, speech)
+    return Sentence(text, found.wave, found.sample_rate, parts, found.heard, tuple(speech.complaints))
+
+
+def length_parts(speaker: Speaker, segments: Sequence[str], speech: Speech) -> dict[str, Part]:
+    """Did it end where the text ends? By the limits of the guard against runaway; the pace is the speaker's own."""
+    counts = [len(speaker.frontend.text_tokens(segment)) for segment in segments]
+    longest = sum(speaker.longest(count) for count in counts)
+    shortest = sum(speaker.shortest(count) for count in counts)
+    parts: dict[str, Part] = {
+        "run_on": (float(not speech.ended or len(speech.tokens) >= longest), 1),
+        "early_stop": (float(len(speech.tokens) < max(shortest, 1)), 1),
+    }
+    if speaker.voice.seconds_per_text_token is not None:
+        expected = sum(counts) * speaker.voice.seconds_per_text_token
+        parts["duration_ratio"] = (len(speech.tokens) / speaker.token_rate_hz / expected, 1)
+    return parts
+
+
+def parts_of(sentences: Sequence[Sentence], name: str) -> list[Part]:
+    """One figure's shares, of the sentences in which it could be measured."""
+    return [sentence.parts[name] for sentence in sentences if name in sentence.parts]
+
+
+def summary(sentences: Sequence[Sentence]) -> dict[str, Interval]:
+    """Every figure with its interval."""
+    found = {figure.name: mean_interval(parts_of(sentences, figure.name)) for figure in FIGURES}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+# ---- comparison ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two systems on the same sentences; `gain` > 0 where ours is better."""
+
+    name: str
+    gain: Interval
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or "the same within the noise"."""
+        if not self.gain.excludes_zero:
+            return "the same within the noise"
+        return "better" if self.gain.value > 0 else "worse"
+
+
+def compare(ours: Sequence[Sentence], theirs: Sequence[Sentence], targets: Mapping[str, float]) -> list[Comparison]:
+    """Figures in which one system is better than another; those without a good direction or target are left out.
+
+    targets: the speaker's own values, for the figures that are to be near them.
+    """
+    found = []
+    for figure in FIGURES:
+        pairs = [
+            (a.parts[figure.name], b.parts[figure.name])
+            for a, b in zip(ours, theirs, strict=True)
+            if figure.name in a.parts and figure.name in b.parts
+        ]
+        if not pairs or figure.better == "near" and figure.name not in targets:
+            continue
+        a, b = ([as_cost(figure, side, targets) for side in sides] for sides in zip(*pairs, strict=True))
+        found.append(Comparison(figure.name, difference_interval(b, a)))
+    return found
+
+
+def as_cost(figure: Figure, part: Part, targets: Mapping[str, float]) -> Part:
+    """The part as something of which less is better."""
+    if figure.better == "near":
+        return figure.distance(part[0] / part[1], targets[figure.name]), 1
+    return (-part[0], part[1]) if figure.better == "more" else part
+
+
+def as_json(sentences: Sequence[Sentence]) -> dict[str, Any]:
+    """Figures with intervals, and every sentence by itself."""
+    return {
+        "figures": {name: vars(interval) for name, interval in summary(sentences).items()},
+        "sentences": [
+            {
+                "text": sentence.text,
+                "seconds": round(sentence.wave.shape[1] / sentence.sample_rate, 3),
+                "heard": sentence.heard,
+                "complaints": list(sentence.complaints),
+                **{name: round(a / b, 5) for name, (a, b) in sentence.parts.items() if b},
+            }
+            for sentence in sentences
+        ],
+    }

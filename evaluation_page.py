@@ -1,0 +1,109 @@
+"""The evaluation as one self-contained HTML page: table, verdicts, and every sentence with players and mels."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import soundfile
+
+from cosyvoice.cli.frontend import resample
+from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from evaluation import BY_NAME, FIGURES, Comparison, Sentence, summary
+from matcha.utils.audio import mel_spectrogram
+from voice_metrics import Interval
+
+MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
+REAL, REAL_SHOWN = "real clips, held out", 3
+QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+small { color: #777 }
+.takes { display: flex; flex-wrap: wrap; gap: 1.5rem }
+.take { flex: 1 1 20rem; max-width: 30rem }
+.take img, .take audio { width: 100% }
+.better { color: #08703a } .worse { color: #b00020 } .warning { color: #b00020 }
+"""
+
+
+def page(
+    title: str,
+    spoken: Mapping[str, Sequence[Sentence]],
+    real: Sequence[Sentence],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    notes: str,
+) -> str:
+    """The page. spoken: the same sentences by each system. real: clips of the speaker, may be empty.
+
+    comparisons: by a heading such as "tuned against base". notes: lines of plain text below the table.
+    """
+    body = [f"<h1>{html.escape(title)}</h1>", table(spoken | ({REAL: real} if real else {}))]
+    for heading, found in comparisons.items():
+        body.append(f"<h2>{html.escape(heading)}</h2><ul>{''.join(map(verdict, found))}</ul>")
+    body += [f"<p><small>{html.escape(line)}</small></p>" for line in notes.splitlines()]
+    body.append("<h2>Listen</h2>")
+    for row in zip(*spoken.values(), strict=True):
+        takes = "".join(take(name, sentence) for name, sentence in zip(spoken, row, strict=True))
+        body.append(f'<h3>{html.escape(row[0].text)}</h3><div class="takes">{takes}</div>')
+    if real:
+        takes = "".join(take(sentence.text, sentence) for sentence in real[:REAL_SHOWN])
+        body.append(f'<h2>{REAL}</h2><div class="takes">{takes}</div>')
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
+    """Figures by system, each with its interval."""
+    found = {name: summary(sentences) for name, sentences in systems.items()}
+    lines = ["<tr><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in systems) + "</tr>"]
+    for figure in FIGURES:
+        if any(figure.name in figures for figures in found.values()):
+            cells = "".join(f"<td>{cell(figures.get(figure.name), figure.digits)}</td>" for figures in found.values())
+            lines.append(f"<tr><td>{html.escape(figure.title)}</td>{cells}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def cell(interval: Interval | None, digits: int) -> str:
+    """A figure and its range."""
+    if interval is None:
+        return "-"
+    value, low, high = (f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+    return f"{value} <small>{low} … {high}</small>"
+
+
+def verdict(comparison: Comparison) -> str:
+    """One line of a comparison."""
+    word = comparison.verdict if comparison.gain.excludes_zero else ""
+    title = html.escape(BY_NAME[comparison.name].title)
+    return f'<li>{title}: <span class="{word}">{html.escape(comparison.verdict)}</span></li>'
+
+
+def take(label: str, sentence: Sentence) -> str:
+    """One sentence by one system: player, mel, what was heard and what is wrong."""
+    sound, picture = base64.b64encode(mp3(sentence)).decode(), base64.b64encode(mel_picture(sentence)).decode()
+    lines = [f"<b>{html.escape(label)}</b>", f'<audio controls src="data:audio/mpeg;base64,{sound}"></audio>']
+    lines.append(f'<img alt="mel spectrogram" src="data:image/png;base64,{picture}">')
+    if sentence.heard is not None:
+        lines.append(f"<div>heard: {html.escape(sentence.heard) or '(nothing)'}</div>")
+    lines += [f'<div class="warning">{html.escape(complaint)}</div>' for complaint in sentence.complaints]
+    return f'<div class="take">{"".join(lines)}</div>'
+
+
+def mp3(sentence: Sentence) -> bytes:
+    """The sound, small enough for a page that one sends to a friend."""
+    file = io.BytesIO()
+    soundfile.write(file, sentence.wave[0].clamp(-1, 1).numpy(), sentence.sample_rate, format="MP3")
+    return file.getvalue()
+
+
+def mel_picture(sentence: Sentence) -> bytes:
+    """Its mel as PNG, time to the right, low frequencies below."""
+    from matplotlib import image
+
+    mel = mel_spectrogram(resample(sentence.wave, sentence.sample_rate, SAMPLE_RATE), **MEL, fmax=8000, center=False)[0]
+    file = io.BytesIO()
+    image.imsave(file, mel.flip(0).numpy(), vmin=QUIETEST, vmax=LOUDEST, cmap="magma", format="png")
+    return file.getvalue()

@@ -1,0 +1,209 @@
+"""evaluate_joint.py and what it counts: figures, intervals, verdicts, the page, and mistakes."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate_joint
+import prepare_joint_data
+from evaluation import Sentence, compare
+from recogniser import compared, errors, language_of
+from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
+
+ROOT = Path(__file__).resolve().parent.parent
+MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
+CLIPS = ROOT / "examples" / "en_allison" / "raw_audio"
+SENTENCES = ["Good morning.", "Where is the key?", "Sit down by the fire."]
+
+
+# ---- what is counted -------------------------------------------------------------------------------------------------
+
+
+def test_repetition_counts_phrases_that_were_said_before():
+    assert repeated_share([1, 2, 3, 4, 5, 6]) == 0
+    assert repeated_share([1, 2, 3, 4] * 3) == pytest.approx(5 / 9)
+    assert repeated_share([7] * 10) == pytest.approx(6 / 7)
+    assert repeated_share([1, 2]) == 0
+
+
+def test_pitch_of_a_tone_that_glides_an_octave():
+    seconds = torch.arange(2 * F0_RATE) / F0_RATE
+    hz = 120 * 2 ** (seconds / 2)
+    phase = 2 * math.pi * torch.cumsum(hz / F0_RATE, dim=0)
+    tone = sum((phase * k).sin() / k for k in range(1, 9))[None] * 0.2
+    median, spread = f0_figures(tone)
+    assert median == pytest.approx(120 * 2**0.5, rel=0.02)
+    assert spread == pytest.approx(12 / 12**0.5, rel=0.05)  # of a uniform distribution
+    assert f0_figures(torch.zeros(1, F0_RATE)) is None
+
+
+def test_an_error_rate_weighs_sentences_by_their_words():
+    interval = mean_interval([(1, 2), (0, 8)])
+    assert interval.value == pytest.approx(0.1)
+    assert interval.low == 0 and interval.high == pytest.approx(0.5)
+    assert mean_interval([]) is None
+
+
+def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
+    rng, inside = np.random.default_rng(0), 0
+    for k in range(200):
+        found = mean_interval([(value, 1) for value in rng.normal(size=30)], seed=k)
+        inside += found.low <= 0 <= found.high
+    assert 0.88 <= inside / 200 <= 0.98
+
+
+def test_what_all_sentences_share_cancels_out_of_a_difference():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(scale=10, size=12)  # sentences differ much more than the systems do
+    ours, theirs = (hard + gain + rng.normal(scale=0.1, size=12) for gain in (1, 0))
+    ours, theirs = ([(value, 1) for value in values] for values in (ours, theirs))
+    found = difference_interval(ours, theirs)
+    assert found.excludes_zero and found.value == pytest.approx(1, abs=0.15)
+    assert not difference_interval(theirs, theirs).excludes_zero
+    with pytest.raises(ValueError, match="12 and 11 sentences"):
+        difference_interval(ours, theirs[:11])
+
+
+def test_position_between_two_marks():
+    assert position(0.5, 0.4, 0.6) == pytest.approx(0.5)
+    assert math.isnan(position(0.5, 0.4, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Good morning", "en"),
+        ("早上好 OK", "zh"),
+        ("こんにちは世界", "ja"),
+        ("Доброе утро", "ru"),
+        ("안녕하세요", "ko"),
+        ("<|it|>Buongiorno", "it"),
+        ("123", "en"),
+    ],
+)
+def test_a_texts_language_is_told_by_its_tag_or_letters(text, language):
+    assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "language", "expected"),
+    [
+        ("Don't wait, twenty-one!", "do not wait 21", "en", (0, 4)),
+        ("Turn left here.", "turn here please", "en", (2, 3)),
+        ("早上好，大家。", "早上好大家", "zh", (0, 5)),
+        ("早上好", "晚上好", "zh", (1, 3)),
+        ("Привет всем", "привет", "ru", (1, 2)),
+        ("Yes.", "", "en", (1, 1)),
+        ("...", "noise", "en", (0, 0)),
+    ],
+)
+def test_words_are_counted_in_their_spoken_form(text, heard, language, expected):
+    assert errors(text, heard, language) == expected
+
+
+def test_tags_are_not_words():
+    assert compared("<|en|>Hello, World", "en") == "hello world"
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def sentences(**figures: list[float]) -> list[Sentence]:
+    rows = zip(*figures.values(), strict=True)
+    return [
+        Sentence("", torch.zeros(1, 1), 16000, {name: (value, 1) for name, value in zip(figures, row, strict=True)})
+        for row in rows
+    ]
+
+
+def test_verdicts_know_what_is_good_and_call_noise_noise():
+    base = sentences(similarity=[0.30, 0.32, 0.31, 0.29], wer=[0.2, 0.4, 0.1, 0.3], f0_hz=[120, 121, 119, 122])
+    tuned = sentences(similarity=[0.60, 0.65, 0.62, 0.61], wer=[0.3, 0.2, 0.2, 0.3], f0_hz=[205, 190, 199, 201])
+    found = {one.name: one.verdict for one in compare(tuned, base, {"f0_hz": 200.0})}
+    assert found == {"wer": "the same within the noise", "similarity": "better", "f0_hz": "better"}
+    back = {one.name: one.verdict for one in compare(base, tuned, {})}
+    assert back == {"wer": "the same within the noise", "similarity": "worse"}  # no target: no verdict on pitch
+
+
+def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
+    ours, theirs = sentences(similarity=[0.5, 0.6, 0.7]), sentences(similarity=[0.1, 0.2, 0.3])
+    del ours[1].parts["similarity"]
+    (found,) = compare(ours, theirs, {})
+    assert found.gain.value == pytest.approx(0.4)
+
+
+# ---- the script ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentence_file(tmp_path) -> Path:
+    path = tmp_path / "sentences.txt"
+    path.write_text("\n".join(SENTENCES), encoding="utf-8")
+    return path
+
+
+@pytest.mark.scripts
+def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "输出"
+    arguments = ["--base", "--model-dir", str(MINI), "--output-dir", str(output), "--sentences", str(sentence_file)]
+    assert evaluate_joint.main([*arguments, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "similarity is left out" in printed and "word error rates are left out" in printed
+    report = json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    figures = report["systems"]["base"]["figures"]
+    assert {"run_on", "early_stop", "silence_sec", "repeated", "f0_hz", "clipped"} <= figures.keys()
+    assert "similarity" not in figures
+    assert 80 < figures["f0_hz"]["value"] < 260
+    assert [row["text"] for row in report["systems"]["base"]["sentences"]] == SENTENCES
+    assert sorted(path.name for path in (output / "evaluation" / "base").iterdir()) == ["01.wav", "02.wav", "03.wav"]
+    html = (output / "evaluation" / "evaluation.html").read_text(encoding="utf-8")
+    assert html.count("<audio") == html.count("<img") == 3
+    assert not re.search(r'(src|href)="(?!data:)', html)  # nothing is fetched from elsewhere
+
+
+@pytest.mark.scripts
+def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(tmp_path, sentence_file, capsys):
+    raw, data = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    for path in sorted(CLIPS.iterdir())[4:20]:
+        shutil.copy(path, raw)
+    assert prepare_joint_data.main(["--input-dir", str(raw), "--output-dir", str(data), "--model-dir", str(MINI)]) == 0
+    arguments = ["--base", "--speaker", "slt", "--model-dir", str(MINI), "--output-dir", str(tmp_path / "out")]
+    arguments += ["--data-dir", str(data), "--raw-audio", str(raw), "--sentences", str(sentence_file)]
+    assert evaluate_joint.main([*arguments, "--device", "cpu"]) == 0
+    report = json.loads((tmp_path / "out" / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    base, real = (
+        report["systems"][name]["figures"]["similarity"]["value"] for name in ("base", "real clips, held out")
+    )
+    assert report["scale"]["floor"] < base < real
+    assert report["scale"]["ceiling"] == pytest.approx(real, abs=1e-3)
+    assert "on a scale with 0 = other voices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines", "message"),
+    [
+        ([], SENTENCES[:2], "2 sentences say too little"),
+        ([], [*SENTENCES, "…"], "nothing can be spoken in '…'"),
+        (["--language", "english"], SENTENCES, "--language english: give a code"),
+        (["--seed", "-1"], SENTENCES, "--seed -1"),
+        (["--asr-model", "nowhere"], SENTENCES, "recogniser"),
+        (["--data-dir", "nowhere"], SENTENCES, "no training data in nowhere"),
+        (["--ckpt", "none.ckpt"], SENTENCES, "checkpoint none.ckpt is not there"),
+        (["--speaker", "nobody"], SENTENCES, "--speaker nobody: no such voice"),
+    ],
+)
+def test_mistakes_end_with_one_clear_line(tmp_path, arguments, lines, message, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("sentences.txt").write_text("\n".join(lines), encoding="utf-8")
+    common = ["--base", "--model-dir", str(MINI), "--sentences", "sentences.txt", "--device", "cpu"]
+    assert evaluate_joint.main([*common, *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("output", "evaluation").exists()
