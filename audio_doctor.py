@@ -30,6 +30,8 @@ BANDWIDTH_DROP_DB = 50.0  # the band ends where the spectrum stays this far belo
 OUTLIER_MADS = 4.0
 MIN_GROUP = 6  # fewer clips than this have no median worth trusting
 RATE_RATIO = 1.6  # floor: characters per second this many times more or fewer than the median
+TEXT_HELP_SHARE = 0.25  # a text that helps the LLM less than this share of what texts usually do is not what is said
+LEAST_TEXT_HELP = 0.5  # nats per speech token: where texts usually help less, the LLM does not know their language
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
 MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
 
@@ -49,6 +51,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "other_speaker": (
         WARN,
         "sounds like another speaker or room: cosine {speaker_cosine:.2f} to the others, usual is {usual_cosine:.2f}",
+    ),
+    "text_audio_mismatch": (
+        WARN,
+        "the text is probably not what is said: it tells the model {text_help:.2f} nats a token about the sound, usual "
+        "is {usual_text_help:.2f}; listen and correct it",
     ),
     "speaking_rate": (
         WARN,
@@ -309,11 +316,31 @@ def check_speakers(findings: Sequence[Finding], vectors: np.ndarray) -> None:
             finding.flag("other_speaker", usual_cosine=round(usual, 3))
 
 
+def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) -> str:
+    """Flag text_audio_mismatch by what text_check found for each clip; a note where that says nothing, else ""."""
+    known = [help_ for help_ in helps if help_ is not None]
+    if len(known) < MIN_GROUP:
+        return f"texts are not checked against the audio: that takes {MIN_GROUP} clips with different texts"
+    usual = float(np.median(known))
+    for finding, help_ in zip(findings, helps, strict=True):
+        if help_ is not None:
+            finding.figures["text_help"] = round(help_, 2)
+    if usual < LEAST_TEXT_HELP:
+        return (
+            f"texts are not checked against the audio: they tell the base model little about it ({usual:.2f} nats a "
+            "token), as in a language that it does not know"
+        )
+    for finding, help_ in zip(findings, helps, strict=True):
+        if help_ is not None and help_ < TEXT_HELP_SHARE * usual:
+            finding.flag("text_audio_mismatch", usual_text_help=round(usual, 2))
+    return ""
+
+
 # ---- report ----------------------------------------------------------------------------------------------------------
 
 REPORT_FIGURES = (
     "text duration_sec sample_rate channels peak_db level_db snr_db clipped_share lead_silence_sec trail_silence_sec "
-    "edge_db bandwidth_hz chars_per_sec speaker_cosine text_tokens speech_tokens"
+    "edge_db bandwidth_hz chars_per_sec speaker_cosine text_help text_tokens speech_tokens"
 ).split()
 
 

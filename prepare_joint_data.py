@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +20,27 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 
-from audio_doctor import Finding, audio_flags, check_speakers, check_texts, report_entry, report_text, text_flags
+from audio_doctor import (
+    Finding,
+    audio_flags,
+    check_speakers,
+    check_text_help,
+    check_texts,
+    report_entry,
+    report_text,
+    text_flags,
+)
 from audio_files import DRAFT_SUFFIX, RawClip, find_clips, split_recordings, whisper_transcriber, write_drafts
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
 from config import UserError
+from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from text_check import Spoken, TextCheck
 from utils import (
     DEFAULT_MODEL,
     atomic_path,
@@ -59,6 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", help="of the two ONNX models: auto, cpu, cuda | 提取特征的设备")
     add("--workers", type=int, help="processes [as many as help, at most 4] | 并行进程数")
     add("--force", action="store_true", help="compute unchanged clips again | 重新计算所有音频")
+    add("--no-text-check", action="store_true", help="do not check texts by the LLM | 不用 LLM 核对文本与音频")
     add("--split", action="store_true", help="only cut long recordings at pauses, 1.5-15 s | 只做：按停顿切分长录音")
     add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
     add("--asr-model", type=Path, help="faster-whisper model folder, for --transcribe | 语音识别模型目录")
@@ -173,6 +186,27 @@ def _flag_by_record(finding: Finding, record: Record) -> None:
             finding.figures[figure] = len(record.array(name))
 
 
+def check_texts_by_llm(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig) -> list[str]:
+    """Flag texts that are not what is said; notes for the report. Only what is new loads the LLM, and nothing else."""
+    weights = config.directory / "llm.pt"
+    if args.no_text_check or not weights.is_file():
+        return [] if args.no_text_check else [f"texts are not checked against the audio: {weights} is missing"]
+    with user_mistakes():
+        check = TextCheck(args.output_dir / "cache", file_fingerprint(weights), [spoken(clip) for clip in clips])
+        if check.todo:
+            check.run(load_part(config, "llm").to(args.llm_device).eval())
+    note = check_text_help([clip.finding for clip in clips], check.results())
+    forget_old_files(args.output_dir / "cache", "*.help.json*", check.paths)
+    return [note] if note else []
+
+
+def spoken(clip: Candidate) -> Spoken:
+    """What the text check needs of a clip."""
+    record = clip.record
+    tokens = (torch.from_numpy(record.array(name)).long() for name in ("text_token", "speech_token"))
+    return Spoken(clip.fingerprint, *tokens, torch.from_numpy(record.array("utt_embedding")))
+
+
 def speaker_vectors(clips: Sequence[Candidate]) -> np.ndarray:
     """(n, 192) raw vectors."""
     return np.stack([clip.record.array("utt_embedding") for clip in clips])
@@ -231,11 +265,11 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def forget_old_records(cache: Path, clips: Sequence[Candidate]) -> None:
-    """Delete records of clips that are gone or have changed, and what a killed run left half-done."""
-    wanted = {f"{clip.fingerprint}.npz" for clip in clips}
-    for path in cache.glob("*.npz*"):
-        if path.name not in wanted and path.is_file():
+def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:
+    """Delete what clips left that are gone or have changed, and what a killed run left half-done."""
+    names = {path.name for path in wanted}
+    for path in cache.glob(pattern):
+        if path.name not in names and path.is_file():
             path.unlink(missing_ok=True)
 
 
@@ -249,7 +283,7 @@ def prepare(args: argparse.Namespace) -> None:
     if args.split or args.transcribe:
         return make_clips(args, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
-    args.device = onnx_device(args.device)
+    args.llm_device, args.device = select_device(args.device), onnx_device(args.device)
     with user_mistakes():
         config = read_model_config(model_dir)
         meta = model_meta(config)
@@ -260,6 +294,7 @@ def prepare(args: argparse.Namespace) -> None:
         clips = [Candidate.of(raw, settings) for raw in raw_clips]
         extract_clips(clips, args, config)
         examine(clips)
+        notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config)
         findings = [clip.finding for clip in clips]
         write_report(findings, report_text(findings, notes), args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
@@ -270,7 +305,8 @@ def prepare(args: argparse.Namespace) -> None:
                 f"{findings[0].clip}: {findings[0].reasons[0]}; all reasons are in {args.output_dir / 'report.txt'}"
             )
         shards = publish(used, meta, args.output_dir)
-        forget_old_records(args.output_dir / "cache", clips)
+        cache = args.output_dir / "cache"
+        forget_old_files(cache, "*.npz*", [cache / f"{clip.fingerprint}.npz" for clip in clips])
     print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
     print(f"report    {args.output_dir / 'report.txt'}, report.json")
     following = command_line("train_joint.py", data_dir=args.output_dir, model_dir=args.model_dir)

@@ -24,7 +24,7 @@ SCRIPTS = {
 LAYERS = (
     {"config"},
     {"utils"},
-    {"dataset", "lora", "recogniser", "voice_metrics"},
+    {"dataset", "lora", "recogniser", "text_check", "voice_metrics"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "runaway"},
     {"clip_features", "speaking", "training_state"},
@@ -39,6 +39,7 @@ OWN_IMPORTS = {
     "audio_doctor": set(),
     "recogniser": {"config"},
     "runaway": set(),
+    "text_check": {"utils"},
     "voice_metrics": set(),
     "utils": {"config"},
     "lora": {"config"},

@@ -1,0 +1,127 @@
+"""Texts that are not what is said: found by the base LLM, on real clips and the embedded model."""
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import prepare_joint_data
+from audio_doctor import Finding, check_text_help
+from cosyvoice.cli.cosyvoice import load_part
+from dataset import read_rows
+from text_check import Spoken, TextCheck, strangers_of, text_help
+
+ROOT = Path(__file__).resolve().parent.parent
+MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
+CLIPS = ROOT / "examples" / "en_allison" / "raw_audio"
+
+
+def spoken(fingerprint: str, text: list[int]) -> Spoken:
+    return Spoken(fingerprint, torch.tensor(text), torch.tensor([1, 2]), torch.ones(192))
+
+
+def test_strangers_have_other_texts_and_change_only_near_a_clip_that_goes():
+    clips = [spoken(f"{i:02d}", [i % 7]) for i in range(20)]
+    found = strangers_of(clips)
+    for clip, others in zip(clips, found, strict=True):
+        assert len(others) == 2 and all(other.text_token.tolist() != clip.text_token.tolist() for other in others)
+    fewer = strangers_of([clip for clip in clips if clip.fingerprint != "10"])
+    changed = [a for a, b in zip(found[:10] + found[11:], fewer, strict=True) if a != b]
+    assert len(changed) <= 3
+    assert strangers_of([spoken("a", [1]), spoken("b", [1])]) == [[], []]
+
+
+def test_a_stored_result_is_not_computed_again(tmp_path):
+    clips, llm = [spoken(f"{i}", [3 + i]) for i in range(6)], load_part(MINI, "llm").eval()
+    first = TextCheck(tmp_path, "llm", clips)
+    assert first.todo == list(range(6))
+    first.run(llm)
+    again = TextCheck(tmp_path, "llm", clips)
+    assert again.todo == [] and again.results() == first.results()
+    assert TextCheck(tmp_path, "another llm", clips).todo == list(range(6))
+    assert first.results()[0] == pytest.approx(
+        text_help(llm, clips[0], [c.text_token for c in first.strangers[0]]), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("helps", "flagged", "note"),
+    [
+        ([2.0, 2.1, 1.9, 0.7, 2.2, 2.0], [], ""),
+        ([2.0, 2.1, 1.9, 0.3, 2.2, -1.0], [3, 5], ""),
+        ([2.0, 2.1, 1.9, None, 2.2, 2.0, 0.1], [6], ""),
+        ([0.1, 0.2, 0.3, -0.2, 0.1, 0.0], [], "a language that it does not know"),
+        ([2.0, 0.0], [], "takes 6 clips"),
+    ],
+)
+def test_a_text_is_flagged_that_helps_much_less_than_usual(helps, flagged, note):
+    findings = [Finding(str(i), f"{i}.wav") for i in range(len(helps))]
+    assert note in check_text_help(findings, helps)
+    assert [i for i, finding in enumerate(findings) if "text_audio_mismatch" in finding.flags] == flagged
+
+
+@pytest.fixture(scope="module")
+def example_data(tmp_path_factory) -> Path:
+    data = tmp_path_factory.mktemp("examples") / "data"
+    arguments = ["--input-dir", str(CLIPS), "--output-dir", str(data), "--model-dir", str(MINI)]
+    assert prepare_joint_data.main(arguments) == 0
+    return data
+
+
+@pytest.mark.scripts
+def test_the_example_clips_raise_no_false_alarm(example_data):
+    report = json.loads((example_data / "report.json").read_text(encoding="utf-8"))
+    assert not [row["clip"] for row in report if "text_audio_mismatch" in row["flags"]]
+    assert all(row["text_help"] > 0.5 for row in report)
+
+
+@pytest.mark.scripts
+def test_swapped_texts_are_found(example_data, tmp_path):
+    """Three pairs of thirty, in ten random draws: at least 5 of 6 found each time, at most 1 false alarm on average."""
+    llm, false_alarms = load_part(MINI, "llm").eval(), 0
+    rows = read_rows(example_data)
+    clips = [Spoken(f"{row.utt}-{row.utt}", row.text_token, row.speech_token, row.utt_embedding) for row in rows]
+    for draw in range(10):
+        drawn = random.Random(draw).sample(range(len(clips)), 6)
+        mixed = list(clips)
+        for a, b in zip(drawn[::2], drawn[1::2], strict=True):
+            for i, j in ((a, b), (b, a)):
+                mixed[i] = replace(clips[i], text_token=clips[j].text_token, fingerprint=f"{rows[i].utt}-{rows[j].utt}")
+        check = TextCheck(tmp_path, "mini", mixed)
+        check.run(llm)
+        findings = [Finding(row.utt, row.wav) for row in rows]
+        check_text_help(findings, check.results())
+        flagged = {i for i, finding in enumerate(findings) if finding.flags}
+        assert len(flagged & set(drawn)) >= 5
+        false_alarms += len(flagged - set(drawn))
+    assert false_alarms <= 10
+
+
+@pytest.mark.scripts
+def test_a_wrong_text_is_reported_and_the_check_can_be_left_out(tmp_path):
+    model, raw = tmp_path / "model", tmp_path / "raw"
+    shutil.copytree(MINI, model)
+    raw.mkdir()
+    for path in sorted(CLIPS.iterdir())[4:20]:
+        shutil.copy(path, raw)
+    texts = sorted(raw.glob("*.txt"))
+    first, last = (path.read_text(encoding="utf-8") for path in (texts[0], texts[-1]))
+    texts[0].write_text(last, encoding="utf-8")
+    texts[-1].write_text(first, encoding="utf-8")
+    arguments = ["--input-dir", str(raw), "--output-dir", str(tmp_path / "data"), "--model-dir", str(model)]
+    assert prepare_joint_data.main(arguments) == 0
+    report = json.loads((tmp_path / "data" / "report.json").read_text(encoding="utf-8"))
+    flagged = [row["clip"] for row in report if "text_audio_mismatch" in row["flags"]]
+    assert flagged == [texts[0].stem, texts[-1].stem]
+
+    (model / "llm.pt").write_bytes(b"not read")
+    assert prepare_joint_data.main([*arguments, "--no-text-check"]) == 0
+    assert "text_audio_mismatch" not in (tmp_path / "data" / "report.json").read_text(encoding="utf-8")
+    assert prepare_joint_data.main(arguments) == 2
+    (model / "llm.pt").unlink()
+    assert prepare_joint_data.main(arguments) == 0
+    assert "texts are not checked" in (tmp_path / "data" / "report.txt").read_text(encoding="utf-8")

@@ -1,0 +1,99 @@
+"""Does a clip say what its text says? Asked of the base LLM, which has learned how text becomes speech tokens.
+
+A clip's own text helps the LLM to foresee the clip's speech tokens; the text of another clip does not. A text that
+helps no more than a stranger's is not what is said, or says much less or more.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils import atomic_path
+
+STRANGERS = 2  # texts of other clips that each text is held against
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the check needs of a clip."""
+
+    fingerprint: str
+    text_token: Tensor  # (L,)
+    speech_token: Tensor  # (S,)
+    utt_embedding: Tensor  # (192,)
+
+
+@torch.inference_mode()
+def text_help(llm: nn.Module, clip: Spoken, strangers: Sequence[Tensor]) -> float:
+    """Nats per speech token by which the clip's own text makes its speech likelier than the strangers' texts do.
+
+    strangers: text tokens (L,) each. About 0 where the text has nothing to do with the sound."""
+    texts = [clip.text_token, *strangers]
+    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int32)
+    batch = {
+        "text_token": nn.utils.rnn.pad_sequence(texts, batch_first=True),
+        "text_token_len": lengths,
+        "speech_token": clip.speech_token.expand(len(texts), -1),
+        "speech_token_len": torch.full_like(lengths, len(clip.speech_token)),
+        "embedding": clip.utt_embedding.expand(len(texts), -1),
+    }
+    losses = llm.clip_losses(batch, next(llm.parameters()).device)[0]
+    return float(losses[1:].mean() - losses[0])
+
+
+def strangers_of(clips: Sequence[Spoken]) -> list[list[Spoken]]:
+    """For each clip the next clips with another text in the order of fingerprints; fewer where there are no more.
+
+    A clip that is added or removed changes this for its neighbours only, so nearly all stored results stay valid."""
+    ring = sorted(range(len(clips)), key=lambda i: clips[i].fingerprint)
+    place = {i: k for k, i in enumerate(ring)}
+    found = []
+    for i, clip in enumerate(clips):
+        behind = [clips[ring[(place[i] + step) % len(ring)]] for step in range(1, len(ring))]
+        found.append([other for other in behind if not torch.equal(other.text_token, clip.text_token)][:STRANGERS])
+    return found
+
+
+def result_path(cache: Path, llm_fingerprint: str, clip: Spoken, strangers: Sequence[Spoken]) -> Path:
+    """Where the result of one clip is kept; named by all that it depends on."""
+    parts = [llm_fingerprint, *(stranger.fingerprint for stranger in strangers)]
+    return cache / f"{clip.fingerprint}.{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}.help.json"
+
+
+def read_result(path: Path) -> float | None:
+    """A stored result; None where there is none that can be read."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class TextCheck:
+    """The check over a whole set, with a stored result for each clip: only what is new needs the LLM."""
+
+    def __init__(self, cache: Path, llm_fingerprint: str, clips: Sequence[Spoken]) -> None:
+        self.clips, self.strangers = clips, strangers_of(clips)
+        pairs = zip(clips, self.strangers, strict=True)
+        self.paths = [result_path(cache, llm_fingerprint, clip, others) for clip, others in pairs]
+
+    @property
+    def todo(self) -> list[int]:
+        """Indices of clips that have strangers and no stored result."""
+        return [i for i, path in enumerate(self.paths) if self.strangers[i] and read_result(path) is None]
+
+    def run(self, llm: nn.Module) -> None:
+        """Ask the LLM about what is to do; each result is stored at once."""
+        for i in tqdm(self.todo, "texts", unit="clip"):
+            help_ = text_help(llm, self.clips[i], [other.text_token for other in self.strangers[i]])
+            with atomic_path(self.paths[i]) as part:
+                part.write_text(json.dumps(round(help_, 5)), encoding="utf-8")
+
+    def results(self) -> list[float | None]:
+        """Help of each clip's text in nats per token; None for one without strangers."""
+        return [read_result(path) for path in self.paths]
