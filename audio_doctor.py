@@ -356,8 +356,7 @@ def report_text(findings: Sequence[Finding], notes: Sequence[str] = (), max_line
 
     max_lines: of the part about single clips.
     """
-    bad = [finding for finding in findings if finding.flags]
-    bad.sort(key=lambda finding: (list(FLAGS).index(finding.flags[0]), -len(finding.flags), finding.clip))
+    bad = [finding for finding in worst_first(findings) if finding.flags]
     width = max((len(finding.clip) for finding in bad), default=0)
     lines = [
         f"  {finding.status:8}{finding.clip if i == 0 else '':{width}}  {name}: {reason}"
@@ -367,12 +366,30 @@ def report_text(findings: Sequence[Finding], notes: Sequence[str] = (), max_line
     lines += [f"  note    {note}" for note in notes]
     if max_lines is not None and len(lines) > max_lines:
         lines[max_lines:] = [f"  ... {len(lines) - max_lines} more lines in report.txt"]
+    return "\n".join([*lines, *summary_lines(findings)])
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """By the gravest flag, then by the number of flags; clips without any last, by name."""
+    grave = list(FLAGS).index
+    return sorted(
+        findings,
+        key=lambda finding: (
+            grave(finding.flags[0]) if finding.flags else len(FLAGS),
+            -len(finding.flags),
+            finding.clip,
+        ),
+    )
+
+
+def summary_lines(findings: Sequence[Finding]) -> list[str]:
+    """The totals, and what to do about the set as a whole."""
     used = [finding for finding in findings if finding.status != "dropped"]
     count = Counter(finding.status for finding in findings)
     minutes = sum(finding.figures["duration_sec"] for finding in used) / 60
     total = f"{len(used)} of {len(findings)} clips used, {minutes:.1f} min"
     total += f" ({count['kept']} clean, {count['warned']} with a warning); {count['dropped']} dropped"
-    return "\n".join([*lines, total, *advice(findings)])
+    return [total, *advice(findings)]
 
 
 def advice(findings: Sequence[Finding]) -> list[str]:

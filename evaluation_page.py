@@ -12,20 +12,16 @@ from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import BY_NAME, FIGURES, Comparison, Sentence, summary
 from matcha.utils.audio import mel_spectrogram
 from voice_metrics import Interval
+from webpage import document
 
 MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
 REAL, REAL_SHOWN = "real clips, held out", 3
 QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-small { color: #777 }
+td, th { white-space: nowrap }
 .takes { display: flex; flex-wrap: wrap; gap: 1.5rem }
 .take { flex: 1 1 20rem; max-width: 30rem }
 .take img, .take audio { width: 100% }
-.better { color: #08703a } .worse { color: #b00020 } .warning { color: #b00020 }
 """
 
 
@@ -40,7 +36,7 @@ def page(
 
     comparisons: by a heading such as "tuned against base". notes: lines of plain text below the table.
     """
-    body = [f"<h1>{html.escape(title)}</h1>", table(spoken | ({REAL: real} if real else {}))]
+    body = [table(spoken | ({REAL: real} if real else {}))]
     for heading, found in comparisons.items():
         body.append(f"<h2>{html.escape(heading)}</h2><ul>{''.join(map(verdict, found))}</ul>")
     body += [f"<p><small>{html.escape(line)}</small></p>" for line in notes.splitlines()]
@@ -51,8 +47,7 @@ def page(
     if real:
         takes = "".join(take(sentence.text, sentence) for sentence in real[:REAL_SHOWN])
         body.append(f'<h2>{REAL}</h2><div class="takes">{takes}</div>')
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    return document(title, "".join(body), style=STYLE)
 
 
 def table(systems: Mapping[str, Sequence[Sentence]]) -> str:

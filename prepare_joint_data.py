@@ -40,6 +40,7 @@ from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
     DEFAULT_MODEL,
@@ -252,11 +253,12 @@ def row(clip: Candidate, mean: np.ndarray) -> dict[str, Any]:
     }
 
 
-def write_report(findings: Sequence[Finding], text: str, output_dir: Path) -> None:
-    """report.json, an array with one clip a line, and report.txt for people."""
+def write_report(findings: Sequence[Finding], notes: Sequence[str], input_dir: Path, output_dir: Path) -> None:
+    """report.json, an array with one clip a line; report.txt and report.html for people."""
     lines = ",\n".join(json.dumps(report_entry(finding), ensure_ascii=False) for finding in findings)
     write_text(output_dir / "report.json", f"[\n{lines}\n]\n")
-    write_text(output_dir / "report.txt", text + "\n")
+    write_text(output_dir / "report.txt", report_text(findings, notes) + "\n")
+    write_text(output_dir / "report.html", report_page(findings, notes, input_dir, output_dir))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -296,7 +298,7 @@ def prepare(args: argparse.Namespace) -> None:
         examine(clips)
         notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config)
         findings = [clip.finding for clip in clips]
-        write_report(findings, report_text(findings, notes), args.output_dir)
+        write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
         used = [clip for clip in clips if clip.used]
         if not used:
@@ -308,7 +310,7 @@ def prepare(args: argparse.Namespace) -> None:
         cache = args.output_dir / "cache"
         forget_old_files(cache, "*.npz*", [cache / f"{clip.fingerprint}.npz" for clip in clips])
     print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
-    print(f"report    {args.output_dir / 'report.txt'}, report.json")
+    print(f"report    {args.output_dir / 'report.txt'}, report.html, report.json")
     following = command_line("train_joint.py", data_dir=args.output_dir, model_dir=args.model_dir)
     print(f"next\n{following}", flush=True)
 
