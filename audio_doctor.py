@@ -20,7 +20,9 @@ QUIET_DB = -36.0  # speech normally sits at -25..-12
 CLIPPED_SHARE = 5e-4  # samples on a flat top: 8 a second at 16 kHz; clean recordings have none or one short run
 FLAT_RUN = 4  # equal extreme samples in a row that make a flat top
 EDGE_SILENCE_SEC = 0.7
-NOISY_DB = 18.0  # speech level above the level in pauses; clean recordings reach 25-70
+NOISY_DB = 22.0  # speech level above the level in pauses; clean recordings reach 25-70
+ECHO_SEC = 0.15  # in this time after a loud sound
+ECHO_DB = 18.0  # the level falls at least so far somewhere in a clip; an echo of 0.8 s keeps it from that
 CUT_MARGIN_DB = 12.0  # an outermost frame within this of the clip's speech level lies inside speech
 BANDWIDTH_HZ = 5500.0  # telephone audio ends near 4 kHz, speech recorded at 16 kHz at 6.5-8 kHz
 BANDWIDTH_DROP_DB = 50.0  # the band ends where the spectrum stays this far below its peak
@@ -69,6 +71,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "{lead_silence_sec:.1f} s silence before and {trail_silence_sec:.1f} s after the speech; trim to 0.1-0.3 s",
     ),
     "noisy": (WARN, "pauses are only {snr_db:.0f} dB below the speech; noise, music and echo are learned too"),
+    "echo": (WARN, "sounds die away slowly ({fall_db:.0f} dB in 0.15 s): echo or music is learned too; record closer"),
     "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
     "digits_left": (WARN, "'{text}': write the digits as words"),
@@ -97,6 +100,7 @@ class AudioFigures:
     lead_silence_sec: float
     trail_silence_sec: float
     edge_db: float  # the louder of first and last frame, relative to level_db
+    fall_db: float  # how far the level falls within ECHO_SEC where loud sounds stop
     bandwidth_hz: float
 
 
@@ -150,6 +154,7 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         lead_silence_sec=round(float(lead) * FRAME_SEC, 2),
         trail_silence_sec=round(float(trail) * FRAME_SEC, 2),
         edge_db=round(float(max(levels[0], levels[-1])) - level, 1),
+        fall_db=round(fall_db(mono, sample_rate), 1),
         bandwidth_hz=round(bandwidth_hz(mono, sample_rate)),
     )
 
@@ -163,6 +168,18 @@ def silence_threshold(levels: np.ndarray) -> float:
     """Level in dB that parts pauses from speech: midway from the noise floor, 20 to 40 dB below the speech level."""
     floor, speech = np.quantile(levels, [0.05, 0.95])
     return float(speech - np.clip((speech - floor) / 2, 20, 40))
+
+
+def fall_db(mono: np.ndarray, sample_rate: int) -> float:
+    """The steepest falls (97th percentile) of the level within ECHO_SEC from a loud frame; 0 for too short a clip.
+
+    A room's echo dies away at its own pace, however abruptly the voice stops."""
+    size = max(1, int(FRAME_SEC / 2 * sample_rate))
+    frames = mono[: len(mono) // size * size].reshape(-1, size)
+    levels, step = decibel(np.sqrt(np.mean(np.square(frames), axis=1))), round(ECHO_SEC / FRAME_SEC * 2)
+    falls = levels[:-step] - levels[step:]
+    loud = levels[:-step] > np.quantile(levels, 0.95) - 10 if len(levels) else np.zeros(0, dtype=bool)
+    return float(np.quantile(falls[loud], 0.97)) if len(falls) and loud.any() else 0.0
 
 
 def clipped_share(samples: np.ndarray) -> float:
@@ -200,6 +217,7 @@ def audio_flags(figures: AudioFigures) -> list[str]:
         "near_silent": figures.level_db < SILENT_DB,
         "clipping": figures.clipped_share > CLIPPED_SHARE,
         "noisy": figures.snr_db < NOISY_DB,
+        "echo": figures.snr_db >= NOISY_DB and 0 < figures.fall_db < ECHO_DB,
         "cut_off": figures.snr_db >= NOISY_DB and figures.edge_db > -CUT_MARGIN_DB,
         "edge_silence": max(figures.lead_silence_sec, figures.trail_silence_sec) > EDGE_SILENCE_SEC,
         "low_bandwidth": figures.sample_rate >= MIN_SAMPLE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
@@ -340,7 +358,7 @@ def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) 
 
 REPORT_FIGURES = (
     "text duration_sec sample_rate channels peak_db level_db snr_db clipped_share lead_silence_sec trail_silence_sec "
-    "edge_db bandwidth_hz chars_per_sec speaker_cosine text_help text_tokens speech_tokens"
+    "edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help text_tokens speech_tokens"
 ).split()
 
 

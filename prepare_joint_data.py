@@ -3,6 +3,7 @@
     python prepare_joint_data.py                                   # raw_audio/*.wav + *.txt -> data/
     python prepare_joint_data.py --input-dir my_voice --output-dir data_my_voice
     python prepare_joint_data.py --split                           # cut long recordings into clips first
+    python prepare_joint_data.py --fix                             # copies with short edges and even loudness
     python prepare_joint_data.py --transcribe --asr-model asr      # draft missing texts for review
 
 Clips that did not change are not computed again; data/report.txt names every clip that needs attention.
@@ -40,6 +41,7 @@ from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
@@ -74,6 +76,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--force", action="store_true", help="compute unchanged clips again | 重新计算所有音频")
     add("--no-text-check", action="store_true", help="do not check texts by the LLM | 不用 LLM 核对文本与音频")
     add("--split", action="store_true", help="only cut long recordings at pauses, 1.5-15 s | 只做：按停顿切分长录音")
+    fix_help = f"only copy to INPUT_DIR_fixed: edges trimmed, {LOUDNESS_LUFS:g} LUFS | 只做：修整静音和响度，写入副本"
+    add("--fix", action="store_true", help=fix_help)
     add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
     add("--asr-model", type=Path, help="faster-whisper model folder, for --transcribe | 语音识别模型目录")
     args = parser.parse_args(argv)
@@ -282,6 +286,8 @@ def prepare(args: argparse.Namespace) -> None:
     """Recordings -> data set and report; raises UserError where that is impossible."""
     input_dir = find_folder(args.input_dir, "raw_audio", "put 001.wav, 001.txt, ... there or give --input-dir")
     raw_clips, notes = find_clips(input_dir)
+    if args.fix:
+        return fix(args, input_dir, raw_clips)
     if args.split or args.transcribe:
         return make_clips(args, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
@@ -331,6 +337,16 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
         print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
         print("or have drafts written: python prepare_joint_data.py --transcribe --asr-model DIR")
     print(f"then\n{command_line('prepare_joint_data.py', input_dir=args.input_dir)}", flush=True)
+
+
+def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
+    """--fix: mended copies beside the recordings; no training data is made."""
+    if args.split or args.transcribe:
+        raise UserError("give --fix by itself: cut and draft first, then fix what came out")
+    lines, target = fix_recordings(clips, input_dir), fixed_folder(input_dir)
+    print("\n".join(lines) or "nothing had to be changed")
+    print(f"copies are in {target}, what was done to each in {target / DONE}; the originals are untouched")
+    print(f"then\n{command_line('prepare_joint_data.py', input_dir=target)}", flush=True)
 
 
 def onnx_device(name: str) -> str:

@@ -18,6 +18,7 @@ FIGURES = (
     ("clipped_share", "clipped share", 4),
     ("lead_silence_sec", "silence before, s", 2),
     ("trail_silence_sec", "silence after, s", 2),
+    ("fall_db", "fall in 0.15 s, dB", 0),
     ("bandwidth_hz", "band up to, Hz", 0),
     ("sample_rate", "Hz", 0),
     ("chars_per_sec", "characters/s", 1),

@@ -27,7 +27,7 @@ LAYERS = (
     {"dataset", "lora", "recogniser", "text_check", "voice_metrics", "webpage"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "report_page", "runaway"},
-    {"clip_features", "speaking", "training_state"},
+    {"clip_features", "mending", "speaking", "training_state"},
     {"evaluation"},
     {"evaluation_page"},
     SCRIPTS,

@@ -1,0 +1,100 @@
+"""--fix: copies of the recordings with short edges and even loudness, and a list of what was done to each.
+
+The originals are not touched. Loudness is that of ITU-R BS.1770-4 (LUFS), as broadcasters measure it.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio.functional
+from tqdm import tqdm
+
+from audio_doctor import decibel, measure
+from audio_files import AudioError, RawClip, read_audio
+from config import UserError
+from utils import atomic_path
+
+LOUDNESS_LUFS = -23.0  # EBU R 128
+PEAK_DB = -1.0  # loudest sample, dBFS; louder clips are turned up less
+LOUDNESS_STEP_DB = 0.5  # smaller differences are left alone
+EDGE_SEC = 0.2  # silence that stays before and after the speech
+LONGEST_EDGE_SEC = 0.3  # edges up to this are left alone
+SHORTEST_SEC = 0.4  # loudness is measured in blocks of this length
+DONE = "fixed.json"
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A recording as it should be, and what was done to get there."""
+
+    samples: np.ndarray  # (N, channels)
+    done: list[str] = field(default_factory=list)
+
+
+def fixed_folder(input_dir: Path) -> Path:
+    """Where the copies of a folder's recordings go."""
+    return input_dir.with_name(input_dir.name + "_fixed")
+
+
+def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
+    """Integrated loudness of samples (N, channels); NaN for silence and for less than SHORTEST_SEC."""
+    if len(samples) < SHORTEST_SEC * sample_rate or not np.abs(samples).max() > 0:
+        return math.nan
+    found = float(torchaudio.functional.loudness(torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate))
+    return found if math.isfinite(found) else math.nan
+
+
+def mend(samples: np.ndarray, sample_rate: int) -> Mended:
+    """Samples (N, channels) with long edges cut to EDGE_SEC, at LOUDNESS_LUFS as far as PEAK_DB allows."""
+    figures, done = measure(samples, sample_rate), []
+    lead, trail = figures.lead_silence_sec, figures.trail_silence_sec
+    start = lead - EDGE_SEC if lead > LONGEST_EDGE_SEC else 0.0
+    end = trail - EDGE_SEC if trail > LONGEST_EDGE_SEC else 0.0
+    if start + end > 0 and lead + trail < figures.duration_sec:
+        samples = samples[round(start * sample_rate) : len(samples) - round(end * sample_rate)]
+        done.append(f"{start:.2f} s cut off before the speech, {end:.2f} s after it")
+    loudness = loudness_lufs(samples, sample_rate)
+    room = PEAK_DB - float(decibel(np.abs(samples).max()))
+    gain = min(LOUDNESS_LUFS - loudness, room)
+    if math.isfinite(gain) and abs(gain) >= LOUDNESS_STEP_DB:
+        samples = samples * 10 ** (gain / 20)
+        done.append(f"{gain:+.1f} dB, from {loudness:.1f} to {loudness + gain:.1f} LUFS")
+    return Mended(samples.astype(np.float32), done)
+
+
+def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
+    """Write fixed copies with their texts to `fixed_folder`, in place of an earlier run's; what was done, by file.
+
+    Raises UserError where the folder holds other things or the disk refuses; a recording that cannot be read is named
+    and left out."""
+    target, lines = fixed_folder(input_dir), []
+    if target.exists() and not (target / DONE).is_file():
+        raise UserError(f"{target} is there and was not made by --fix; move it away")
+    known: dict[str, list[str]] = {}
+    with atomic_path(target.with_name(target.name + ".new")) as folder:
+        folder.mkdir()
+        for clip in tqdm(clips, "fixing", unit="clip"):
+            try:
+                recording = read_audio(clip.path)
+            except AudioError as error:
+                lines.append(f"{clip.file}: cannot be read: {error}")
+                continue
+            mended = mend(recording.samples, recording.sample_rate)
+            path = (folder / clip.file).with_suffix(".wav")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, mended.samples, recording.sample_rate, subtype="PCM_24")
+            if clip.text:
+                path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
+            known[clip.file] = mended.done
+            lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
+        (folder / DONE).write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+    target.with_name(target.name + ".new").rename(target)
+    return lines
