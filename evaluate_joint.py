@@ -36,6 +36,7 @@ from evaluation import (
     as_json,
     compare,
     listen_to,
+    shown,
     speak_sentence,
     summary,
 )
@@ -49,18 +50,18 @@ from utils import (
     PROJECT,
     add_device_argument,
     add_folder_arguments,
-    atomic_path,
     find_folder,
     read_finetune_yaml,
     read_lines,
     run_main,
     select_device,
     user_mistakes,
+    write_text,
 )
 from voice_metrics import Interval, cosine, position
 
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt"}  # in examples/
-REAL_CLIPS = 10  # most that are listened to
+VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
 FOLDER = "evaluation"  # in the output folder
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
@@ -92,17 +93,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
-    """Systems by name; the newest merged pair and the base where nothing is named."""
-    base = Source(args.output_dir, base=True, speaker=args.speaker)
-    systems = {f"{path.parent.name}/{path.stem}": Source(args.output_dir, ckpt=path) for path in args.ckpt}
-    if args.llm or args.flow:
-        name = (args.llm or args.flow).stem.replace("llm_", "").replace("flow_", "")
-        systems[name] = Source(args.output_dir, llm=args.llm, flow=args.flow)
-    if args.base or not systems:
-        systems = {BASE: base, **systems}
-    if not args.base and len(systems) == 1 and BASE in systems:
-        systems["tuned"] = Source(args.output_dir)
-    return systems
+    """Systems by name, the base first; the base and the newest merged pair where nothing is named."""
+    pair, named = bool(args.llm or args.flow), bool(args.llm or args.flow or args.ckpt)
+    systems = {}
+    if args.base or not named:
+        systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
+    if pair or not (args.base or named):
+        systems["tuned"] = Source(args.output_dir, llm=args.llm, flow=args.flow)
+    return systems | {str(path.with_suffix("")): Source(args.output_dir, ckpt=path) for path in args.ckpt}
 
 
 @dataclass(frozen=True)
@@ -133,13 +131,20 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> tuple[list[C
     return hold_out(clips, config.seed, count)
 
 
-def read_reference(args: argparse.Namespace, model_dir: Path, ears: Ears) -> Reference:
-    """The speaker's clips, where they are at hand; prints what is left out."""
+def read_clips(args: argparse.Namespace) -> list[Clip]:
+    """The speaker's prepared clips; [], with a line that says so, where none were named and none are at hand."""
     data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
     if args.data_dir is None and not data_dir.is_dir():
         print(f"similarity is left out: no clips of the speaker in {data_dir} (give --data-dir)", flush=True)
+        return []
+    return read_rows(data_dir)
+
+
+def read_reference(args: argparse.Namespace, model_dir: Path, clips: Sequence[Clip], ears: Ears) -> Reference:
+    """What the clips tell about the speaker, and the recordings where they are at hand."""
+    if not clips:
         return NOTHING
-    train, held_out = split_clips(args, read_rows(data_dir))
+    train, held_out = split_clips(args, clips)
     centre = unit_mean([clip.utt_embedding for clip in train])
     others = [voice.embedding for voice in voices_in(model_dir).values()]
     floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
@@ -149,24 +154,29 @@ def read_reference(args: argparse.Namespace, model_dir: Path, ears: Ears) -> Ref
         print(f"real clips are not listened to: no recordings in {raw_audio} (give --raw-audio)", flush=True)
         return Reference({CAMPPLUS: centre}, [], ceiling, floor)
     with user_mistakes():
-        waves = {clip.utt: load_wav(raw_audio / clip.wav, EAR_RATE) for clip in [*train, *held_out]}
-    vectors = [ears.vectors(waves[clip.utt]) for clip in tqdm(train, "the speaker's voice")]
-    centres = {name: unit_mean([found[name] for found in vectors]) for name in vectors[0]}
-    real = [
-        listen_to(clip.text, waves[clip.utt], EAR_RATE, clip.speech_token.tolist(), ears, centres)
-        for clip in tqdm(held_out[:REAL_CLIPS], REAL)
-    ]
+        vectors = [
+            ears.vectors(load_wav(raw_audio / clip.wav, EAR_RATE))
+            for clip in tqdm(train[:VOICE_CLIPS], "the speaker's voice")
+        ]
+        centres = {name: unit_mean([found[name] for found in vectors]) for name in vectors[0]}
+        real = [
+            listen_to(
+                clip.text,
+                load_wav(raw_audio / clip.wav, EAR_RATE),
+                EAR_RATE,
+                clip.speech_token.tolist(),
+                ears,
+                centres,
+            )
+            for clip in tqdm(held_out[:REAL_CLIPS], REAL)
+        ]
     return Reference(centres, real, ceiling, floor)
 
 
-def read_sentences(args: argparse.Namespace, frontend: CosyVoiceFrontEnd) -> list[str]:
-    """The user's list, else the one that ships in the language of the training texts, else the English one."""
-    path = args.sentences
-    if path is None:
-        data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
-        texts = [clip.text for clip in read_rows(data_dir)] if (data_dir / "data.list").is_file() else []
-        chinese = sum(map(contains_chinese, texts)) > len(texts) / 2
-        path = PROJECT / "examples" / LISTS["zh" if chinese else "en"]
+def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
+    """The user's list, else the one that ships in the language of the clips' texts, else the English one."""
+    chinese = sum(contains_chinese(clip.text) for clip in clips) > len(clips) / 2
+    path = args.sentences or PROJECT / "examples" / LISTS["zh" if chinese else "en"]
     sentences = [line.strip() for line in read_lines(path) if line.strip()]
     silent = [line for line in sentences if not speakable(frontend, line)]
     if silent:
@@ -206,7 +216,7 @@ def cell(interval: Interval | None, digits: int) -> str:
     """ "0.12 [0.08, 0.17]"."""
     if interval is None:
         return "-"
-    value, low, high = (f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+    value, low, high = shown(interval, digits)
     return f"{value} [{low}, {high}]"
 
 
@@ -248,9 +258,10 @@ def evaluate(args: argparse.Namespace) -> None:
         find_weights(source, model_dir)  # all mistakes before the first sentence
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
-        sentences = read_sentences(args, frontend)
+        clips = read_clips(args)
+        sentences = read_sentences(args, clips, frontend)
     ears = Ears(frontend, open_recogniser(args), args.language)
-    reference = read_reference(args, model_dir, ears)
+    reference = read_reference(args, model_dir, clips, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}
     for name, source in systems.items():
@@ -260,8 +271,20 @@ def evaluate(args: argparse.Namespace) -> None:
             speak_sentence(speaker, text, args.seed, ears, reference.centres) for text in tqdm(sentences, name)
         ]
         for number, sentence in enumerate(spoken[name], start=1):
-            write_audio(folder / name.replace("/", "_") / f"{number:02d}.wav", sentence.wave, sentence.sample_rate)
+            write_audio(folder / file_name(name) / f"{number:02d}.wav", sentence.wave, sentence.sample_rate)
+    report(args, model_dir, reference, spoken)
 
+
+def file_name(name: str) -> str:
+    """A system's name as the name of a folder."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("_")
+
+
+def report(
+    args: argparse.Namespace, model_dir: Path, reference: Reference, spoken: Mapping[str, Sequence[Sentence]]
+) -> None:
+    """Print the table and the verdicts; write JSON and page."""
+    folder = args.output_dir / FOLDER
     everything = spoken | ({REAL: reference.real} if reference.real else {})
     targets = {name: interval.value for name, interval in summary(reference.real).items()} | {"duration_ratio": 1.0}
     first, *others = spoken
@@ -270,15 +293,14 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"\n{table(everything)}\n{scale}")
     for heading, found in comparisons.items():
         print(f"\n{heading}:\n{words(found)}")
-    report = {
+    figures = {
         "model_dir": str(model_dir),
         "seed": args.seed,
-        "sentences": sentences,
         "systems": {name: as_json(found) for name, found in everything.items()},
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
         "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
     }
-    write_text(folder / "evaluation.json", json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(figures, ensure_ascii=False, indent=1) + "\n")
     write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 
@@ -286,12 +308,6 @@ def evaluate(args: argparse.Namespace) -> None:
 def as_rows(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
     """Comparisons as plain data: by how much ours is better, its interval, and the verdict."""
     return {found.name: {"gain": vars(found.gain), "verdict": found.verdict} for found in comparisons}
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 file under its final name only when complete."""
-    with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

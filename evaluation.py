@@ -175,6 +175,11 @@ def parts_of(sentences: Sequence[Sentence], name: str) -> list[Part]:
     return [sentence.parts[name] for sentence in sentences if name in sentence.parts]
 
 
+def shown(interval: Interval, digits: int) -> tuple[str, str, str]:
+    """Value and both ends of its range, as printed."""
+    return tuple(f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+
+
 def summary(sentences: Sequence[Sentence]) -> dict[str, Interval]:
     """Every figure with its interval."""
     found = {figure.name: mean_interval(parts_of(sentences, figure.name)) for figure in FIGURES}

@@ -9,7 +9,7 @@ import soundfile
 
 from cosyvoice.cli.frontend import resample
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
-from evaluation import BY_NAME, FIGURES, Comparison, Sentence, summary
+from evaluation import BY_NAME, FIGURES, Comparison, Sentence, shown, summary
 from matcha.utils.audio import mel_spectrogram
 from voice_metrics import Interval
 from webpage import document
@@ -65,7 +65,7 @@ def cell(interval: Interval | None, digits: int) -> str:
     """A figure and its range."""
     if interval is None:
         return "-"
-    value, low, high = (f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+    value, low, high = shown(interval, digits)
     return f"{value} <small>{low} … {high}</small>"
 
 

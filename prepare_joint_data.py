@@ -46,13 +46,13 @@ from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
     DEFAULT_MODEL,
-    atomic_path,
     command_line,
     find_folder,
     only_run,
     run_main,
     select_device,
     user_mistakes,
+    write_text,
 )
 
 ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
@@ -263,12 +263,6 @@ def write_report(findings: Sequence[Finding], notes: Sequence[str], input_dir: P
     write_text(output_dir / "report.json", f"[\n{lines}\n]\n")
     write_text(output_dir / "report.txt", report_text(findings, notes) + "\n")
     write_text(output_dir / "report.html", report_page(findings, notes, input_dir, output_dir))
-
-
-def write_text(path: Path, text: str) -> None:
-    """A UTF-8 file with "\\n" line ends that appears only when complete."""
-    with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:

@@ -169,6 +169,12 @@ def read_lines(path: Path) -> list[str]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """A UTF-8 file with "\\n" line ends that appears only when complete."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
 def save_torch(data: Any, path: Path) -> None:
     """torch.save that leaves either the whole new file or the old one."""
     with atomic_path(path) as part:
