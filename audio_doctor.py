@@ -33,7 +33,10 @@ OUTLIER_MADS = 4.0
 MIN_GROUP = 6  # fewer clips than this have no median worth trusting
 RATE_RATIO = 1.6  # floor: characters per second this many times more or fewer than the median
 TEXT_HELP_SHARE = 0.25  # a text that helps the LLM less than this share of what texts usually do is not what is said
-LEAST_TEXT_HELP = 0.5  # nats per speech token: where texts usually help less, the LLM does not know their language
+# Nats per second of speech. Speech carries about 39 bits (27 nats) a second in any language (Coupé et al. 2019): texts
+# that usually tell the LLM less are in a language that it does not know. With an English model English texts tell it
+# about 50, Italian and French ones 16.
+LEAST_TEXT_HELP = 27.0
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
 MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
 
@@ -56,8 +59,8 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "text_audio_mismatch": (
         WARN,
-        "the text is probably not what is said: it tells the model {text_help:.2f} nats a token about the sound, usual "
-        "is {usual_text_help:.2f}; listen and correct it",
+        "the text is probably not what is said: it tells the model {text_help:.0f} nats a second about the sound, "
+        "usual is {usual_text_help:.0f}; listen and correct it",
     ),
     "speaking_rate": (
         WARN,
@@ -335,22 +338,22 @@ def check_speakers(findings: Sequence[Finding], vectors: np.ndarray) -> None:
 
 
 def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) -> str:
-    """Flag text_audio_mismatch by what text_check found for each clip; a note where that says nothing, else ""."""
+    """Flag text_audio_mismatch; a note where that cannot be judged, else "". helps: nats per second, by text_check."""
     known = [help_ for help_ in helps if help_ is not None]
     if len(known) < MIN_GROUP:
         return f"texts are not checked against the audio: that takes {MIN_GROUP} clips with different texts"
     usual = float(np.median(known))
     for finding, help_ in zip(findings, helps, strict=True):
         if help_ is not None:
-            finding.figures["text_help"] = round(help_, 2)
+            finding.figures["text_help"] = round(help_, 1)
     if usual < LEAST_TEXT_HELP:
         return (
-            f"texts are not checked against the audio: they tell the base model little about it ({usual:.2f} nats a "
-            "token), as in a language that it does not know"
+            f"texts are not checked against the audio: they tell the base model little about it ({usual:.0f} nats a "
+            "second), as in a language that it does not know"
         )
     for finding, help_ in zip(findings, helps, strict=True):
         if help_ is not None and help_ < TEXT_HELP_SHARE * usual:
-            finding.flag("text_audio_mismatch", usual_text_help=round(usual, 2))
+            finding.flag("text_audio_mismatch", usual_text_help=round(usual, 1))
     return ""
 
 

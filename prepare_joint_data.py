@@ -200,7 +200,8 @@ def check_texts_by_llm(clips: Sequence[Candidate], args: argparse.Namespace, con
         check = TextCheck(args.output_dir / "cache", file_fingerprint(weights), [spoken(clip) for clip in clips])
         if check.todo:
             check.run(load_part(config, "llm").to(args.llm_device).eval())
-    note = check_text_help([clip.finding for clip in clips], check.results())
+    helps = [help_ and help_ * config.token_rate_hz for help_ in check.results()]
+    note = check_text_help([clip.finding for clip in clips], helps)
     forget_old_files(args.output_dir / "cache", "*.help.json*", check.paths)
     return [note] if note else []
 

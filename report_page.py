@@ -23,7 +23,7 @@ FIGURES = (
     ("sample_rate", "Hz", 0),
     ("chars_per_sec", "characters/s", 1),
     ("speaker_cosine", "cosine to the others", 3),
-    ("text_help", "what the text tells, nats", 2),
+    ("text_help", "what the text tells, nats/s", 0),
 )
 WORDS = {"clip": "", "status": "", "what is wrong": "long", "text": "long"}  # first columns, and which are wide
 STYLE = """
