@@ -25,7 +25,7 @@ demo: setup ## train the mini model on 30 example clips on the CPU and speak; le
 	$(BIN)/python plot_joint.py --output-dir $(DEMO) --real examples/en_allison/raw_audio/003.flac --spoken $(DEMO)/demo_0001.wav --picture $(DEMO)/demo.png
 	@echo
 	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
-	@echo "The mini model is for trying out: it is robotic and understood in part, in English only. For your own voice"
+	@echo "The mini model is for trying out: it is robotic and speaks English only. For your own voice"
 	@echo "download CosyVoice-300M (README.md, 'Real use'), put your clips into raw_audio/, and run the same scripts"
 	@echo "without --model-dir."
 

@@ -29,7 +29,7 @@ from build_mini.vocoder import mini_config, shipped
 from cosyvoice.utils.common import token_to_mel_length
 from dataset import Clip, collate_flow, flow_window, speaker_vector
 
-MINUTES = 80.0
+MINUTES = 120.0
 BATCH = 16
 SHORTEST, LONGEST = 25, 60  # tokens of a window
 PEAK_LR = 1.5e-3

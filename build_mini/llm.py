@@ -38,7 +38,7 @@ from cosyvoice.transformer.attention import rel_shift
 from cosyvoice.utils.common import IGNORE_ID
 from dataset import Clip, collate_llm, speaker_vector
 
-MINUTES = 75.0
+MINUTES = 110.0
 POSITIONS_PER_BATCH = 3500  # text and speech tokens, padding included
 PEAK_LR = 1e-3
 OWN_VECTOR_SHARE = 0.3  # of the clips that come with their own speaker vector instead of their voice's mean

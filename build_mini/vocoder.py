@@ -36,7 +36,7 @@ from cosyvoice.utils.common import MEL_HOP
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from matcha.utils.audio import hann_window
 
-MINUTES = 40.0
+MINUTES = 100.0
 CLIPS_PER_VOICE = 150  # most
 BATCH, CROP_FRAMES, MARGIN_FRAMES = 16, 32, 4  # the margin hides the reflected ends of a crop's mel
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512), (256, 64))  # FFT size and hop of the spectral losses
