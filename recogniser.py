@@ -56,7 +56,7 @@ class Recogniser:
         with tempfile.TemporaryDirectory() as folder:
             source = model_dir or unpack(Path(folder))
             if not (source / "model.bin").is_file():
-                raise UserError(f"{source} holds no faster-whisper model (model.bin); give another folder")
+                raise UserError(f"recogniser {source}: no faster-whisper model there (model.bin); give another folder")
             try:
                 self.model: Any = WhisperModel(
                     str(source), device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads()
