@@ -78,7 +78,8 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     if target.exists() and not (target / DONE).is_file():
         raise UserError(f"{target} is there and was not made by --fix; move it away")
     known: dict[str, list[str]] = {}
-    with atomic_path(target.with_name(target.name + ".new")) as folder:
+    with atomic_path(target) as folder:
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed run
         folder.mkdir()
         for clip in tqdm(clips, "fixing", unit="clip"):
             try:
@@ -95,6 +96,5 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
         (folder / DONE).write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-    target.with_name(target.name + ".new").rename(target)
+        shutil.rmtree(target, ignore_errors=True)  # the copies of an earlier run; the new ones take their name
     return lines
