@@ -44,6 +44,7 @@ from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from speaking import Source, Speaker, load_voice, speakable
 from utils import read_finetune_yaml, run_main, user_mistakes
+from voice_metrics import position
 
 ROOT = HERE.parent
 SPEAKER_DIR = ROOT / "examples" / "en_allison" / "raw_audio"
@@ -242,11 +243,6 @@ def centre(clips: Sequence[Judged]) -> np.ndarray:
 def cosine(clips: Sequence[Judged], middle: np.ndarray) -> float:
     """Mean GE2E cosine of clips to a voice's centroid."""
     return float(np.mean([np.array(clip.vector) @ middle for clip in clips]))
-
-
-def between(value: float, low: float, high: float) -> float:
-    """Where a value lies: 0 at `low`, 1 at `high`."""
-    return (value - low) / (high - low)
 
 
 def lengths(ratios: Sequence[float]) -> Figures:
@@ -466,7 +462,7 @@ def conversion(converted: list[Judged], source: list[Judged], target: list[Judge
     middle, own = centre(target[::2]), target[1::2]
     ends = cosine(source, middle), cosine(own, middle)
     got = cosine(converted, middle)
-    return {"source": ends[0], "converted": got, "target": ends[1], "share of the gap": between(got, *ends)}
+    return {"source": ends[0], "converted": got, "target": ends[1], "share of the gap": position(got, *ends)}
 
 
 # ---- part 2: sentences in the model's own voices ---------------------------------------------------------------------
@@ -605,7 +601,7 @@ def finetune(setup: Setup) -> dict[str, Table]:
     table = {name: summary(clips) | {"cosine": cosine(clips, middle)} for name, clips in (spoken | real).items()}
     table[OTHERS] = {"cosine": lowest}
     for name, row in table.items():
-        row["position"] = between(row["cosine"], lowest, highest)
+        row["position"] = position(row["cosine"], lowest, highest)
         row |= making(spoken[name]) if name in spoken else {}
         row |= {"training s": trained[name]["seconds"]} if name in trained else {}
     return {"systems": table, "preparing": {"prepare_joint_data.py": prepared}}

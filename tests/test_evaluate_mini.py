@@ -117,7 +117,6 @@ def test_cosines_and_positions():
     own, other = [clip(vector=[1.0, 0.0])] * 2, [clip(vector=[0.0, 1.0])] * 2
     middle = evaluate.centre(own)
     assert (evaluate.cosine(own, middle), evaluate.cosine(other, middle)) == (1.0, 0.0)
-    assert evaluate.between(0.7, 0.5, 0.9) == pytest.approx(0.5)
     halfway = [clip(vector=[0.8, 0.6])]
     assert evaluate.conversion(halfway, own, other)["share of the gap"] == pytest.approx(0.6)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import prepare_joint_data
+from cosyvoice.cli.cosyvoice import CosyVoice
 from mending import LOUDNESS_LUFS, fixed_folder, loudness_lufs, mend
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,25 @@ def test_each_fault_is_named_and_good_clips_are_left_alone(spoilt):
     for clip, (_, expected) in FAULTS.items():
         assert flags[clip] & expected, clip
     assert [clip for clip, found in flags.items() if found and clip not in FAULTS] == []
+
+
+@pytest.mark.scripts
+def test_two_clips_of_another_voice_among_thirty_are_both_flagged(tmp_path):
+    raw, stranger = tmp_path / "raw", CosyVoice(MINI)
+    raw.mkdir()
+    for path in sorted(CLIPS.glob("*.flac"))[:28]:
+        shutil.copy(path, raw)
+        shutil.copy(path.with_suffix(".txt"), raw)
+    for name, text in (
+        ("101", "Please call me again tomorrow morning."),
+        ("102", "Your letter is on the kitchen table."),
+    ):
+        torch.manual_seed(0)
+        spoken = torch.cat([piece["tts_speech"] for piece in stranger.inference_sft(text, "awb")], dim=1)
+        soundfile.write(raw / f"{name}.wav", spoken[0].numpy(), 22050)
+        (raw / f"{name}.txt").write_text(text, encoding="utf-8")
+    flags = prepared(raw, "--no-text-check")
+    assert {clip for clip, found in flags.items() if "other_speaker" in found} == {"101", "102"}
 
 
 @pytest.mark.scripts

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from test_imports import SCRIPTS
 
 from audio_doctor import DROP, FLAGS
 from config import JointConfig, flatten, load, to_dict
@@ -18,15 +19,7 @@ ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 READMES = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
 DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-SCRIPTS = (
-    "prepare_joint_data",
-    "train_joint",
-    "merge_joint_weights",
-    "inference_joint",
-    "evaluate_joint",
-    "plot_joint",
-)
-COMMAND = re.compile(rf"(?:^|\s)((?:{'|'.join(SCRIPTS)})\.py\b.*)")
+COMMAND = re.compile(rf"(?:^|\s)((?:{'|'.join(sorted(SCRIPTS))})\.py\b.*)")
 OLD_SPELLINGS = {"--input_dir", "--output_dir", "--model_dir", "--pretrained_dir"}
 FLAG_TABLE_WORDS = {"en": ("dropped", "warning"), "zh": ("丢弃", "警告")}
 ERROR_TABLE = {ENGLISH: "## Common errors", CHINESE: "## 常见报错"}
@@ -152,7 +145,7 @@ def test_every_setting_in_a_sentence_exists(readme: Path):
 
 
 @READMES
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_every_flag_of_every_script_is_explained(readme: Path, script: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         importlib.import_module(script).parse_args(["--help"])
