@@ -28,6 +28,11 @@ def checkpoint_paths(output_dir: Path, mode: str) -> tuple[Path, Path]:
     return output_dir / f"joint_{mode}_last.ckpt", output_dir / f"joint_{mode}_best.ckpt"
 
 
+def kept_path(output_dir: Path, mode: str, epoch: int) -> Path:
+    """Where the adapters of one epoch are kept."""
+    return output_dir / f"joint_{mode}_epoch{epoch:04d}.ckpt"
+
+
 def best_beside(path: Path) -> Path:
     """The `_best.ckpt` that belongs to a `_last.ckpt`."""
     return path.with_name(path.name.replace("_last", "_best"))

@@ -49,6 +49,10 @@ JOINT_TRAINING_CONFIG = {
         "patience": 10,  # epochs without improvement | 连续多少轮无改善
         "rule": "each",  # each: a part stops by itself; any: the first one ends the run | each 各自停，any 任一停
     },
+    # The voice speaks four texts that it never trained on, and is measured | 训练中试听：朗读四句没练过的文本并测量
+    "eval_every_epochs": "auto",  # auto (about a tenth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
+    "select_by": "audio",  # what gets merged: audio (how it sounds) or val_loss | 按声音或按留出 loss 选检查点
+    "keep_every_epochs": 0,  # also keep a checkpoint of every so many epochs; 0 = none | 每隔几轮另存检查点
     "validation_clips": "auto",  # held out, never trained on: auto (2-5, none below 8 clips) or a number | 留出条数
     "speaker_embedding": "mean",  # mean (what synthesis uses) or utterance | 训练用的说话人向量
     "speaker_name": "finetuned",  # the voice's name in spk2info.pt | 音色名称
@@ -144,6 +148,9 @@ class JointConfig:
     weight_decay: float = bounded(0.01, 0, 1)
     max_grad_norm: float = bounded(1.0, 1e-6, 1e6)
     stop: StopConfig = StopConfig()
+    eval_every_epochs: int | str = field(default="auto", metadata={"choices": ("auto",), "low": 0, "high": 100_000})
+    select_by: str = one_of("audio", "val_loss")
+    keep_every_epochs: int = bounded(0, 0, 100_000)
     validation_clips: int | str = field(default="auto", metadata={"choices": ("auto",), "low": 0, "high": 1000})
     speaker_embedding: str = one_of("mean", "utterance")
     speaker_name: str = "finetuned"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
 from config import JointConfig, UserError, load
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, contains_chinese, load_wav
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, hold_out, read_rows
 from evaluation import (
@@ -29,6 +29,7 @@ from evaluation import (
     CAMPPLUS,
     EAR_RATE,
     FIGURES,
+    Clarity,
     Comparison,
     Ears,
     Sentence,
@@ -36,9 +37,11 @@ from evaluation import (
     as_json,
     compare,
     listen_to,
+    shipped_list,
     shown,
     speak_sentence,
     summary,
+    unit_mean,
 )
 from evaluation_page import REAL, page
 from recogniser import Recogniser, missing
@@ -47,7 +50,6 @@ from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
-    PROJECT,
     add_device_argument,
     add_folder_arguments,
     find_folder,
@@ -60,7 +62,6 @@ from utils import (
 )
 from voice_metrics import Interval, cosine, position
 
-LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt"}  # in examples/
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
 FOLDER = "evaluation"  # in the output folder
@@ -114,11 +115,6 @@ class Reference:
 
 
 NOTHING = Reference({}, [], None, None)
-
-
-def unit_mean(vectors: Sequence[Tensor]) -> Tensor:
-    """Mean of speaker vectors (D,) that all count the same."""
-    return torch.stack([vector / vector.norm() for vector in vectors]).mean(dim=0)
 
 
 def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
@@ -175,8 +171,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, clips: Sequence[Cl
 
 def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
     """The user's list, else the one that ships in the language of the clips' texts, else the English one."""
-    chinese = sum(contains_chinese(clip.text) for clip in clips) > len(clips) / 2
-    path = args.sentences or PROJECT / "examples" / LISTS["zh" if chinese else "en"]
+    path = args.sentences or shipped_list([clip.text for clip in clips])
     sentences = [line.strip() for line in read_lines(path) if line.strip()]
     silent = [line for line in sentences if not speakable(frontend, line)]
     if silent:
@@ -193,6 +188,16 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
         print(f"word error rates are left out: {reason}", flush=True)
         return None
     return Recogniser(args.asr_model)
+
+
+def open_clarity(ears: Ears, device: torch.device, clips: Sequence[Clip], sentences: Sequence[str]) -> Clarity:
+    """The untouched LLM as a judge of clarity; the vector that it is given is the speaker's where clips are at hand."""
+    with user_mistakes():
+        llm = load_part(ears.frontend.config, "llm", device=device, inference=True)
+    centre = (
+        unit_mean([clip.utt_embedding for clip in clips]) if clips else torch.zeros(ears.frontend.config.spk_embed_dim)
+    )
+    return Clarity(llm, ears.frontend, centre, [ears.text_tokens(text) for text in sentences])
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -261,6 +266,7 @@ def evaluate(args: argparse.Namespace) -> None:
         clips = read_clips(args)
         sentences = read_sentences(args, clips, frontend)
     ears = Ears(frontend, open_recogniser(args), args.language)
+    ears.clarity = open_clarity(ears, device, clips, sentences)
     reference = read_reference(args, model_dir, clips, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}

@@ -2,20 +2,30 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audio_doctor import clipped_share
 from config import UserError
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import (
+    MAX_TOKEN_SEC,
+    MIN_TOKEN_SAMPLES,
+    CosyVoiceFrontEnd,
+    contains_chinese,
+    resample,
+)
 from recogniser import Recogniser, errors, language_of
 from runaway import silence_seconds
 from speaking import Speaker, Speech, speakable
+from text_check import STRANGERS, Spoken, text_help
+from utils import PROJECT
 from voice_metrics import (
     F0_RATE,
     Interval,
@@ -27,6 +37,7 @@ from voice_metrics import (
 )
 
 EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
+LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt"}  # in examples/
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
 Vectors = dict[str, Tensor]  # speaker vectors by encoder
 Part = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
@@ -50,13 +61,17 @@ def octaves(value: float, target: float) -> float:
 
 FIGURES = (
     Figure("wer", "word error rate", "less"),
+    Figure("clarity", "clarity, nats/s by which the text foretells the sound", "more", 1),
+    Figure("token_clarity", "clarity of the speech tokens, nats/s", "more", 1),
     Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3),
     Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3),
     Figure("duration_ratio", "duration / at the speaker's own rate", "near", 2, octaves),
     Figure("run_on", "share that runs on", "less"),
     Figure("early_stop", "share that stops early", "less"),
+    Figure("failed", "share that goes wrong in any way", "less"),
     Figure("silence_sec", "longest silence, s", "less"),
     Figure("repeated", "share of repeated tokens", "near"),
+    Figure("recited_sec", "longest stretch as in a training clip, s", "less", 1),
     Figure("f0_hz", "pitch, Hz", "near", 0, octaves),
     Figure("f0_spread", "spread of the pitch, semitones", "near"),
     Figure("clipped", "share of clipped samples", "less", 4),
@@ -74,6 +89,17 @@ class Sentence:
     parts: dict[str, Part] = field(default_factory=dict)
     heard: str | None = None  # None: no recogniser
     complaints: tuple[str, ...] = ()
+
+
+def shipped_list(texts: Sequence[str]) -> Path:
+    """The list of sentences that ships in the language of most of the texts; the English one for other languages."""
+    chinese = sum(map(contains_chinese, texts)) > len(texts) / 2
+    return PROJECT / "examples" / LISTS["zh" if chinese else "en"]
+
+
+def unit_mean(vectors: Sequence[Tensor]) -> Tensor:
+    """Mean of speaker vectors (D,) that all count the same."""
+    return torch.stack([vector / vector.norm() for vector in vectors]).mean(dim=0)
 
 
 # ---- ears ------------------------------------------------------------------------------------------------------------
@@ -94,13 +120,58 @@ def ge2e_encoder() -> Callable[[np.ndarray], np.ndarray] | None:
     return encode
 
 
+class Clarity:
+    """How clearly speech says its text, asked of the untouched LLM: no recogniser is needed.
+
+    It is how much likelier the text makes the speech tokens than other texts do, in nats a second."""
+
+    def __init__(
+        self,
+        llm: nn.Module,
+        frontend: CosyVoiceFrontEnd,
+        embedding: Tensor,
+        strangers: Sequence[Tensor],
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        """embedding: (192,) of the speaker. strangers: tokens (L,) of some texts, more than STRANGERS."""
+        self.llm, self.frontend, self.embedding, self.strangers = llm, frontend, embedding, strangers
+        self.autocast = autocast
+
+    def of_tokens(self, text: Tensor, tokens: Sequence[int]) -> Part:
+        """(nats, seconds) of speech tokens that shall say the text tokens (L,)."""
+        spoken = Spoken("", text, torch.tensor(tokens, dtype=torch.int32), self.embedding)
+        others = [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:STRANGERS]
+        with self.autocast():
+            help_ = text_help(self.llm, spoken, others)
+        return help_ * len(tokens), len(tokens) / self.frontend.config.token_rate_hz
+
+    def parts(self, text: Tensor, tokens: Sequence[int], wave: Tensor) -> dict[str, Part]:
+        """Of the tokens, and of their sound (1, N) at EAR_RATE turned into tokens again; its first 30 s at most."""
+        found = {"token_clarity": self.of_tokens(text, tokens)} if len(tokens) else {}
+        wave = wave[:, : MAX_TOKEN_SEC * EAR_RATE]
+        if wave.shape[1] >= MIN_TOKEN_SAMPLES:
+            found["clarity"] = self.of_tokens(text, self.frontend.speech_tokens(wave))
+        return found
+
+
 class Ears:
     """Everything that listens: the model's own speaker encoder, an independent one and a recogniser where installed."""
 
-    def __init__(self, frontend: CosyVoiceFrontEnd, recogniser: Recogniser | None, language: str | None = None) -> None:
+    def __init__(
+        self,
+        frontend: CosyVoiceFrontEnd,
+        recogniser: Recogniser | None,
+        language: str | None = None,
+        clarity: Clarity | None = None,
+    ) -> None:
         """language: of all texts; None: by each text's letters."""
-        self.frontend, self.recogniser, self.language = frontend, recogniser, language
+        self.frontend, self.recogniser, self.language, self.clarity = frontend, recogniser, language, clarity
         self.ge2e = ge2e_encoder()
+
+    def text_tokens(self, text: str) -> Tensor:
+        """Tokens (L,) of a text as it is spoken."""
+        normal = self.frontend.text_normalize(text, split=False)
+        return torch.tensor(self.frontend.text_tokens(normal), dtype=torch.int32)
 
     def vectors(self, wave: Tensor) -> Vectors:
         """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
@@ -127,18 +198,25 @@ def listen_to(
     """What can be told from the sound itself. centres: the speaker's mean vectors; {} where they are not known."""
     heard_wave = resample(wave, sample_rate, EAR_RATE)
     heard, wrong = ears.understand(heard_wave, text)
-    parts: dict[str, Part] = {"repeated": (repeated_share(tokens), 1), "clipped": (clipped_share(wave[0].numpy()), 1)}
+    parts = cheap_parts(wave, sample_rate, tokens, ears.vectors(heard_wave) if centres else {}, centres)
     if wrong is not None:
         parts["wer"] = wrong
-    vectors = ears.vectors(heard_wave) if centres else {}
-    parts |= {name: (cosine(vectors[name], centre), 1) for name, centre in centres.items() if name in vectors}
-    silence = silence_seconds(wave, sample_rate)
-    if silence is not None:
-        parts["silence_sec"] = (silence, 1)
+    if ears.clarity is not None:
+        parts |= ears.clarity.parts(ears.text_tokens(text), tokens, heard_wave)
     pitch = f0_figures(resample(wave, sample_rate, F0_RATE))
     if pitch is not None:
         parts |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
     return Sentence(text, wave, sample_rate, parts, heard)
+
+
+def cheap_parts(
+    wave: Tensor, sample_rate: int, tokens: Sequence[int], vectors: Vectors, centres: Vectors
+) -> dict[str, Part]:
+    """What costs next to nothing to tell of a sound whose speaker vectors are known."""
+    parts: dict[str, Part] = {"repeated": (repeated_share(tokens), 1), "clipped": (clipped_share(wave[0].numpy()), 1)}
+    parts |= {name: (cosine(vectors[name], centre), 1) for name, centre in centres.items() if name in vectors}
+    silence = silence_seconds(wave, sample_rate)
+    return parts if silence is None else parts | {"silence_sec": (silence, 1)}
 
 
 # ---- systems ---------------------------------------------------------------------------------------------------------

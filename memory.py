@@ -44,8 +44,8 @@ def prepare_memory(model: JointModel, clips: Sequence[Clip], config: JointConfig
             raise UserError("frozen_weights=half needs precision=bf16 or fp16; use frozen_weights=full")
         half = False
     if half:
-        for name in config.trained_parts:
-            store_half(model.part(name), dtype)
+        for part in filter(None, (model.llm, model.flow)):
+            store_half(part, dtype)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     optimizer = 12 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     element_bytes = torch.finfo(dtype).bits // 8

@@ -6,7 +6,6 @@ python train_joint.py --resume output/joint_joint_last.ckpt
 """
 
 import argparse
-import csv
 import json
 import math
 import secrets
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from audition import Audition, as_sentences, compared, means, overfit_signs, plain, verdict
 from checkpoint import (
     PARTS,
     base_fingerprint,
@@ -30,7 +30,8 @@ from checkpoint import (
 )
 from config import MODES, ConfigError, JointConfig, UserError, flatten, load, parse_override, resolve, to_dict
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import (
     Clip,
     check_token_ids,
@@ -43,20 +44,29 @@ from dataset import (
     read_rows,
     speaker_vector,
 )
+from evaluation import BY_NAME, Sentence, shown, summary
 from llm_flow_model import MEASURE_TIMES, JointModel, unit_count
-from lora import adapter_parameters, adapter_state_dict
+from lora import adapter_parameters, adapter_state_dict, load_adapter
 from memory import choose_precision, prepare_memory
+from speaking import Voice
+from training_board import Board, write_samples
 from training_state import (
     Part,
     Run,
     check_resumable,
     epoch_groups,
+    hearing_due,
+    loss_weight,
+    lr_at,
     make_run,
     move_previous_run,
     note_best,
+    note_heard,
     restore,
     save_best,
+    save_kept,
     save_last,
+    settle_interval,
     why_finished,
 )
 from utils import (
@@ -68,7 +78,6 @@ from utils import (
     SignalGuard,
     add_device_argument,
     add_folder_arguments,
-    atomic_path,
     check_disk,
     check_output_dir,
     command_line,
@@ -81,6 +90,7 @@ from utils import (
     select_device,
     user_mistakes,
 )
+from voice_metrics import Interval
 
 # Settings that a resumed run cannot change: they decide what the saved tensors and random draws mean.
 FIXED_ON_RESUME = {
@@ -92,6 +102,7 @@ FIXED_ON_RESUME = {
     "flow_time",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "target_modules")),
 }
+UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
@@ -128,19 +139,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-# ---- small pure helpers ----------------------------------------------------------------------------------------------
-
-
-def lr_at(step: int, total_steps: int, config: JointConfig) -> float:
-    """Learning rate of optimizer step `step` (from 0): linear warm-up over a share of the run, then a cosine."""
-    warmup = max(1, round(config.warmup_ratio * total_steps))
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-    share = config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * share
-
-
 # ---- setting up ------------------------------------------------------------------------------------------------------
 
 
@@ -166,12 +164,30 @@ def settings(
 
 
 def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
-    """Base weights of the trained parts with fresh adapters."""
+    """Base weights with fresh adapters on the trained parts; the other part is loaded only where the voice is heard."""
     parts = {}
-    for name in config.trained_parts:
+    for name in PARTS if config.eval_every_epochs else config.trained_parts:
         with user_mistakes():
-            parts[name] = load_part(model_config, name, device=device)
+            parts[name] = load_part(model_config, name, device=device, inference=name not in config.trained_parts)
     return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
+
+
+def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
+    """Who listens to the voice while it is trained; None where the settings say that nobody does."""
+    if not run.config.eval_every_epochs:
+        return None
+    try:
+        require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
+    except FileNotFoundError as error:
+        raise UserError(f"{error}; or do not listen while training: --set eval_every_epochs=0") from error
+    with user_mistakes():
+        hift = load_part(model_config, "hift", device=run.device, inference=True)
+        frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
+        speaker = run.identity["speaker"]
+        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
+        limits = run.config.inference
+        clips = run.train_clips, run.held_out
+        return Audition(run.model, hift, frontend, *clips, voice, limits, run.device, run.autocast)
 
 
 def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
@@ -214,6 +230,7 @@ def measure_base(run: Run) -> None:
         if run.held_out:
             part.base_held_out = run.model.measure(part.name, run.held_out, run.device, run.autocast(), adapters=False)
             part.best_loss = part.base_held_out
+        if run.chooses:
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
         unit = "nats per speech token" if part.name == "llm" else "squared error per mel bin"
         held_out = f", held out {part.best_loss:.3f}" if run.held_out else ""
@@ -246,11 +263,6 @@ def group_batches(run: Run, group: Sequence[Sequence[int]], part: Part) -> list[
             vectors = [speaker_vector(clip, run.config.speaker_embedding) for clip in clips]
             batches.extend(collate_flow(windows, vectors))
     return batches
-
-
-def loss_weight(config: JointConfig, part: str) -> float:
-    """How much a part's raw loss counts."""
-    return config.llm_loss_weight if part == "llm" else config.flow_loss_weight
 
 
 def optimizer_step(run: Run, group: Sequence[Sequence[int]], guard: SignalGuard) -> dict[str, tuple[float, float]]:
@@ -299,7 +311,7 @@ def update(run: Run, part: Part) -> float:
     return norm
 
 
-def train_epoch(run: Run, guard: SignalGuard, board: "Board") -> None:
+def train_epoch(run: Run, guard: SignalGuard, board: Board) -> None:
     """The optimizer steps of one epoch that are still to be done."""
     groups = epoch_groups(len(run.train_clips), run.epoch, run.config)
     while run.group < len(groups):
@@ -341,7 +353,7 @@ def check_finite(run: Run, results: Mapping[str, tuple[float, float]]) -> None:
         )
 
 
-def end_epoch(run: Run, board: "Board") -> None:
+def end_epoch(run: Run, board: Board) -> None:
     """Held-out losses, best per part, stopping rules, checkpoints."""
     run.epoch += 1
     row: dict[str, float] = {"epoch": run.epoch, "step": run.step}
@@ -361,10 +373,45 @@ def end_epoch(run: Run, board: "Board") -> None:
         part.stopped = part.why_stop(run.config)
     print(epoch_line(run, row), flush=True)
     run.finished = bool(why_finished(run))
-    if improved and run.held_out:
+    if improved and run.held_out and not run.by_sound:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
+    if run.config.keep_every_epochs and run.epoch % run.config.keep_every_epochs == 0:
+        save_kept(run)
     save_last(run)
     board.epoch(run, row)
+
+
+def hear(run: Run, guard: SignalGuard, board: Board) -> None:
+    """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
+    started = time.monotonic()
+    sentences = run.audition.hear(adapters=bool(run.hearings), between=guard.check)
+    hearing = plain(sentences)
+    outs = note_heard(run, hearing)
+    epoch = run.hearings[-1]["epoch"]
+    board.heard(run, sentences, means(hearing), name=f"epoch_{epoch:04d}" if epoch else "base")
+    run.spent_sec["hearing"] += time.monotonic() - started
+    print(hearing_line(run, sentences, outs), flush=True)
+    base = run.hearings[0]["figures"]
+    signs = overfit_signs(hearing, base, run.config.inference.max_silence_sec)
+    for sign, remedy in signs.items():
+        print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
+    if run.by_sound:
+        save_best(run)  # before _last, as after an epoch
+    save_last(run)
+
+
+def hearing_line(run: Run, sentences: Sequence[Sentence], outs: Sequence[str]) -> str:
+    """What was heard, in one line."""
+    found = summary(sentences)
+    shown_figures = ("similarity", "clarity", "duration_ratio", "failed")
+    figures = ", ".join(
+        f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in shown_figures if name in found
+    )
+    kept = [part.name for part in run.parts.values() if part.chosen_epoch == run.epoch] if run.by_sound else []
+    best = f"; best so far: {', '.join(kept)}" if kept and run.hearings[-1]["epoch"] else ""
+    epoch = run.hearings[-1]["epoch"]
+    when = f"epoch {epoch:3d}" if epoch else "the base"
+    return f"heard {when}: {figures}{best}" + "".join(f"; {reason}" for reason in outs)
 
 
 def epoch_line(run: Run, row: Mapping[str, float]) -> str:
@@ -381,36 +428,12 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
     return f"epoch {run.epoch:3d} done  " + "  ".join(words)
 
 
-class Board:
-    """TensorBoard events and metrics.csv of a run, under joint_logs/<mode>."""
-
-    def __init__(self, run: Run, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        self.folder = folder
-        self.writer = SummaryWriter(str(folder), purge_step=run.step or None)
-
-    def step(self, run: Run, results: Mapping[str, tuple[float, float]]) -> None:
-        for name, (loss, norm) in results.items():
-            self.writer.add_scalar(f"{name}/loss", loss, run.step)
-            self.writer.add_scalar(f"{name}/grad_norm", norm, run.step)
-        weighted = sum(loss_weight(run.config, name) * loss for name, (loss, _) in results.items())
-        self.writer.add_scalar("weighted_loss", weighted, run.step)
-        self.writer.add_scalar("lr", lr_at(run.step - 1, run.total_steps, run.config), run.step)
-
-    def epoch(self, run: Run, row: Mapping[str, float]) -> None:
-        for key, value in row.items():
-            if key not in ("epoch", "step"):
-                self.writer.add_scalar(f"epoch/{key}", value, run.step)
-        self.writer.flush()
-        columns = ["epoch", "step", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))]
-        try:
-            with atomic_path(self.folder / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns, restval="")
-                writer.writeheader()
-                writer.writerows(run.history)
-        except UserError as error:  # a spreadsheet that has the file open must not end a training run
-            print(f"warning: {error}; it is written again after the next epoch", flush=True)
+def note_time(run: Run, epoch_sec: float) -> None:
+    """Add an epoch to the time spent; after the first one it is settled how often the voice is heard."""
+    run.spent_sec["training"] += epoch_sec
+    if run.audition is not None and not run.hear_every:
+        settle_interval(run, epoch_sec)
+        print(f"the voice is heard every {run.hear_every} epochs, and where a part stops", flush=True)
 
 
 def train_loop(run: Run) -> None:
@@ -418,9 +441,16 @@ def train_loop(run: Run) -> None:
     board = Board(run, run.output_dir / "joint_logs" / run.config.training_mode)
     with SignalGuard() as guard:
         try:
-            while not why_finished(run):
+            while True:
+                if hearing_due(run):
+                    hear(run, guard, board)
+                    continue  # a run resumed without a base heard it first
+                if why_finished(run):
+                    break
+                started = time.monotonic()
                 train_epoch(run, guard, board)
                 end_epoch(run, board)
+                note_time(run, time.monotonic() - started)
         except Interrupted:
             save_last(run)
             raise
@@ -505,6 +535,7 @@ def set_up(
     model = load_joint_model(model_config, config, device)
     memory = prepare_memory(model, clips, config, dtype)
     run = make_run(config, device, model, dtype, clips, output_dir, model_config.token_rate_hz, identity)
+    run.audition = make_audition(model_config, run)
     return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
 
 
@@ -516,7 +547,7 @@ def begin(run: Run) -> None:
         raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
     move_previous_run(run.output_dir)
     run.finished = bool(why_finished(run))
-    if run.held_out:
+    if run.chooses:
         save_best(run)
     save_last(run)
 
@@ -534,7 +565,7 @@ def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: s
     print(f"model {model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
     print(
         f"{len(clips)} clips, {minutes:.1f} minutes: {len(run.train_clips)} to train on, {len(run.held_out)} held out"
-        + ("" if run.held_out else " (too few to judge by: the last epoch is what gets merged)")
+        + ("" if run.chooses else " (too few to judge by: the last epoch is what gets merged)")
     )
     epochs = run.config.max_epochs
     print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
@@ -542,23 +573,59 @@ def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: s
 
 
 def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
-    """Merge the best adapters (the last where nothing was held out) and say what to type next."""
-    chosen = run.best_path if run.held_out else run.last_path
+    """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
+    chosen = run.best_path if run.chooses else run.last_path
     written = write_merged(load_checkpoint(chosen), chosen, model_dir, run.output_dir)
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
         print(f"{part.name}: {outcome(run, part)}")
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
+    if run.audition is not None:
+        summarise(run)
     command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
     print(f'next: {command} --text "..."')
     return 0
+
+
+def summarise(run: Run) -> None:
+    """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
+    started = time.monotonic()
+    if run.chooses:
+        for name, adapter in run.best_adapters.items():
+            load_adapter(run.model.part(name), adapter, str(run.best_path))
+    sentences = run.audition.hear()
+    write_samples(run.output_dir / "samples", "merged", sentences)
+    run.spent_sec["hearing"] += time.monotonic() - started
+    hearing, base = plain(sentences), run.hearings[0]["figures"]
+    comparisons = compared(hearing, base)
+    verdicts = {found.name: found.verdict for found in comparisons}
+    before, after = summary(as_sentences(base)), summary(sentences)
+    print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
+    for name in after:
+        if name in before and name not in UNTOLD:
+            ranges = [words_of(found[name], BY_NAME[name].digits) for found in (before, after)]
+            print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
+    print(f"verdict: {verdict(comparisons, hearing)}")
+    share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
+    samples = run.output_dir / "samples"
+    print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")
+
+
+def words_of(interval: Interval, digits: int) -> str:
+    """ "0.12 [0.08, 0.17]"."""
+    value, low, high = shown(interval, digits)
+    return f"{value} [{low}, {high}]"
 
 
 def outcome(run: Run, part: Part) -> str:
     """What training did to one part, base and merged weights measured alike."""
     if math.isnan(part.last_loss):
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
+    if run.by_sound:
+        merged = f"epoch {part.chosen_epoch}" if part.chosen_epoch else "as in the base model: no epoch sounded better"
+        held_out = f", held out {part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
+        return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
     if not run.held_out:
         return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
     if not part.best_epoch:

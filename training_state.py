@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, load_checkpoint
+from audition import Audition, Hearing, score, why_out
+from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, hold_out
 from llm_flow_model import JointModel
@@ -24,12 +25,17 @@ from utils import random_state, restore_random_state, save_torch, user_mistakes
 RUN_FILES = (
     "joint_*_last.ckpt",
     "joint_*_best.ckpt",
+    "joint_*_epoch*.ckpt",
     "llm_merged_*.pt",
     "flow_merged_*.pt",
     "spk2info.pt",
     "joint_logs",
+    "samples",
 )
 
+
+HEARING_SHARE = 0.10  # of the time if all epochs were as long as the first; about 13 % where a part stops early
+SURE_HEARINGS = 3  # the base, the last epoch, and what is merged
 
 # Settings that decide which clips make up the optimizer steps of an epoch.
 GROUPING = ("batch_size", "accumulate_grad_batches")
@@ -48,6 +54,21 @@ def chunks(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
+def lr_at(step: int, total_steps: int, config: JointConfig) -> float:
+    """Learning rate of optimizer step `step` (from 0): linear warm-up over a share of the run, then a cosine."""
+    warmup = max(1, round(config.warmup_ratio * total_steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    share = config.final_lr_ratio + (1 - config.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+def loss_weight(config: JointConfig, part: str) -> float:
+    """How much a part's raw loss counts."""
+    return config.llm_loss_weight if part == "llm" else config.flow_loss_weight
+
+
 @dataclass
 class Part:
     """One trained half ("llm" or "flow") and how it is doing; losses are raw means."""
@@ -58,6 +79,8 @@ class Part:
     last_loss: float = math.nan  # mean of the last epoch
     best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
     best_epoch: int = 0
+    chosen_epoch: int = 0  # what gets merged; 0 = as in the base model
+    chosen_score: float = -math.inf  # of its sound, where epochs are chosen by sound
     stale_epochs: int = 0
     stopped: str = ""  # why it is no longer trained
 
@@ -101,6 +124,10 @@ class Run:
     step: int = 0  # optimizer steps completed
     sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
     bad_steps: int = 0
+    audition: Audition | None = None  # None: nobody listens
+    hearings: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "figures"}, the base first
+    hear_every: int = 0  # epochs; 0: not settled yet, or never
+    spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
     finished: bool = False
     resume_point: dict[str, Any] = field(default_factory=dict)  # random state after the last completed step
     saved_at: float = field(default_factory=time.monotonic)
@@ -123,6 +150,16 @@ class Run:
     def active(self) -> list[Part]:
         """Parts that are still trained."""
         return [part for part in self.parts.values() if not part.stopped]
+
+    @property
+    def by_sound(self) -> bool:
+        """Whether what gets merged is chosen by its sound; else by the held-out loss."""
+        return self.audition is not None and self.config.select_by == "audio"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose epochs by; if not, the last one is merged."""
+        return bool(self.held_out) or self.by_sound
 
     @property
     def steps_per_epoch(self) -> int:
@@ -177,6 +214,7 @@ def make_run(
         optimizers=optimizers,
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         windows=random.Random(config.seed),
+        hear_every=0 if config.eval_every_epochs == "auto" else int(config.eval_every_epochs),
     )
     run.mark()
     return run
@@ -186,13 +224,64 @@ def make_run(
 
 
 def note_best(run: Run, part: Part, loss: float) -> bool:
-    """Keep the adapter of a part whose judged loss is the lowest so far."""
+    """Note whether a part's judged loss is the lowest so far; keep its adapter where that is what decides."""
     if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
         part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
-        run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        if not run.by_sound:
+            keep(run, part)
         return True
     part.stale_epochs += 1
     return False
+
+
+def keep(run: Run, part: Part) -> None:
+    """The part as it stands is what gets merged, until a better one comes."""
+    part.chosen_epoch = run.epoch
+    run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+
+
+def hearing_due(run: Run) -> bool:
+    """Whether the voice is to be heard as it stands: base, every so many epochs, where a part stopped, at the end."""
+    if run.audition is None or run.group:
+        return False
+    if not run.hearings:
+        return True
+    if run.hearings[-1]["epoch"] == run.epoch or not all(map(math.isfinite, run.history[-1].values())):
+        return False
+    stopped = any(part.stopped for part in just_trained(run))
+    return run.finished or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
+
+
+def just_trained(run: Run) -> list[Part]:
+    """Parts that the last epoch trained; before the first, all."""
+    return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
+
+
+def note_heard(run: Run, hearing: Hearing) -> list[str]:
+    """Store what was heard and keep the parts whose sound is the best so far; why others are out.
+
+    What is heard first is the base, also where a run is resumed that nobody listened to before."""
+    heard_epoch = run.epoch if run.hearings else 0
+    run.hearings.append({"epoch": heard_epoch, "figures": hearing})
+    if heard_epoch != run.epoch:
+        return []
+    base, outs = run.hearings[0]["figures"], []
+    for part in just_trained(run):
+        loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
+        found = score(hearing, base, part.name, loss)
+        if run.by_sound and found > part.chosen_score:
+            part.chosen_score = found
+            keep(run, part)
+        if reason := why_out(hearing, base, part.name):
+            outs.append(f"{part.name} is out: {reason}")
+    return outs
+
+
+def settle_interval(run: Run, epoch_sec: float) -> None:
+    """How often the voice is heard where the settings leave it open: so that all hearings take HEARING_SHARE."""
+    one = run.spent_sec["hearing"] / len(run.hearings)
+    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(one, 1e-9) - SURE_HEARINGS
+    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable))
 
 
 def why_finished(run: Run) -> str:
@@ -219,6 +308,9 @@ def save_last(run: Run) -> None:
         "sums": run.sums,
         "bad_steps": run.bad_steps,
         "history": run.history,
+        "hearings": run.hearings,
+        "hear_every": run.hear_every,
+        "spent_sec": run.spent_sec,
     }
     adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
     save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
@@ -226,9 +318,15 @@ def save_last(run: Run) -> None:
 
 
 def save_best(run: Run) -> None:
-    """`_best.ckpt`: for each part the adapter that was best on the held-out clips."""
-    epochs = {name: part.best_epoch for name, part in run.parts.items()}
+    """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
+    epochs = {name: part.chosen_epoch for name, part in run.parts.items()}
     save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
+
+
+def save_kept(run: Run) -> None:
+    """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
+    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
+    save_torch({**header(run), "adapters": adapters}, kept_path(run.output_dir, run.config.training_mode, run.epoch))
 
 
 def header(run: Run) -> dict[str, Any]:
@@ -256,13 +354,17 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         run.scaler.load_state_dict(training["scaler"])
     run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
     run.history, run.bad_steps = training["history"], training["bad_steps"]
+    run.hearings = training.get("hearings", [])
+    if run.config.eval_every_epochs == "auto":
+        run.hear_every = training.get("hear_every", 0)
+    run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
     if all(checkpoint["config"][key] == getattr(run.config, key) for key in GROUPING):
         run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
     version, internal, gauss = training["resume_point"]["windows"]
     run.windows.setstate((version, tuple(internal), gauss))
     restore_random_state(training["resume_point"]["random"], run.device)
     run.mark()
-    if run.held_out:
+    if run.chooses:
         restore_best(run, best_beside(path))
 
 
@@ -274,9 +376,10 @@ def restore_best(run: Run, path: Path) -> None:
         return
     print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
     for part in run.parts.values():
-        part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
-        part.best_epoch, part.stale_epochs = run.epoch, 0
-        run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        if run.held_out:
+            part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
+        part.best_epoch, part.stale_epochs, part.chosen_score = run.epoch, 0, -math.inf
+        keep(run, part)
     save_best(run)
 
 

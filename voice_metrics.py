@@ -45,6 +45,26 @@ def repeated_share(tokens: Sequence[int]) -> float:
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
+def recited_tokens(tokens: Sequence[int], clips: Sequence[Sequence[int]]) -> int:
+    """Tokens of the longest stretch that is said as in one of the clips: those that agree less those that do not.
+
+    Tokens that follow their like count once, so a pause is no recital. Source: Smith and Waterman 1981, without gaps.
+    """
+    said, longest = _without_repeats(tokens), 0
+    for clip in clips:
+        other = _without_repeats(clip)
+        running = np.zeros(len(other) + 1, dtype=np.int64)  # best stretch that ends at each place of the clip
+        for token in said:
+            running[1:] = np.maximum(running[:-1] + np.where(other == token, 1, -1), 0)
+            longest = max(longest, int(running.max()))
+    return longest
+
+
+def _without_repeats(tokens: Sequence[int]) -> np.ndarray:
+    values = np.asarray(tokens, dtype=np.int64)
+    return values[np.diff(values, prepend=-1) != 0]
+
+
 def cosine(vector: Tensor, centre: Tensor) -> float:
     """Cosine of two speaker vectors, (D,) or (1, D)."""
     a, b = vector.flatten().double(), centre.flatten().double()

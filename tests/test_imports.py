@@ -27,9 +27,11 @@ LAYERS = (
     {"dataset", "lora", "recogniser", "text_check", "voice_metrics", "webpage"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "report_page", "runaway"},
-    {"clip_features", "mending", "speaking", "training_state"},
+    {"clip_features", "mending", "speaking"},
     {"evaluation"},
-    {"evaluation_page"},
+    {"audition", "evaluation_page"},
+    {"training_state"},
+    {"training_board"},
     SCRIPTS,
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

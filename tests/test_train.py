@@ -22,8 +22,8 @@ from dataset import collate_llm, read_rows, write_shard
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import prepare_memory
-from train_joint import lr_at, main
-from training_state import Part, epoch_groups
+from train_joint import main
+from training_state import Part, epoch_groups, lr_at
 from utils import only_run
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def train(tiny_model_dir, data_dir, tmp_path):
 
     def run(*arguments: str, data: Path = data_dir, model: Path = tiny_model_dir, output: str = "output") -> int:
         paths = ["--data-dir", data, "--model-dir", model, "--output-dir", tmp_path / output, "--device", "cpu"]
-        return main([*map(str, paths), *arguments])
+        return main([*map(str, paths), "--set", "eval_every_epochs=0", *arguments])
 
     return run
 

@@ -210,7 +210,8 @@ class CosyVoiceModel:
     def _vocode(self, mel: Tensor, state: StreamState, finalize: bool) -> Tensor:
         """Speech (1, N) of a piece; what the next piece will make again is held back in the state."""
         previous = state.vocoder
-        speech, source = self.hift.inference(mel, None if previous is None else previous.source)
+        with torch.autocast(self.device.type, enabled=False):  # a caller's reduced precision would be heard here
+            speech, source = self.hift.inference(mel.float(), None if previous is None else previous.source)
         if previous is not None:
             speech = fade_in_out(speech, previous.speech, self.speech_window)
         if finalize:

@@ -1,0 +1,293 @@
+"""A voice heard while it is trained: a few texts with fixed seeds, cheap figures, what they say about each epoch.
+
+Which epoch is best is told by the sound, with rules that similarity alone cannot win. The LLM and the flow are judged
+apart: the LLM by its speech tokens, the flow by what it makes of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from config import InferenceConfig
+from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.model import CosyVoiceModel
+from dataset import Clip
+from evaluation import (
+    CAMPPLUS,
+    EAR_RATE,
+    Clarity,
+    Comparison,
+    Part,
+    Sentence,
+    cheap_parts,
+    compare,
+    length_parts,
+    octaves,
+    shipped_list,
+    unit_mean,
+)
+from llm_flow_model import JointModel, adapters_in_eval
+from runaway import loop_seconds
+from speaking import Speaker, Speech, Voice, speakable
+from text_check import STRANGERS
+from utils import random_state, read_lines, restore_random_state
+from voice_metrics import recited_tokens
+
+TEXTS, HELD_OUT_TEXTS = 4, 2  # sentences that are spoken, and how many of them at most are held-out clips' own
+SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
+SEED = 1
+CLEAR = 15.0  # nats a second: a sentence that the base speaks less clearly says nothing about clarity
+
+# When an epoch is out of the race, beside the base
+CLARITY_KEPT = 0.85  # of the base's clarity
+FAILED_MORE = 0.25  # share of sentences that go wrong beyond the base's share; one of four
+SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
+# Signs of overfitting that are named in the log
+RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
+MUCH_MORE = 1.5  # times the base's
+
+Hearing = list[dict[str, Part]]  # figures of one epoch, one dict a sentence
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sentence to be spoken: its segments, and its tokens as a whole."""
+
+    text: str
+    segments: tuple[str, ...]
+    tokens: Tensor  # (L,)
+
+
+def choose_texts(clips: Sequence[Clip], held_out: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[Text]:
+    """TEXTS sentences that are not trained on: the shortest held-out clips' own, then shipped ones."""
+    own = sorted((clip for clip in held_out if clip.duration >= SHORTEST_TEXT_SEC), key=lambda clip: clip.duration)
+    lines = [clip.text for clip in own[:HELD_OUT_TEXTS]]
+    trained = {clip.text for clip in clips} - {clip.text for clip in held_out}
+    shipped = read_lines(shipped_list([clip.text for clip in clips]))
+    lines += [line.strip() for line in shipped if line.strip() and line.strip() not in {*lines, *trained}]
+    texts = []
+    for line in lines[:TEXTS]:
+        segments = tuple(speakable(frontend, line))
+        tokens = torch.tensor(frontend.text_tokens(" ".join(segments)), dtype=torch.int32)
+        texts += [Text(line, segments, tokens)] if segments else []
+    return texts
+
+
+class Audition:
+    """Speaks the texts with the networks as they stand in training, and measures what is heard."""
+
+    def __init__(
+        self,
+        model: JointModel,
+        hift: nn.Module,
+        frontend: CosyVoiceFrontEnd,
+        clips: Sequence[Clip],
+        held_out: Sequence[Clip],
+        voice: Voice,
+        limits: InferenceConfig,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        """model: with both networks, trained or not. clips: those trained on. voice: mean vector and pace.
+
+        autocast: gives the precision of LLM and flow; ears and vocoder are float32."""
+        self.networks, self.frontend, self.device, self.autocast = model, frontend, device, autocast
+        self.texts = choose_texts([*clips, *held_out], held_out, frontend)
+        self.centre = unit_mean([clip.utt_embedding for clip in clips])
+        self.trained_tokens = [clip.speech_token.tolist() for clip in clips]
+        strangers = [clip.text_token for clip in clips[: STRANGERS + 1]]
+        self.clarity = Clarity(model.llm, frontend, self.centre, strangers, autocast)
+        with self.all_in_eval():  # the constructor switches to eval mode for good
+            self.speaker = Speaker(CosyVoiceModel(model.llm, model.flow, hift, device), frontend, voice, limits)
+
+    def all_in_eval(self, adapters: bool = True) -> ExitStack:
+        """Within it no dropout acts; with adapters=False the networks are the base."""
+        stack = ExitStack()
+        for network in (self.networks.llm, self.networks.flow):
+            stack.enter_context(adapters_in_eval(network, adapters))
+        return stack
+
+    def hear(self, adapters: bool = True, between: Callable[[], None] = lambda: None) -> list[Sentence]:
+        """The sentences as they sound now. Training goes on afterwards as if nothing had been spoken.
+
+        between: called before each sentence, may raise. adapters=False: the base."""
+        state = random_state(self.device)
+        try:
+            with self.all_in_eval(adapters), self.autocast():
+                spoken = []
+                for text in self.texts:
+                    between()
+                    spoken.append(self.speak(text))
+            with self.all_in_eval(adapters=False):
+                pairs = zip(self.texts, spoken, strict=True)
+                return [self.measured(text, speech) for text, speech in pairs]
+        finally:
+            restore_random_state(state, self.device)
+
+    def speak(self, text: Text) -> Speech:
+        """One sentence, its segments joined, without a second try."""
+        pieces = []
+        for segment in text.segments:
+            torch.manual_seed(SEED)
+            pieces.append(self.speaker.attempt(segment))
+        wave = torch.cat([piece.wave for piece in pieces], dim=1).float()
+        broken = [] if wave.isfinite().all() else ["no sound"]
+        return Speech(
+            wave.nan_to_num(0, 0, 0),
+            [*broken, *(complaint for piece in pieces for complaint in piece.complaints)],
+            tokens=sum((piece.tokens for piece in pieces), ()),
+            ended=all(piece.ended for piece in pieces),
+        )
+
+    def measured(self, text: Text, speech: Speech) -> Sentence:
+        """What can be told without a recogniser; adapters must be off: the base judges how clear the speech is."""
+        parts = length_parts(self.speaker, text.segments, speech)
+        looped = loop_seconds(speech.tokens, self.speaker.token_rate_hz) > self.speaker.limits.max_silence_sec
+        misled = bool(parts["run_on"][0] or parts["early_stop"][0] or looped)
+        parts["failed_tokens"] = (float(misled), 1)
+        parts["failed_sound"] = (float(bool(speech.complaints) and not misled), 1)
+        parts["failed"] = (float(misled or bool(speech.complaints)), 1)
+        recited = recited_tokens(speech.tokens, self.trained_tokens)
+        parts["recited_sec"] = (recited / self.speaker.token_rate_hz, 1)
+        wave = resample(speech.wave, self.speaker.sample_rate, EAR_RATE)
+        parts |= self.clarity.parts(text.tokens, speech.tokens, wave)
+        if wave.shape[1] >= MIN_SPEAKER_SAMPLES:
+            vectors = {CAMPPLUS: self.frontend.speaker_vector(wave)}
+            parts |= cheap_parts(speech.wave, self.speaker.sample_rate, speech.tokens, vectors, {CAMPPLUS: self.centre})
+        return Sentence(text.text, speech.wave, self.speaker.sample_rate, parts, complaints=tuple(speech.complaints))
+
+
+# ---- which epoch is best --------------------------------------------------------------------------------------------
+
+
+def mean(hearing: Hearing, name: str) -> float:
+    """A figure over all sentences that have it; NaN where none has."""
+    parts = [sentence[name] for sentence in hearing if name in sentence]
+    return sum(a for a, _ in parts) / sum(b for _, b in parts) if parts else math.nan
+
+
+def most(hearing: Hearing, name: str) -> float:
+    """A figure's highest value in any sentence; 0 where none has it."""
+    return max((sentence[name][0] / sentence[name][1] for sentence in hearing if name in sentence), default=0.0)
+
+
+def clear_sentences(base: Hearing) -> list[int]:
+    """Sentences that the base itself speaks clearly: only of these it can tell whether others do."""
+    return [
+        i
+        for i, sentence in enumerate(base)
+        if "token_clarity" in sentence and sentence["token_clarity"][0] / sentence["token_clarity"][1] >= CLEAR
+    ]
+
+
+def kept_clarity(hearing: Hearing, base: Hearing, part: str) -> float:
+    """Share of the base's clarity that is left; NaN where it cannot be told.
+
+    LLM: of its tokens. flow: of how much of the tokens' clarity reaches the sound."""
+    places = clear_sentences(base)
+    if not places:
+        return math.nan
+    ours, theirs = ([side[i] for i in places] for side in (hearing, base))
+    tokens = [mean(side, "token_clarity") for side in (ours, theirs)]
+    if part == "llm":
+        return tokens[0] / tokens[1]
+    sound = [mean(side, "clarity") for side in (ours, theirs)]
+    return (sound[0] / tokens[0]) / (sound[1] / tokens[1])
+
+
+def why_out(hearing: Hearing, base: Hearing, part: str) -> str:
+    """Why an epoch's LLM or flow is not to be had however similar or low in loss it is, "" for a sound one."""
+    kept = kept_clarity(hearing, base, part)
+    if kept < CLARITY_KEPT:
+        return f"{kept:.0%} of the base's clarity is left"
+    name = "failed_tokens" if part == "llm" else "failed_sound"
+    failed = mean(hearing, name)
+    if failed > mean(base, name) + FAILED_MORE:
+        return f"{failed:.0%} of the sentences go wrong"
+    if part == "flow":
+        return ""
+    ratio, before = mean(hearing, "duration_ratio"), mean(base, "duration_ratio")
+    if not FASTEST <= ratio <= SLOWEST and octaves(ratio, 1) > octaves(before, 1):
+        return f"sentences take {ratio:.2f} of the speaker's own time"
+    return ""
+
+
+def score(hearing: Hearing, base: Hearing, part: str, loss: float) -> float:
+    """The more the better; -inf for what is out. loss: of the LLM, on held-out clips where there are any."""
+    if why_out(hearing, base, part):
+        return -math.inf
+    value = -loss if part == "llm" else mean(hearing, CAMPPLUS)
+    return value if math.isfinite(value) else -math.inf
+
+
+# ---- overfitting ----------------------------------------------------------------------------------------------------
+
+
+def overfit_signs(hearing: Hearing, base: Hearing, max_silence_sec: float) -> dict[str, str]:
+    """Signs of overfitting that users report, each with what it is and what to do."""
+    earlier = "stop the LLM earlier (raise stop.llm_loss)"
+    run_on, ratio = mean(hearing, "run_on"), mean(hearing, "duration_ratio")
+    recited, recited_before = most(hearing, "recited_sec"), most(base, "recited_sec")
+    silence, silence_before = most(hearing, "silence_sec"), most(base, "silence_sec")
+    found = {}
+    if run_on > mean(base, "run_on"):
+        found["speaks on after the text"] = (
+            f"in {run_on:.0%} of the sentences; look in data/report.html for clips that are cut off, or {earlier}"
+        )
+    if recited >= RECITED_SEC and recited > MUCH_MORE * recited_before:
+        found["training text recited"] = (
+            f"{recited:.1f} s are a training clip's, token by token; {earlier}, or lower llm_lora.lora_r"
+        )
+    if ratio < HURRIED * min(1.0, mean(base, "duration_ratio")):
+        found["drifts faster"] = (
+            f"sentences take {ratio:.2f} of the speaker's own time; {earlier}, or lower learning_rate"
+        )
+    if silence > max(min(max_silence_sec, SILENCE_SEC), MUCH_MORE * silence_before):
+        found["long silences"] = f"{silence:.1f} s; trim the clips (prepare_joint_data.py --fix), or {earlier}"
+    return found
+
+
+# ---- words ----------------------------------------------------------------------------------------------------------
+
+
+def verdict(comparisons: Sequence[Comparison], hearing: Hearing) -> str:
+    """Better or not, in one sentence."""
+    found = {comparison.name: comparison for comparison in comparisons}
+    words = []
+    for name, what, better, worse in (
+        (CAMPPLUS, "timbre", "clearly closer", "further away"),
+        ("clarity", "intelligibility", "better", "worse"),
+        ("duration_ratio", "pace", "closer to the speaker's", "further from the speaker's"),
+    ):
+        if name in found:
+            known = found[name].gain.excludes_zero
+            words.append(f"{what} {(better if found[name].gain.value > 0 else worse) if known else 'unchanged'}")
+    wrong = round(sum(sentence["failed"][0] for sentence in hearing))
+    run_on = round(sum(sentence["run_on"][0] for sentence in hearing))
+    words.append(f"{run_on} of {len(hearing)} run on" if run_on else "no run-ons")
+    return ", ".join(words) + (f", {wrong} of {len(hearing)} go wrong" if wrong > run_on else "")
+
+
+def as_sentences(hearing: Hearing) -> list[Sentence]:
+    """Stored figures as sentences without sound, for comparisons."""
+    return [Sentence("", torch.zeros(1, 0), EAR_RATE, dict(parts)) for parts in hearing]
+
+
+def compared(hearing: Hearing, base: Hearing) -> list[Comparison]:
+    """Each figure beside the base's, sentence by sentence."""
+    return compare(as_sentences(hearing), as_sentences(base), {"duration_ratio": 1.0})
+
+
+def plain(sentences: Sequence[Sentence]) -> Hearing:
+    """The figures alone, as they are stored."""
+    return [{name: (float(a), float(b)) for name, (a, b) in sentence.parts.items()} for sentence in sentences]
+
+
+def means(hearing: Hearing) -> Mapping[str, float]:
+    """Every figure's mean, by name."""
+    names = dict.fromkeys(name for sentence in hearing for name in sentence)
+    return {name: mean(hearing, name) for name in names}

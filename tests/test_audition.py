@@ -1,0 +1,360 @@
+"""Which epoch is best by its sound, the signs of overfitting, and what listening does to a training run: nothing."""
+
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from random_data import write_random_data
+
+import train_joint
+from audition import CLEAR, Audition, choose_texts, compared, overfit_signs, plain, score, verdict, why_out
+from checkpoint import load_checkpoint
+from config import JointConfig, load
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.weights import load_spk2info
+from cosyvoice.utils.yaml_loader import read_model_config
+from llm_flow_model import JointModel
+from lora import adapter_parameters, lora_layers
+from speaking import Voice
+from train_joint import main
+from voice_metrics import recited_tokens
+
+MINI = Path(__file__).resolve().parent.parent / "pretrained_models" / "CosyVoice-mini"
+CPU = torch.device("cpu")
+FEW = ("--epochs", "4", "--lr", "1e-2", "--set", "accumulate_grad_batches=4", "--set", "save_every_minutes=0.01")
+HEARD = ("--set", "eval_every_epochs=2", "--set", "inference.max_token_text_ratio=4")
+
+
+# ---- the rule, on constructed cases ----------------------------------------------------------------------------------
+
+
+def hearing(similarity=0.5, clarity=40.0, token_clarity=50.0, failed=(0, 0, 0, 0), ratio=1.0, **more):
+    """Figures of four sentences."""
+    return [
+        {
+            "similarity": (similarity, 1),
+            "clarity": (clarity * 3, 3),
+            "token_clarity": (token_clarity * 3, 3),
+            "failed": (wrong, 1),
+            "failed_tokens": (wrong, 1),
+            "failed_sound": (0, 1),
+            "run_on": (wrong, 1),
+            "duration_ratio": (ratio, 1),
+            "recited_sec": (0.1, 1),
+            "silence_sec": (0.2, 1),
+            **{name: (value, 1) for name, value in more.items()},
+        }
+        for wrong in failed
+    ]
+
+
+BASE = hearing()
+
+
+def chosen(epochs, part):
+    """Number of the winner among (hearing, held-out loss), the base being number 0."""
+    scores = [score(figures, BASE, part, loss) for figures, loss in [(BASE, 3.0), *epochs]]
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def test_similarity_does_not_win_while_intelligibility_falls_apart():
+    mumbling = hearing(similarity=0.88, clarity=20)  # the flow keeps half of what the tokens hold
+    sound = hearing(similarity=0.76, clarity=39)
+    assert chosen([(sound, 2.0), (mumbling, 2.0)], "flow") == 1
+    assert chosen([(mumbling, 2.0)], "flow") == 0, "where all are out the base stays"
+    assert "50% of the base's clarity" in why_out(mumbling, BASE, "flow")
+
+
+def test_a_low_loss_does_not_win_while_sentences_run_on():
+    running_on = hearing(failed=(1, 1, 1, 0))
+    assert chosen([(hearing(), 2.5), (running_on, 1.0)], "llm") == 1
+    assert "75% of the sentences go wrong" in why_out(running_on, BASE, "llm")
+    assert why_out(hearing(failed=(1, 0, 0, 0)), BASE, "llm") == "", "one sentence of four is noise"
+    assert why_out(running_on, hearing(failed=(1, 1, 0, 0)), "llm") == "", "the base is no better"
+
+
+def test_a_low_loss_does_not_win_while_the_tokens_stop_saying_the_text():
+    assert chosen([(hearing(), 2.5), (hearing(token_clarity=30, clarity=24), 1.0)], "llm") == 1
+
+
+def test_a_low_loss_does_not_win_while_the_pace_runs_away():
+    hurried = hearing(ratio=0.6)
+    assert chosen([(hearing(ratio=0.9), 2.5), (hurried, 1.0)], "llm") == 1
+    assert why_out(hurried, hearing(ratio=0.5), "llm") == "", "nearer to the speaker's pace than the base"
+
+
+def test_similarity_does_not_win_while_the_sound_is_lost():
+    lost = hearing(similarity=0.9, failed_sound=1)
+    assert why_out(lost, BASE, "flow") == "100% of the sentences go wrong" and not why_out(lost, BASE, "llm")
+
+
+def test_llm_and_flow_are_chosen_apart():
+    first, second = (hearing(similarity=0.6), 2.0), (hearing(similarity=0.8, failed=(1, 1, 1, 1)), 1.5)
+    assert (chosen([first, second], "llm"), chosen([first, second], "flow")) == (1, 2)
+    unclear_tokens = hearing(similarity=0.8, token_clarity=25, clarity=20)  # the sound keeps what the tokens hold
+    assert why_out(unclear_tokens, BASE, "llm") and not why_out(unclear_tokens, BASE, "flow")
+
+
+def test_sentences_that_the_base_cannot_speak_say_nothing_about_clarity():
+    foreign = hearing(token_clarity=3, clarity=2)
+    assert why_out(hearing(token_clarity=1, clarity=0.2), foreign, "llm") == ""
+    mixed = [*foreign[:2], *BASE[:2]]
+    ours = [*hearing(token_clarity=1, clarity=0.2)[:2], *hearing()[:2]]
+    assert why_out(ours, mixed, "flow") == ""
+
+
+def test_a_voice_without_held_out_clips_is_chosen_too():
+    assert score(BASE, BASE, "llm", float("nan")) == float("-inf")
+    assert score(hearing(), BASE, "llm", 2.0) == -2.0
+
+
+# ---- signs of overfitting --------------------------------------------------------------------------------------------
+
+
+def test_a_sound_voice_shows_no_sign_of_overfitting():
+    assert overfit_signs(hearing(similarity=0.9, ratio=0.95), BASE, 1.5) == {}
+
+
+@pytest.mark.parametrize(
+    ("figures", "sign", "remedy"),
+    [
+        ({"failed": (1, 0, 0, 0)}, "speaks on after the text", "stop.llm_loss"),
+        ({"recited_sec": 1.4}, "training text recited", "llm_lora.lora_r"),
+        ({"ratio": 0.8}, "drifts faster", "learning_rate"),
+        ({"silence_sec": 1.2}, "long silences", "--fix"),
+    ],
+)
+def test_each_sign_of_overfitting_is_named_with_its_remedy(figures, sign, remedy):
+    found = overfit_signs(hearing(**figures), BASE, 1.5)
+    assert list(found) == [sign]
+    assert remedy in found[sign]
+
+
+def test_a_recital_is_found_although_some_tokens_differ():
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(0, 1000, (100,), generator=generator).tolist()
+    recital = clip[30:70]
+    recital[10] = recital[25] = 2000
+    assert recited_tokens([5, 6, 7, *recital, 8], [list(range(50)), clip]) == 36
+    assert recited_tokens(torch.randint(0, 1000, (100,), generator=generator).tolist(), [clip]) <= 2
+    assert recited_tokens([7] * 40, [[1, *[7] * 40, 2]]) == 1, "a pause is no recital"
+    assert recited_tokens([], [clip]) == recited_tokens(clip, []) == 0
+
+
+def test_the_verdict_in_words():
+    closer = [{**sentence, "similarity": (0.7 + i / 100, 1)} for i, sentence in enumerate(hearing())]
+    assert verdict(compared(closer, BASE), closer) == (
+        "timbre clearly closer, intelligibility unchanged, pace unchanged, no run-ons"
+    )
+    worse = hearing(clarity=20, failed=(1, 1, 0, 0))
+    assert verdict(compared(worse, BASE), worse) == (
+        "timbre unchanged, intelligibility worse, pace unchanged, 2 of 4 run on"
+    )
+
+
+# ---- while training --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return write_random_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def train(tiny_model_dir, data_dir, tmp_path):
+    """Runs train_joint.main in tmp_path/OUTPUT; returns the exit code."""
+
+    def run(*arguments: str, output: str = "output") -> int:
+        paths = ["--data-dir", data_dir, "--model-dir", tiny_model_dir, "--output-dir", tmp_path / output]
+        return main([*map(str, paths), "--device", "cpu", *FEW, *arguments])
+
+    return run
+
+
+def adapters(path: Path) -> dict[str, torch.Tensor]:
+    parts = load_checkpoint(path)["adapters"]
+    return {f"{part}.{key}": value for part, state in parts.items() for key, value in state.items()}
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    ours, theirs = adapters(one), adapters(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.scripts
+def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train("--set", "eval_every_epochs=0", output="deaf") == 0
+    capsys.readouterr()
+    assert train(*HEARD) == 0
+    printed = capsys.readouterr().out
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert_equal(last, tmp_path / "deaf" / last.name)
+    assert [heard["epoch"] for heard in load_checkpoint(last)["training"]["hearings"]] == [0, 2, 4]
+
+    samples = {path.name for path in (tmp_path / "output" / "samples").iterdir()}
+    for name in ("base", "epoch_0002", "epoch_0004", "merged"):
+        assert {f"{name}_1.wav", f"{name}_1.png"} <= samples
+    board = EventAccumulator(str(tmp_path / "output" / "joint_logs" / "joint"), size_guidance={"audio": 0}).Reload()
+    tags = board.Tags()
+    assert {"eval/similarity", "eval/duration_ratio", "eval/run_on", "eval/repeated"} <= set(tags["scalars"])
+    assert [event.step for event in board.Scalars("eval/similarity")] == [0, 4, 8]
+    assert "sentence_1" in tags["audio"] and "sentence_1_mel" in tags["images"]
+
+    assert "heard the base: similarity" in printed and "heard epoch   4: similarity" in printed
+    summary = printed[printed.index("base -> merged, 4 sentences") :]
+    assert "verdict: timbre" in summary and "merged_*.wav" in summary and "of the time" in summary
+
+
+@pytest.mark.scripts
+def test_a_run_killed_before_it_listened_chooses_what_the_unbroken_run_chose(train, tmp_path, monkeypatch):
+    assert train(*HEARD, output="unbroken") == 0
+    original = train_joint.end_epoch
+
+    def signalling(run, board):
+        original(run, board)
+        if run.epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(train_joint, "end_epoch", signalling)
+    assert train(*HEARD) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert [heard["epoch"] for heard in load_checkpoint(last)["training"]["hearings"]] == [0]
+    assert train("--resume", str(last)) == 0
+    for kind in ("last", "best"):
+        assert_equal(*(tmp_path / name / f"joint_joint_{kind}.ckpt" for name in ("output", "unbroken")))
+    ours, theirs = (load_checkpoint(tmp_path / name / last.name)["training"] for name in ("output", "unbroken"))
+    assert ours["hearings"] == theirs["hearings"]
+
+
+@pytest.mark.scripts
+def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_path):
+    assert train("--set", "eval_every_epochs=0", output="output") == 0
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert train(*HEARD, "--resume", str(last), "--epochs", "6") == 0
+    training = load_checkpoint(last)["training"]
+    assert [heard["epoch"] for heard in training["hearings"]] == [0, 4, 6]
+    assert training["parts"]["flow"]["chosen_epoch"] in (4, 6)
+    assert train(*HEARD, output="heard") == 0
+    base = load_checkpoint(tmp_path / "heard" / last.name)["training"]["hearings"][0]
+    assert base == training["hearings"][0]
+
+
+@pytest.mark.scripts
+def test_the_held_out_loss_decides_where_the_user_says_so(train, tmp_path):
+    assert train(*HEARD, "--set", "select_by=val_loss") == 0
+    best = load_checkpoint(tmp_path / "output" / "joint_joint_best.ckpt")
+    parts = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")["training"]["parts"]
+    assert best["best_epochs"] == {name: part["best_epoch"] for name, part in parts.items()}
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("mode", ["llm_only", "flow_only"])
+def test_half_a_voice_is_heard_with_the_base_s_other_half(mode, train, tmp_path):
+    assert train(*HEARD, "--mode", mode) == 0
+    checkpoint = load_checkpoint(tmp_path / "output" / f"joint_{mode}_last.ckpt")
+    assert len(checkpoint["training"]["hearings"]) == 3
+    assert set(checkpoint["adapters"]) == {mode.removesuffix("_only")}
+
+
+@pytest.mark.scripts
+def test_without_held_out_clips_the_sound_decides(train, tmp_path, capsys):
+    assert train(*HEARD, "--set", "validation_clips=0") == 0
+    assert "the last epoch is what gets merged" not in capsys.readouterr().out
+    assert (tmp_path / "output" / "joint_joint_best.ckpt").exists()
+
+
+@pytest.mark.scripts
+def test_a_voice_in_half_precision_is_heard(train, tmp_path):
+    assert train(*HEARD, "--set", "precision=bf16", "--set", "frozen_weights=half") == 0
+    figures = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")["training"]["hearings"][-1]["figures"]
+    assert all(torch.isfinite(torch.tensor(part)).all() for sentence in figures for part in sentence.values())
+
+
+@pytest.mark.scripts
+def test_how_often_is_settled_by_what_it_costs(train, tmp_path, capsys):
+    assert train("--set", "inference.max_token_text_ratio=4") == 0
+    assert "the voice is heard every 4 epochs" in capsys.readouterr().out, "listening costs more than tiny epochs"
+
+
+@pytest.mark.scripts
+def test_what_listening_needs_is_asked_for_at_the_start(train, tiny_model_dir, data_dir, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    (model / "hift.pt").unlink()
+    assert main(["--data-dir", str(data_dir), "--model-dir", str(model), "--output-dir", str(tmp_path / "o")]) == 2
+    assert "eval_every_epochs=0" in capsys.readouterr().err
+
+
+@pytest.mark.scripts
+def test_kept_checkpoints_hold_the_adapters_of_their_epochs(train, tmp_path):
+    assert train("--set", "eval_every_epochs=0", "--set", "keep_every_epochs=2") == 0
+    output = tmp_path / "output"
+    assert sorted(path.name for path in output.glob("*epoch*.ckpt")) == [
+        "joint_joint_epoch0002.ckpt",
+        "joint_joint_epoch0004.ckpt",
+    ]
+    assert_equal(output / "joint_joint_epoch0004.ckpt", output / "joint_joint_last.ckpt")
+
+
+# ---- on a model that speaks ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def audition() -> Audition:
+    """Ears on the base of the mini model in one of its own voices."""
+    config = load(["inference.max_retries=0", "inference.min_token_text_ratio=0.5", "inference.max_token_text_ratio=8"])
+    model_config = read_model_config(MINI)
+    parts = {name: load_part(model_config, name) for name in ("llm", "flow", "hift")}
+    frontend = CosyVoiceFrontEnd(model_config)
+    voice = Voice("slt", load_spk2info(MINI / "spk2info.pt")["slt"], 0.11)
+    texts = ["The cat sat on the mat by the door.", "We will leave early tomorrow.", "Is it raining again?"]
+    clips = [
+        SimpleNamespace(
+            text=text,
+            text_token=torch.tensor(frontend.text_tokens(text), dtype=torch.int32),
+            speech_token=torch.arange(40),
+            utt_embedding=voice.embedding[0],
+            duration=2.0 + number,
+        )
+        for number, text in enumerate(texts)
+    ]
+    model = JointModel(parts["llm"], parts["flow"], JointConfig())
+    return Audition(model, parts["hift"], frontend, clips[:2], clips[2:], voice, config[0].inference, CPU)
+
+
+def test_held_out_texts_come_first_and_trained_ones_never(audition):
+    texts = [text.text for text in audition.texts]
+    assert texts[0] == "Is it raining again?" and len(texts) == 4
+    assert texts[1] == "Good morning, and thank you for waiting so patiently."
+    clips = [SimpleNamespace(text=texts[1], duration=2.0)]
+    assert texts[1] not in [text.text for text in choose_texts(clips, [], audition.frontend)]
+
+
+def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
+    state = torch.get_rng_state()
+    sentences = audition.hear()
+    assert torch.equal(torch.get_rng_state(), state)
+    clarity = [sentence.parts["clarity"][0] / sentence.parts["clarity"][1] for sentence in sentences]
+    assert min(clarity) > CLEAR
+    assert all(sentence.parts["failed"] == (0.0, 1) for sentence in sentences)
+    tokens = audition.speak(audition.texts[1]).tokens
+    other, _ = audition.clarity.of_tokens(audition.texts[2].tokens, tokens)
+    own, seconds = audition.clarity.of_tokens(audition.texts[1].tokens, tokens)
+    assert other < 0.2 * own and own / seconds > CLEAR
+
+    for parameter in adapter_parameters(audition.networks.flow):  # a flow that is hurt badly
+        torch.nn.init.normal_(parameter, std=0.2)
+    hurt = plain(audition.hear())
+    base = plain(sentences)
+    assert why_out(hurt, base, "flow").endswith("of the base's clarity is left")
+    assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
+    assert audition.networks.llm.training is False
+    assert all(layer.lora_dropout.training for _, layer in lora_layers(audition.networks.flow))
