@@ -361,7 +361,7 @@ def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) 
 
 REPORT_FIGURES = (
     "text duration_sec sample_rate channels peak_db level_db snr_db clipped_share lead_silence_sec trail_silence_sec "
-    "edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help text_tokens speech_tokens"
+    "edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard text_tokens speech_tokens"
 ).split()
 
 

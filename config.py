@@ -49,7 +49,7 @@ JOINT_TRAINING_CONFIG = {
         "patience": 10,  # epochs without improvement | 连续多少轮无改善
         "rule": "each",  # each: a part stops by itself; any: the first one ends the run | each 各自停，any 任一停
     },
-    # The voice speaks four texts that it never trained on, and is measured | 训练中试听：朗读四句没练过的文本并测量
+    # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
     "eval_every_epochs": "auto",  # auto (about a tenth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
     "select_by": "audio",  # what gets merged: audio (how it sounds) or val_loss | 按声音或按留出 loss 选检查点
     "keep_every_epochs": 0,  # also keep a checkpoint of every so many epochs; 0 = none | 每隔几轮另存检查点

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from tqdm import tqdm
 
 from audio_doctor import (
     Finding,
@@ -33,7 +34,16 @@ from audio_doctor import (
     report_text,
     text_flags,
 )
-from audio_files import DRAFT_SUFFIX, RawClip, find_clips, split_recordings, whisper_transcriber, write_drafts
+from audio_files import (
+    DRAFT_SUFFIX,
+    RawClip,
+    find_clips,
+    read_audio,
+    split_recordings,
+    wave_16k,
+    whisper_transcriber,
+    write_drafts,
+)
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -42,6 +52,7 @@ from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
+from recogniser import TAG, Recogniser, character_error_rate, language_of, missing
 from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
@@ -58,6 +69,7 @@ from utils import (
 ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
 CLIPS_PER_SHARD = 200
 PRINTED_LINES = 40  # of the report; report.txt has all
+LANGUAGE_CLIPS = 5  # by which a recogniser tells the language of texts in Latin letters
 TEXT_PACKAGES = ("wetext", "inflect")  # their versions decide how numbers are written out
 
 
@@ -79,7 +91,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fix_help = f"only copy to INPUT_DIR_fixed: edges trimmed, {LOUDNESS_LUFS:g} LUFS | 只做：修整静音和响度，写入副本"
     add("--fix", action="store_true", help=fix_help)
     add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
-    add("--asr-model", type=Path, help="faster-whisper model folder, for --transcribe | 语音识别模型目录")
+    add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: {args.workers} must be at least 1")
@@ -206,6 +218,44 @@ def check_texts_by_llm(clips: Sequence[Candidate], args: argparse.Namespace, con
     return [note] if note else []
 
 
+def check_texts_by_recogniser(clips: Sequence[Candidate], args: argparse.Namespace) -> None:
+    """Character error rate of each clip, where a recogniser is installed; stored for each clip. It flags nothing."""
+    cache = args.output_dir / "cache"
+    paths = [cache / f"{clip.fingerprint}.heard.json" for clip in clips]
+    forget_old_files(cache, "*.heard.json*", paths)
+    absent = args.asr_model is None and missing(with_model=True)
+    if args.no_text_check or not clips or absent:
+        return
+    recogniser = Recogniser(args.asr_model)
+    language = None
+    for clip, path in tqdm(list(zip(clips, paths, strict=True)), "recognised", unit="clip"):
+        text = clip.finding.figures["text"]
+        stored = read_json(path)
+        if stored.get("recogniser") != recogniser.name:
+            language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
+            own = language_of(text)
+            spoken_in = language if own == "en" and not TAG.search(text) else own  # Latin letters: by the sound
+            heard = recogniser.hear(wave_of(clip), spoken_in)
+            stored = {"recogniser": recogniser.name, "heard": heard, "language": spoken_in}
+            write_text(path, json.dumps(stored, ensure_ascii=False) + "\n")
+        clip.finding.figures["heard"] = stored["heard"]
+        clip.finding.figures["cer"] = round(character_error_rate(text, stored["heard"], stored["language"]), 3)
+
+
+def wave_of(clip: Candidate) -> np.ndarray:
+    """The recording (N,) at 16 kHz."""
+    return wave_16k(read_audio(clip.raw.path)).numpy()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A stored result; {} where there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def spoken(clip: Candidate) -> Spoken:
     """What the text check needs of a clip."""
     record = clip.record
@@ -298,6 +348,7 @@ def prepare(args: argparse.Namespace) -> None:
         extract_clips(clips, args, config)
         examine(clips)
         notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config)
+        check_texts_by_recogniser([clip for clip in clips if clip.used], args)
         findings = [clip.finding for clip in clips]
         write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)

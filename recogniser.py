@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,7 @@ class Recogniser:
             source = model_dir or unpack(Path(folder))
             if not (source / "model.bin").is_file():
                 raise UserError(f"recogniser {source}: no faster-whisper model there (model.bin); give another folder")
+            self.name = SHA256 if model_dir is None else f"{model_dir.name} {(source / 'model.bin').stat().st_size}"
             try:
                 self.model: Any = WhisperModel(
                     str(source), device="cpu", compute_type="int8", cpu_threads=torch.get_num_threads()
@@ -77,6 +79,11 @@ class Recogniser:
             return " ".join(segment.text.strip() for segment in segments)
         except ValueError as error:
             raise UserError(f"the recogniser does not know the language {language!r}; give another one") from error
+
+    def language(self, waves: Sequence[np.ndarray]) -> str:
+        """The language code that most of some 16 kHz waves (N,) are in."""
+        found = [self.model.detect_language(wave)[0] for wave in waves]
+        return max(dict.fromkeys(found), key=found.count)
 
 
 def unpack(folder: Path) -> Path:
@@ -104,6 +111,14 @@ def compared(text: str, language: str) -> str:
     words = _normalizer(language == "en")(TAG.sub("", text)).split()
     between = "" if language in BY_CHARACTER else " "
     return between.join(word for word in words if any(map(str.isalnum, word)))
+
+
+def character_error_rate(text: str, heard: str, language: str) -> float:
+    """Wrong, missing and added characters per character of the text; blanks do not count. 1 for a text of none."""
+    import jiwer
+
+    reference, hypothesis = (compared(words, language).replace(" ", "") for words in (text, heard))
+    return jiwer.cer(reference, hypothesis) if reference else 1.0
 
 
 def errors(text: str, heard: str, language: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ FIGURES = (
     ("chars_per_sec", "characters/s", 1),
     ("speaker_cosine", "cosine to the others", 3),
     ("text_help", "what the text tells, nats/s", 0),
+    ("cer", "character error rate", 2),
 )
 WORDS = {"clip": "", "status": "", "what is wrong": "long", "text": "long"}  # first columns, and which are wide
 STYLE = """

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from audition import Audition, as_sentences, compared, means, overfit_signs, plain, verdict
+from audition import JUDGED_TEXTS, TEXTS, Audition, as_sentences, compared, means, overfit_signs, plain, verdict
 from checkpoint import (
     PARTS,
     base_fingerprint,
@@ -53,6 +53,7 @@ from training_board import Board, write_samples
 from training_state import (
     Part,
     Run,
+    base_figures,
     check_resumable,
     epoch_groups,
     hearing_due,
@@ -384,15 +385,15 @@ def end_epoch(run: Run, board: Board) -> None:
 def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
     started = time.monotonic()
-    sentences = run.audition.hear(adapters=bool(run.hearings), between=guard.check)
+    known = bool(run.hearings)  # the base comes first
+    sentences = run.audition.hear(JUDGED_TEXTS if known else TEXTS, adapters=known, between=guard.check)
     hearing = plain(sentences)
     outs = note_heard(run, hearing)
     epoch = run.hearings[-1]["epoch"]
     board.heard(run, sentences, means(hearing), name=f"epoch_{epoch:04d}" if epoch else "base")
     run.spent_sec["hearing"] += time.monotonic() - started
     print(hearing_line(run, sentences, outs), flush=True)
-    base = run.hearings[0]["figures"]
-    signs = overfit_signs(hearing, base, run.config.inference.max_silence_sec)
+    signs = overfit_signs(hearing, base_figures(run), run.config.inference.max_silence_sec)
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
     if run.by_sound:

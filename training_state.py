@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import Audition, Hearing, score, why_out
+from audition import JUDGED_TEXTS, TEXTS, Audition, Hearing, score, why_out
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, hold_out
@@ -34,8 +34,7 @@ RUN_FILES = (
 )
 
 
-HEARING_SHARE = 0.10  # of the time if all epochs were as long as the first; about 13 % where a part stops early
-SURE_HEARINGS = 3  # the base, the last epoch, and what is merged
+HEARING_SHARE = 0.10  # of the time if all epochs were as long as the first; more where a part stops early
 
 # Settings that decide which clips make up the optimizer steps of an epoch.
 GROUPING = ("batch_size", "accumulate_grad_batches")
@@ -265,7 +264,7 @@ def note_heard(run: Run, hearing: Hearing) -> list[str]:
     run.hearings.append({"epoch": heard_epoch, "figures": hearing})
     if heard_epoch != run.epoch:
         return []
-    base, outs = run.hearings[0]["figures"], []
+    base, outs = base_figures(run), []
     for part in just_trained(run):
         loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
         found = score(hearing, base, part.name, loss)
@@ -277,11 +276,17 @@ def note_heard(run: Run, hearing: Hearing) -> list[str]:
     return outs
 
 
+def base_figures(run: Run) -> Hearing:
+    """What the base said of the sentences that were heard last."""
+    return run.hearings[0]["figures"][: len(run.hearings[-1]["figures"])]
+
+
 def settle_interval(run: Run, epoch_sec: float) -> None:
     """How often the voice is heard where the settings leave it open: so that all hearings take HEARING_SHARE."""
-    one = run.spent_sec["hearing"] / len(run.hearings)
-    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(one, 1e-9) - SURE_HEARINGS
-    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable))
+    sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0]["figures"])  # of the base
+    surely = 2 * TEXTS + JUDGED_TEXTS  # the base, what is merged, and the last epoch
+    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
+    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // JUDGED_TEXTS))
 
 
 def why_finished(run: Run) -> str:

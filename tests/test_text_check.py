@@ -13,6 +13,7 @@ import prepare_joint_data
 from audio_doctor import Finding, check_text_help
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import read_rows
+from recogniser import character_error_rate
 from text_check import Spoken, TextCheck, strangers_of, text_help
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,3 +126,46 @@ def test_a_wrong_text_is_reported_and_the_check_can_be_left_out(tmp_path):
     (model / "llm.pt").unlink()
     assert prepare_joint_data.main(arguments) == 0
     assert "texts are not checked" in (tmp_path / "data" / "report.txt").read_text(encoding="utf-8")
+
+
+class FakeRecogniser:
+    """Hears the same in every clip, and counts."""
+
+    name, calls = "fake", 0
+
+    def __init__(self, model_dir=None):
+        pass
+
+    def language(self, waves):
+        assert all(wave.ndim == 1 and len(wave) > 8000 for wave in waves)
+        return "it"
+
+    def hear(self, wave, language):
+        assert language == "it"
+        FakeRecogniser.calls += 1
+        return "la porta"
+
+
+@pytest.mark.scripts
+def test_a_recogniser_s_errors_stand_beside_each_clip_and_are_stored(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for path in sorted(CLIPS.iterdir())[:4]:
+        shutil.copy(path, raw)
+    (raw / "001.txt").write_text("La porta!", encoding="utf-8")
+    monkeypatch.setattr(prepare_joint_data, "missing", lambda with_model: "")
+    monkeypatch.setattr(prepare_joint_data, "Recogniser", FakeRecogniser)
+    arguments = ["--input-dir", str(raw), "--output-dir", str(tmp_path / "data"), "--model-dir", str(MINI)]
+    for calls in (2, 2):  # the second time nothing is heard again
+        assert prepare_joint_data.main(arguments) == 0
+        assert FakeRecogniser.calls == calls
+        first, second = json.loads((tmp_path / "data" / "report.json").read_text(encoding="utf-8"))
+        assert (first["cer"], first["heard"]) == (0, "la porta")
+        assert second["cer"] > 0.5
+    assert "character error rate" in (tmp_path / "data" / "report.html").read_text(encoding="utf-8")
+
+
+def test_character_errors_ignore_case_blanks_and_punctuation():
+    assert character_error_rate("Turn left, here.", "turn  lefthere", "en") == 0
+    assert character_error_rate("早上好", "晚上好", "zh") == pytest.approx(1 / 3)
+    assert character_error_rate("...", "noise", "en") == 1
