@@ -35,7 +35,7 @@ from runaway import loop_seconds
 from speaking import Speaker, Speech, Voice, speakable
 from text_check import STRANGERS
 from utils import random_state, read_lines, restore_random_state
-from voice_metrics import recited_tokens
+from voice_metrics import cosine, recited_tokens
 
 TEXTS = 4  # sentences that the base and the merged voice speak, every other one a held-out clip's own
 JUDGED_TEXTS = 2  # the first of them, by which epochs are judged
@@ -45,6 +45,7 @@ CLEAR = 15.0  # nats a second: a sentence that the base speaks less clearly says
 
 # When an epoch is out of the race, beside the base
 CLARITY_KEPT = 0.85  # of the base's clarity
+NOISE = 0.05  # cosine by which the mean over JUDGED_TEXTS sentences differs for no reason
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
 # Signs of overfitting that are named in the log
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
@@ -100,6 +101,8 @@ class Audition:
         self.networks, self.frontend, self.device, self.autocast = model, frontend, device, autocast
         self.texts = choose_texts([*clips, *held_out], held_out, frontend)
         self.centre = unit_mean([clip.utt_embedding for clip in clips])
+        real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
+        self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
         self.trained_tokens = [clip.speech_token.tolist() for clip in clips]
         strangers = [clip.text_token for clip in clips[: STRANGERS + 1]]
         self.clarity = Clarity(model.llm, frontend, self.centre, strangers, autocast)
@@ -222,12 +225,32 @@ def why_out(hearing: Hearing, base: Hearing, part: str) -> str:
     return ""
 
 
-def score(hearing: Hearing, base: Hearing, part: str, loss: float) -> float:
-    """The more the better; -inf for what is out. loss: of the LLM, on held-out clips where there are any."""
-    if why_out(hearing, base, part):
-        return -math.inf
-    value = -loss if part == "llm" else mean(hearing, CAMPPLUS)
-    return value if math.isfinite(value) else -math.inf
+@dataclass
+class Choice:
+    """The epoch of one part that is the best so far; 0 is the base."""
+
+    epoch: int = 0
+    loss: float = math.inf  # on held-out clips, of the epoch where there are none
+    similarity: float = -math.inf
+    most_similar: float = -math.inf  # of all sound epochs
+
+    def takes(
+        self, epoch: int, hearing: Hearing, base: Hearing, part: str, loss: float, real_similarity: float
+    ) -> bool:
+        """Whether the epoch is the new best, and note it.
+
+        It must be sound. A flow must also be as similar to the speaker as any was, or as the speaker's own clips
+        (`real_similarity`, NaN where unknown) are, less what is noise. Then the lower loss decides."""
+        if why_out(hearing, base, part):
+            return False
+        loss = loss if math.isfinite(loss) else math.inf
+        similarity = mean(hearing, CAMPPLUS) if part == "flow" else 0.0
+        self.most_similar = max(self.most_similar, similarity)
+        enough = min(value for value in (self.most_similar, real_similarity) if not math.isnan(value)) - NOISE
+        if similarity < enough or self.similarity >= enough and loss >= self.loss:
+            return False
+        self.epoch, self.loss, self.similarity = epoch, loss, similarity
+        return True
 
 
 # ---- overfitting ----------------------------------------------------------------------------------------------------

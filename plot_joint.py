@@ -1,4 +1,4 @@
-"""One picture of a training run: raw losses with their thresholds, and a real clip's mel beside a spoken one's.
+"""One picture of a training run: raw losses, what was heard, and a real clip's mel beside a spoken one's.
 
 python plot_joint.py --real raw_audio/001.wav --spoken output/result.wav
 """
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from audition import mean
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, load_checkpoint, newest_checkpoint
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from evaluation import CAMPPLUS
 from matcha.utils.audio import mel_spectrogram
 from utils import atomic_path, run_main, user_mistakes
 
@@ -55,6 +57,21 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
     axes.legend()
 
 
+def draw_hearings(axes: Any, hearings: Sequence[dict[str, Any]], chosen: int) -> None:
+    """Similarity and clarity of the judged sentences over epochs, and the epoch whose flow is merged."""
+    judged = hearings[-1]["figures"]
+    epochs = [heard["epoch"] for heard in hearings]
+    series = [[mean(heard["figures"][: len(judged)], name) for heard in hearings] for name in (CAMPPLUS, "clarity")]
+    axes.plot(epochs, series[0], "C0o-", label="similarity")
+    axes.axvline(chosen, color="0.6", linestyle=":", label=f"flow of epoch {chosen}")
+    axes.set(title="what was heard", xlabel="epoch", ylabel="cosine to the speaker")
+    right = axes.twinx()
+    right.plot(epochs, series[1], "C1s--", label="clarity")
+    right.set(ylabel="nats/s")
+    right.set_ylim(bottom=0)
+    axes.legend(handles=[*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]])
+
+
 def draw_mel(axes: Any, path: Path, title: str) -> None:
     """Log-mel of a sound file over seconds."""
     with user_mistakes():
@@ -78,13 +95,16 @@ def plot(args: argparse.Namespace) -> int:
     rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
     sounds = [(args.real, "real"), (args.spoken, "spoken")]
     sounds = [(sound, title) for sound, title in sounds if sound is not None]
-    figure, axes = plt.subplots(
-        len(states) + len(sounds), 1, figsize=(9, 3 * (len(states) + len(sounds))), layout="constrained", squeeze=False
-    )
+    hearings = checkpoint["training"].get("hearings", [])
+    lines = len(states) + len(sounds) + bool(hearings)
+    figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
         threshold = config.stop.llm_loss if part == "llm" else config.stop.flow_loss
         draw_losses(axis, part, rows, states[part]["base_loss"], threshold)
-    for axis, (sound, title) in zip(axes[len(states) :, 0], sounds, strict=True):
+    if hearings:
+        chosen = states["flow"]["choice"]["epoch"] if "flow" in states else 0
+        draw_hearings(axes[len(states), 0], hearings, chosen)
+    for axis, (sound, title) in zip(axes[lines - len(sounds) :, 0], sounds, strict=True):
         draw_mel(axis, sound, title)
     figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")
     picture = args.picture or args.output_dir / f"joint_{mode}.png"

@@ -408,7 +408,7 @@ def hearing_line(run: Run, sentences: Sequence[Sentence], outs: Sequence[str]) -
     figures = ", ".join(
         f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in shown_figures if name in found
     )
-    kept = [part.name for part in run.parts.values() if part.chosen_epoch == run.epoch] if run.by_sound else []
+    kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and run.hearings[-1]["epoch"] else ""
     epoch = run.hearings[-1]["epoch"]
     when = f"epoch {epoch:3d}" if epoch else "the base"
@@ -607,6 +607,8 @@ def summarise(run: Run) -> None:
         if name in before and name not in UNTOLD:
             ranges = [words_of(found[name], BY_NAME[name].digits) for found in (before, after)]
             print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
+    if not math.isnan(run.audition.real_similarity):
+        print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
     print(f"verdict: {verdict(comparisons, hearing)}")
     share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
     samples = run.output_dir / "samples"
@@ -624,7 +626,7 @@ def outcome(run: Run, part: Part) -> str:
     if math.isnan(part.last_loss):
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
     if run.by_sound:
-        merged = f"epoch {part.chosen_epoch}" if part.chosen_epoch else "as in the base model: no epoch sounded better"
+        merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model: no epoch sounded better"
         held_out = f", held out {part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
     if not run.held_out:

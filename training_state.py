@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import JUDGED_TEXTS, TEXTS, Audition, Hearing, score, why_out
+from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, why_out
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, hold_out
@@ -78,8 +78,7 @@ class Part:
     last_loss: float = math.nan  # mean of the last epoch
     best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
     best_epoch: int = 0
-    chosen_epoch: int = 0  # what gets merged; 0 = as in the base model
-    chosen_score: float = -math.inf  # of its sound, where epochs are chosen by sound
+    choice: Choice = field(default_factory=Choice)  # what gets merged
     stale_epochs: int = 0
     stopped: str = ""  # why it is no longer trained
 
@@ -235,7 +234,7 @@ def note_best(run: Run, part: Part, loss: float) -> bool:
 
 def keep(run: Run, part: Part) -> None:
     """The part as it stands is what gets merged, until a better one comes."""
-    part.chosen_epoch = run.epoch
+    part.choice.epoch = run.epoch
     run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
 
 
@@ -267,9 +266,8 @@ def note_heard(run: Run, hearing: Hearing) -> list[str]:
     base, outs = base_figures(run), []
     for part in just_trained(run):
         loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
-        found = score(hearing, base, part.name, loss)
-        if run.by_sound and found > part.chosen_score:
-            part.chosen_score = found
+        real = run.audition.real_similarity
+        if run.by_sound and part.choice.takes(run.epoch, hearing, base, part.name, loss, real):
             keep(run, part)
         if reason := why_out(hearing, base, part.name):
             outs.append(f"{part.name} is out: {reason}")
@@ -324,7 +322,7 @@ def save_last(run: Run) -> None:
 
 def save_best(run: Run) -> None:
     """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
-    epochs = {name: part.chosen_epoch for name, part in run.parts.items()}
+    epochs = {name: part.choice.epoch for name, part in run.parts.items()}
     save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
 
 
@@ -353,7 +351,8 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     for name, adapter in checkpoint["adapters"].items():
         load_adapter(run.model.part(name), adapter, str(path))
         run.optimizers[name].load_state_dict(training["optimizers"][name])
-        run.parts[name] = Part(**training["parts"][name])
+        state = training["parts"][name]
+        run.parts[name] = Part(**{**state, "choice": Choice(**state.get("choice", {}))})
         run.parts[name].stopped = run.parts[name].why_stop(run.config)
     if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
         run.scaler.load_state_dict(training["scaler"])
@@ -383,7 +382,7 @@ def restore_best(run: Run, path: Path) -> None:
     for part in run.parts.values():
         if run.held_out:
             part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
-        part.best_epoch, part.stale_epochs, part.chosen_score = run.epoch, 0, -math.inf
+        part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
         keep(run, part)
     save_best(run)
 

@@ -10,7 +10,7 @@ import torch
 from random_data import write_random_data
 
 import train_joint
-from audition import CLEAR, Audition, choose_texts, compared, overfit_signs, plain, score, verdict, why_out
+from audition import CLEAR, Audition, Choice, choose_texts, compared, overfit_signs, plain, verdict, why_out
 from checkpoint import load_checkpoint
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
@@ -55,10 +55,12 @@ def hearing(similarity=0.5, clarity=40.0, token_clarity=50.0, failed=(0, 0, 0, 0
 BASE = hearing()
 
 
-def chosen(epochs, part):
+def chosen(epochs, part, real_similarity=float("nan")):
     """Number of the winner among (hearing, held-out loss), the base being number 0."""
-    scores = [score(figures, BASE, part, loss) for figures, loss in [(BASE, 3.0), *epochs]]
-    return max(range(len(scores)), key=scores.__getitem__)
+    choice = Choice()
+    for number, (figures, loss) in enumerate([(BASE, 3.0), *epochs]):
+        choice.takes(number, figures, BASE, part, loss, real_similarity)
+    return choice.epoch
 
 
 def test_similarity_does_not_win_while_intelligibility_falls_apart():
@@ -92,7 +94,7 @@ def test_similarity_does_not_win_while_the_sound_is_lost():
 
 
 def test_llm_and_flow_are_chosen_apart():
-    first, second = (hearing(similarity=0.6), 2.0), (hearing(similarity=0.8, failed=(1, 1, 1, 1)), 1.5)
+    first, second = (hearing(similarity=0.6), 2.0), (hearing(similarity=0.8, failed=(1, 1, 1, 1)), 2.5)
     assert (chosen([first, second], "llm"), chosen([first, second], "flow")) == (1, 2)
     unclear_tokens = hearing(similarity=0.8, token_clarity=25, clarity=20)  # the sound keeps what the tokens hold
     assert why_out(unclear_tokens, BASE, "llm") and not why_out(unclear_tokens, BASE, "flow")
@@ -106,9 +108,25 @@ def test_sentences_that_the_base_cannot_speak_say_nothing_about_clarity():
     assert why_out(ours, mixed, "flow") == ""
 
 
+def test_similarity_decides_where_it_differs_and_the_loss_where_it_does_not():
+    near, nearer = (hearing(similarity=0.70), 1.5), (hearing(similarity=0.80), 2.0)
+    assert chosen([near, nearer], "flow") == chosen([nearer, near], "flow") + 1 == 2
+    as_near = (hearing(similarity=0.77), 1.5)
+    assert chosen([nearer, as_near], "flow") == 2, "within the noise"
+    assert chosen([as_near, nearer], "flow") == 1
+    assert chosen([(hearing(similarity=0.40), 1.0)], "flow") == 0, "less similar than the base"
+
+
+def test_more_similar_than_the_speaker_s_own_clips_is_no_gain():
+    assert chosen([(hearing(similarity=0.90), 2.0), (hearing(similarity=0.72), 1.5)], "flow", 0.75) == 2
+    assert chosen([(hearing(similarity=0.90), 2.0), (hearing(similarity=0.65), 1.5)], "flow", 0.75) == 1
+
+
 def test_a_voice_without_held_out_clips_is_chosen_too():
-    assert score(BASE, BASE, "llm", float("nan")) == float("-inf")
-    assert score(hearing(), BASE, "llm", 2.0) == -2.0
+    choice = Choice()
+    assert choice.takes(0, BASE, BASE, "llm", float("nan"), float("nan"))
+    assert choice.takes(1, hearing(), BASE, "llm", 2.0, float("nan"))
+    assert not choice.takes(2, hearing(), BASE, "llm", 2.5, float("nan"))
 
 
 # ---- signs of overfitting --------------------------------------------------------------------------------------------
@@ -241,7 +259,7 @@ def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_p
     assert train(*HEARD, "--resume", str(last), "--epochs", "6") == 0
     training = load_checkpoint(last)["training"]
     assert [heard["epoch"] for heard in training["hearings"]] == [0, 4, 6]
-    assert training["parts"]["flow"]["chosen_epoch"] in (4, 6)
+    assert training["parts"]["flow"]["choice"]["epoch"] in (4, 6)
     assert train(*HEARD, output="heard") == 0
     base = load_checkpoint(tmp_path / "heard" / last.name)["training"]["hearings"][0]
     assert base == training["hearings"][0]
