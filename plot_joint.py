@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audition import mean
+from audition import judged_sentences, mean
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, load_checkpoint, newest_checkpoint
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
@@ -59,9 +59,10 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
 
 def draw_hearings(axes: Any, hearings: Sequence[dict[str, Any]], chosen: int) -> None:
     """Similarity and clarity of the judged sentences over epochs, and the epoch whose flow is merged."""
-    judged = hearings[-1]["figures"]
+    base, *later = (heard["figures"] for heard in hearings)
+    judged = [[base[number] for number in judged_sentences(base)], *later]
     epochs = [heard["epoch"] for heard in hearings]
-    series = [[mean(heard["figures"][: len(judged)], name) for heard in hearings] for name in (CAMPPLUS, "clarity")]
+    series = [[mean(heard, name) for heard in judged] for name in (CAMPPLUS, "clarity")]
     axes.plot(epochs, series[0], "C0o-", label="similarity")
     axes.axvline(chosen, color="0.6", linestyle=":", label=f"flow of epoch {chosen}")
     axes.set(title="what was heard", xlabel="epoch", ylabel="cosine to the speaker")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from audition import JUDGED_TEXTS, TEXTS, Audition, as_sentences, compared, means, overfit_signs, plain, verdict
+from audition import Audition, as_sentences, compared, judged_sentences, means, overfit_signs, plain, verdict
 from checkpoint import (
     PARTS,
     base_fingerprint,
@@ -386,14 +386,16 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
     started = time.monotonic()
     known = bool(run.hearings)  # the base comes first
-    sentences = run.audition.hear(JUDGED_TEXTS if known else TEXTS, adapters=known, between=guard.check)
+    numbers = judged_sentences(run.hearings[0]["figures"]) if known else range(len(run.audition.texts))
+    sentences = run.audition.hear(numbers, adapters=known, between=guard.check)
     hearing = plain(sentences)
     outs = note_heard(run, hearing)
     epoch = run.hearings[-1]["epoch"]
-    board.heard(run, sentences, means(hearing), name=f"epoch_{epoch:04d}" if epoch else "base")
+    name = f"epoch_{epoch:04d}" if epoch else "base"
+    board.heard(run, dict(zip(numbers, sentences, strict=True)), means(hearing), name)
     run.spent_sec["hearing"] += time.monotonic() - started
     print(hearing_line(run, sentences, outs), flush=True)
-    signs = overfit_signs(hearing, base_figures(run), run.config.inference.max_silence_sec)
+    signs = overfit_signs(hearing, base_figures(run), run.config.inference.max_silence_sec) if epoch else {}
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
     if run.by_sound:
@@ -596,7 +598,7 @@ def summarise(run: Run) -> None:
         for name, adapter in run.best_adapters.items():
             load_adapter(run.model.part(name), adapter, str(run.best_path))
     sentences = run.audition.hear()
-    write_samples(run.output_dir / "samples", "merged", sentences)
+    write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
     run.spent_sec["hearing"] += time.monotonic() - started
     hearing, base = plain(sentences), run.hearings[0]["figures"]
     comparisons = compared(hearing, base)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -47,32 +47,31 @@ class Board:
         except UserError as error:  # a spreadsheet that has the file open must not end a training run
             print(f"warning: {error}; it is written again after the next epoch", flush=True)
 
-    def heard(self, run: Run, sentences: Sequence[Sentence], figures: Mapping[str, float], name: str) -> None:
-        """Sounds, mels and figures of what was heard after this step; the same to samples/."""
+    def heard(self, run: Run, sentences: Mapping[int, Sentence], figures: Mapping[str, float], name: str) -> None:
+        """Sounds, mels and figures of what was heard after this step; the same to samples/. sentences: by number."""
+        texts = "".join(f"{sentence.text}\n" for sentence in sentences.values())
+        if name == "base":
+            write_text(run.output_dir / "samples" / "sentences.txt", texts)
         pictures = write_samples(run.output_dir / "samples", name, sentences)
         for key, value in figures.items():
             self.writer.add_scalar(f"eval/{key}", value, run.step)
-        for number, (sentence, picture) in enumerate(zip(sentences, pictures, strict=True), start=1):
-            if sentence.wave.shape[1]:
-                sound = sentence.wave.clamp(-1, 1)
-                self.writer.add_audio(f"sentence_{number}", sound, run.step, sample_rate=sentence.sample_rate)
-                self.writer.add_image(f"sentence_{number}_mel", picture, run.step, dataformats="HWC")
+        for number, picture in pictures.items():
+            sound, rate = sentences[number].wave.clamp(-1, 1), sentences[number].sample_rate
+            self.writer.add_audio(f"sentence_{number + 1}", sound, run.step, sample_rate=rate)
+            self.writer.add_image(f"sentence_{number + 1}_mel", picture, run.step, dataformats="HWC")
         self.writer.flush()
 
 
-def write_samples(folder: Path, name: str, sentences: Sequence[Sentence]) -> list[np.ndarray]:
-    """NAME_1.wav and NAME_1.png, ... and TEXTS; the pictures (H, W, 3)."""
-    pictures = []
-    write_text(folder / "sentences.txt", "".join(f"{sentence.text}\n" for sentence in sentences))
-    for number, sentence in enumerate(sentences, start=1):
-        if not sentence.wave.shape[1]:
-            pictures.append(np.zeros((1, 1, 3), dtype=np.uint8))
-            continue
-        write_audio(folder / f"{name}_{number}.wav", sentence.wave, sentence.sample_rate)
-        png = mel_picture(sentence)
-        with atomic_path(folder / f"{name}_{number}.png") as part:
-            part.write_bytes(png)
-        pictures.append(decoded(png))
+def write_samples(folder: Path, name: str, sentences: Mapping[int, Sentence]) -> dict[int, np.ndarray]:
+    """NAME_1.wav and NAME_1.png for sentence 0 and so on; the pictures (H, W, 3) of those that sound."""
+    pictures = {}
+    for number, sentence in sentences.items():
+        if sentence.wave.shape[1]:
+            write_audio(folder / f"{name}_{number + 1}.wav", sentence.wave, sentence.sample_rate)
+            png = mel_picture(sentence)
+            with atomic_path(folder / f"{name}_{number + 1}.png") as part:
+                part.write_bytes(png)
+            pictures[number] = decoded(png)
     return pictures
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, why_out
+from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, hold_out
@@ -34,7 +34,7 @@ RUN_FILES = (
 )
 
 
-HEARING_SHARE = 0.10  # of the time if all epochs were as long as the first; more where a part stops early
+HEARING_SHARE = 0.09  # of the time if all epochs were as long as the first; more where a part stops early
 
 # Settings that decide which clips make up the optimizer steps of an epoch.
 GROUPING = ("batch_size", "accumulate_grad_batches")
@@ -264,6 +264,7 @@ def note_heard(run: Run, hearing: Hearing) -> list[str]:
     if heard_epoch != run.epoch:
         return []
     base, outs = base_figures(run), []
+    hearing = hearing if run.epoch else base
     for part in just_trained(run):
         loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
         real = run.audition.real_similarity
@@ -275,8 +276,9 @@ def note_heard(run: Run, hearing: Hearing) -> list[str]:
 
 
 def base_figures(run: Run) -> Hearing:
-    """What the base said of the sentences that were heard last."""
-    return run.hearings[0]["figures"][: len(run.hearings[-1]["figures"])]
+    """How the base said the sentences by which epochs are judged."""
+    base = run.hearings[0]["figures"]
+    return [base[number] for number in judged_sentences(base)]
 
 
 def settle_interval(run: Run, epoch_sec: float) -> None:
