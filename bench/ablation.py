@@ -31,7 +31,7 @@ from config import JointConfig, UserError, load  # noqa: E402
 from utils import DEFAULT_MODEL, read_finetune_yaml, run_main, save_torch  # noqa: E402
 
 SENTENCES = PROJECT / "bench" / "ablation_sentences.txt"
-USUAL_CLIPS, CLIP_COUNTS = 30, (10, 20, 40)
+USUAL_CLIPS, CLIP_COUNTS = 30, (10, 20, 30, 40)
 RANKS = (4, 8, 16, 32)
 LLM_LOSSES = (2.5, 2.0, 1.5, 1.0, 0.5)  # nats per speech token on the training clips
 KEPT_EVERY = 5  # epochs
@@ -83,7 +83,7 @@ def training_runs(config: JointConfig) -> dict[str, Run]:
         "val_loss": Run(settings=by_loss),
         "long": Run(settings=long),
         **{f"rank_{number}": Run(settings=(*by_loss, *rank(number))) for number in RANKS},
-        **{f"clips_{count}": Run(count, by_loss) for count in CLIP_COUNTS},
+        **{f"clips_{count}": Run(count, by_loss) for count in CLIP_COUNTS if count != USUAL_CLIPS},
         "llm_only": Run(settings=(*by_loss, "training_mode=llm_only")),
         "flow_only": Run(settings=(*by_loss, "training_mode=flow_only")),
         "utterance": Run(settings=(*by_loss, "speaker_embedding=utterance")),
@@ -112,9 +112,8 @@ def measured_systems(work: Path, config: JointConfig) -> list[System]:
         both("selection", "no clip held out, last epoch", Adapter("all_clips", "last")),
         both("selection", f"{long} epochs, no stop", Adapter("long", "last")),
         *(
-            System("LLM stopped at", f"{loss} nats (epoch {epoch})", Adapter("long", epoch), usual)
-            for loss in LLM_LOSSES
-            if (epoch := first_epoch(work, loss)) is not None
+            System("LLM stopped at", f"{loss:.2f} nats (epoch {epoch})", Adapter("long", epoch), usual)
+            for epoch, loss in llm_stops(work).items()
         ),
         *(
             System("flow stopped after", f"{long // share} epochs", usual, Adapter("long", long // share))
@@ -122,19 +121,22 @@ def measured_systems(work: Path, config: JointConfig) -> list[System]:
         ),
         *(System("rank of the LLM", str(rank), Adapter(f"rank_{rank}"), usual) for rank in RANKS),
         *(System("rank of the flow", str(rank), usual, Adapter(f"rank_{rank}")) for rank in RANKS),
-        *(both("clips", str(count), Adapter(f"clips_{count}")) for count in CLIP_COUNTS),
+        *(
+            both("clips", str(count), usual if count == USUAL_CLIPS else Adapter(f"clips_{count}"))
+            for count in CLIP_COUNTS
+        ),
         both("trained", "LLM and flow apart", Adapter("llm_only"), Adapter("flow_only")),
         both("speaker vector", "of each clip", Adapter("utterance")),
     ]
     return systems
 
 
-def first_epoch(work: Path, loss: float) -> int | None:
-    """First kept epoch of the long run whose LLM loss is at most so high; None where it never was."""
-    for row in metrics(work / "long"):
-        if row["llm_train"] and float(row["llm_train"]) <= loss and int(row["epoch"]) % KEPT_EVERY == 0:
-            return int(row["epoch"])
-    return None
+def llm_stops(work: Path) -> dict[int, float]:
+    """{epoch: LLM loss} of the kept epochs of the long run that come nearest to LLM_LOSSES."""
+    kept = {int(row["epoch"]): float(row["llm_train"]) for row in metrics(work / "long") if row["llm_train"]}
+    kept = {epoch: loss for epoch, loss in kept.items() if epoch % KEPT_EVERY == 0}
+    epochs = [min(kept, key=lambda epoch, wanted=wanted: abs(kept[epoch] - wanted)) for wanted in LLM_LOSSES]
+    return {epoch: kept[epoch] for epoch in epochs}
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

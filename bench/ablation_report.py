@@ -1,6 +1,7 @@
 """docs/ablation.md from the results of bench/ablation.py: tables between its marks, and one picture."""
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from utils import atomic_path, read_lines, write_text
 BEGIN, END = "<!-- tables: written by bench/ablation.py --report -->", "<!-- end of tables -->"
 COLUMNS = (  # figure of evaluation.json, heading, digits
     ("wer", "WER", 3),
+    ("clarity", "clarity", 1),
     ("similarity_ge2e", "similarity (GE2E)", 3),
     ("similarity", "similarity (campplus)", 3),
     ("duration_ratio", "duration", 2),
     ("run_on", "run on", 2),
     ("f0_spread", "pitch spread", 2),
 )
-PLOTTED = COLUMNS[:2]
-PICTURE = "ablation.png"
+PLOTTED = COLUMNS[:3]
+PICTURE, LABEL_WIDTH = "ablation.png", 11
 Row = Mapping[str, Any]
 
 
@@ -80,7 +82,7 @@ def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
 
     names = [factor for factor, rows in factors(next(iter(voices.values()))).items() if len(rows) > 1]
     figure, axes = plt.subplots(
-        len(names), len(PLOTTED), figsize=(11, 2.8 * len(names)), layout="constrained", squeeze=False
+        len(names), len(PLOTTED), figsize=(15, 2.8 * len(names)), layout="constrained", squeeze=False
     )
     for line, factor in zip(axes, names, strict=True):
         for axis, (name, heading, _) in zip(line, PLOTTED, strict=True):
@@ -92,7 +94,7 @@ def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
                     [value["value"] - value["low"] for value in values],
                     [value["high"] - value["value"] for value in values],
                 ]
-                labels = [row["label"].split(" (")[0] for row in found]
+                labels = [textwrap.fill(row["label"].split(" (")[0], LABEL_WIDTH) for row in found]
                 axis.errorbar(labels, middle, yerr=reach, fmt="o-", color=f"C{number}", capsize=3, label=voice)
             axis.set(title=factor, ylabel=heading)
             axis.tick_params(axis="x", labelsize=7)

@@ -60,11 +60,9 @@ def test_halves_of_two_trainings_are_joined(work, tiny_model_dir):
 
 
 @pytest.mark.scripts
-def test_the_first_kept_epoch_below_a_loss_is_taken(work):
-    rows = ablation.metrics(work / "long")
-    last = float(rows[-1]["llm_train"])
-    assert ablation.first_epoch(work, last + 1e-6) == 5
-    assert ablation.first_epoch(work, last - 1) is None
+def test_the_kept_epochs_that_come_nearest_to_the_losses_are_taken(work):
+    last = float(ablation.metrics(work / "long")[-1]["llm_train"])
+    assert ablation.llm_stops(work) == {5: last}, "the only one that was kept"
 
 
 def result(factor: str, label: str, wer: float) -> dict:
