@@ -73,6 +73,15 @@ def tables(voices: Mapping[str, Sequence[Row]]) -> str:
     return "\n".join(lines)
 
 
+def places(rows: Sequence[Row]) -> list[float] | list[str]:
+    """Where rows stand on the axis: at their numbers where all labels begin with one, else at the labels."""
+    labels = [row["label"] for row in rows]
+    try:
+        return [float(label.split()[0]) for label in labels]
+    except ValueError:
+        return [textwrap.fill(label, LABEL_WIDTH) for label in labels]
+
+
 def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
     """WER and similarity over the values of each factor, a line for each voice."""
     import matplotlib
@@ -94,8 +103,7 @@ def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
                     [value["value"] - value["low"] for value in values],
                     [value["high"] - value["value"] for value in values],
                 ]
-                labels = [textwrap.fill(row["label"].split(" (")[0], LABEL_WIDTH) for row in found]
-                axis.errorbar(labels, middle, yerr=reach, fmt="o-", color=f"C{number}", capsize=3, label=voice)
+                axis.errorbar(places(found), middle, yerr=reach, fmt="o-", color=f"C{number}", capsize=3, label=voice)
             axis.set(title=factor, ylabel=heading)
             axis.tick_params(axis="x", labelsize=7)
     axes[0, 0].legend()

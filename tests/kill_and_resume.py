@@ -41,7 +41,7 @@ def command(args: argparse.Namespace, output: Path) -> list[str]:
     if last.exists():
         paths += ["--resume", last]
     else:
-        paths += ["--output-dir", output, "--epochs", args.epochs]
+        paths += ["--output-dir", output, "--epochs", args.epochs, "--set", "eval_every_epochs=2"]
     return [sys.executable, str(ROOT / "train_joint.py"), *map(str, paths)]
 
 
