@@ -249,6 +249,8 @@ class Choice:
             return False
         loss = loss if math.isfinite(loss) else math.inf
         similarity = mean(hearing, CAMPPLUS) if part == "flow" else 0.0
+        if math.isnan(similarity):  # nothing was to be heard
+            return False
         self.most_similar = max(self.most_similar, similarity)
         enough = min(value for value in (self.most_similar, real_similarity) if not math.isnan(value)) - NOISE
         if similarity < enough or self.similarity >= enough and loss >= self.loss:

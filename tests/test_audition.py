@@ -137,6 +137,12 @@ def test_more_similar_than_the_speaker_s_own_clips_is_no_gain():
     assert chosen([(hearing(similarity=0.90), 2.0), (hearing(similarity=0.65), 1.5)], "flow", 0.75) == 1
 
 
+def test_silence_is_not_similar():
+    silent = [{name: part for name, part in sentence.items() if name != "similarity"} for sentence in hearing()]
+    assert chosen([(silent, 1.0)], "flow") == 0
+    assert chosen([(silent, 1.0), (hearing(similarity=0.7), 2.0)], "flow") == 2
+
+
 def test_a_voice_without_held_out_clips_is_chosen_too():
     choice = Choice()
     assert choice.takes(0, BASE, BASE, "llm", float("nan"), float("nan"))
