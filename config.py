@@ -66,7 +66,11 @@ JOINT_TRAINING_CONFIG = {
     "inference": {
         "min_token_text_ratio": 2.0,  # speech tokens per text token, at least | 每个文本 token 最少的语音 token 数
         "max_token_text_ratio": 20.0,  # and at most | 最多
-        "flow_steps": 10,  # Euler steps from noise to mel | Flow 求解步数
+        # From noise to mel: how many steps, by which method. euler with 10 steps is what CosyVoice itself does.
+        # 从噪声到 mel 的求解步数与方法；CosyVoice 原版为 euler、10 步
+        "flow_steps": 6,
+        "flow_solver": "multistep",  # multistep or euler
+        "precision": "auto",  # full (float32), fast (int8 LLM, bf16 flow) or auto: fast | 推理精度
         "max_retries": 3,  # new seeds tried after a runaway | 失控后换种子重试的次数
         "max_duration_ratio": 2.5,  # longer than this times the expected length = runaway | 超过预期时长的倍数视为失控
         "max_silence_sec": 1.5,  # longest pause or repetition in a sentence | 句内最长静音或重复（秒）
@@ -120,7 +124,9 @@ class InferenceConfig:
 
     min_token_text_ratio: float = bounded(2.0, 0, 1000)
     max_token_text_ratio: float = bounded(20.0, 0.1, 1000)
-    flow_steps: int = bounded(10, 1, 1000)
+    flow_steps: int = bounded(6, 1, 1000)
+    flow_solver: str = one_of("multistep", "euler")
+    precision: str = one_of("auto", "full", "fast")
     max_retries: int = bounded(3, 0, 100)
     max_duration_ratio: float = bounded(2.5, 1, 1000)
     max_silence_sec: float = bounded(1.5, 0.1, 1000)

@@ -271,7 +271,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     folder, spoken = args.output_dir / FOLDER, {}
     for name, source in systems.items():
-        model, voice = load_voice(source, model_dir, device)
+        model, voice = load_voice(source, model_dir, device, config.inference.precision)
         speaker = Speaker(model, frontend, voice, config.inference)
         spoken[name] = [
             speak_sentence(speaker, text, args.seed, ears, reference.centres) for text in tqdm(sentences, name)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -49,14 +50,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help=f"wav or flac [OUTPUT_DIR/{DEFAULT_OUTPUT}] | 输出音频路径")
     parser.add_argument("--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same audio [0] | 随机种子")
-    parser.add_argument("--flow-steps", metavar="N", help="Euler steps [10] | Flow 求解步数")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项"
-    )
+
+    def setting(flag: str, key: str, **more: Any) -> None:
+        parser.add_argument(flag, dest="overrides", action="append", type=f"inference.{key}={{}}".format, **more)
+
+    setting("--flow-steps", "flow_steps", metavar="N", help="steps from noise to mel [6] | Flow 求解步数")
+    setting("--flow-solver", "flow_solver", metavar="multistep|euler", help="[multistep] | Flow 求解方法")
+    setting("--precision", "precision", metavar="auto|full|fast", help="arithmetic [auto] | 推理精度")
+    parser.add_argument("--set", dest="overrides", action="append", metavar="KEY=VALUE", help="setting | 覆盖配置项")
     add_folder_arguments(parser)
     add_device_argument(parser)
     args = parser.parse_args(argv)
     args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
+    args.overrides = args.overrides or []
     return args
 
 
@@ -103,7 +109,7 @@ def infer(args: argparse.Namespace) -> int:
         raise UserError(f"{args.text_file}: no line holds anything that can be spoken")
 
     source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
-    model, voice = load_voice(source, model_dir, device)
+    model, voice = load_voice(source, model_dir, device, config.inference.precision)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
     complaints = 0
     for number, segments in tqdm(texts.items(), "speaking", disable=len(texts) == 1):
@@ -123,10 +129,9 @@ def infer(args: argparse.Namespace) -> int:
 
 
 def inference_settings(args: argparse.Namespace, model_dir: Path) -> JointConfig:
-    """Resolved settings; --flow-steps is one of them."""
-    steps = [f"inference.flow_steps={args.flow_steps}"] if args.flow_steps else []
+    """Resolved settings, with those of the flags."""
     defaults = read_finetune_yaml(model_dir)
-    return load([*args.overrides, *steps], defaults, model_source=str(model_dir / "finetune.yaml"))[0]
+    return load(args.overrides, defaults, model_source=str(model_dir / "finetune.yaml"))[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

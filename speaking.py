@@ -13,7 +13,7 @@ from torch import Tensor
 
 from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part
 from config import InferenceConfig, UserError
-from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.cosyvoice import load_part, ready_to_speak
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
@@ -136,13 +136,17 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     return files, checkpoint
 
 
-def load_voice(source: Source, model_dir: Path, device: torch.device) -> tuple[CosyVoiceModel, Voice]:
-    """The three networks with the chosen weights, and the voice to feed them; prints which."""
+def load_voice(
+    source: Source, model_dir: Path, device: torch.device, precision: str = "auto"
+) -> tuple[CosyVoiceModel, Voice]:
+    """The three networks with the chosen weights, and the voice to feed them; prints which.
+
+    precision: "full", "fast", or "auto", which is the fast one wherever the device gains by it.
+    """
     files, checkpoint = find_weights(source, model_dir)
     with user_mistakes():
         config = read_model_config(model_dir)
-        parts = {part: load_part(config, part, path, inference=True) for part, path in files.items()}
-        hift = load_part(config, "hift", inference=True)
+        parts = {part: load_part(config, part, path) for part, path in files.items()}
         if checkpoint is not None:
             for part, network in parts.items():
                 state = merged_part(checkpoint, source.ckpt, model_dir, part, lora_scale=source.lora_scale)
@@ -158,7 +162,10 @@ def load_voice(source: Source, model_dir: Path, device: torch.device) -> tuple[C
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     names = source.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
-    return CosyVoiceModel(parts["llm"], parts["flow"], hift, device), voice
+    parts["hift"] = load_part(config, "hift")
+    precision = "fast" if precision == "auto" else precision
+    networks = {part: ready_to_speak(network.to(device).eval(), precision) for part, network in parts.items()}
+    return CosyVoiceModel(**networks, device=device), voice
 
 
 # ---- speaking --------------------------------------------------------------------------------------------------------
@@ -249,6 +256,7 @@ class Speaker:
             finalize=True,
             speed=self.speed,
             n_timesteps=self.limits.flow_steps,
+            solver=self.limits.flow_solver,
         )
         complaints += listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed)
         return Speech(wave, complaints, tuple(tokens), ended)

@@ -159,8 +159,11 @@ def test_g05_estimator_of_uneven_channels() -> None:
     check_estimator(g, estimator)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("masked", [True, False])
-def test_g06_time_grid_and_euler(flow: MaskedDiffWithXvec, masked: bool) -> None:
+def test_g06_time_grid_and_euler(flow: MaskedDiffWithXvec, masked: bool, prepared: bool) -> None:
+    if prepared:
+        flow.prepare_inference()
     g = Golden("g06_tspan_euler")
     z, mu, spks, cond, mask = g.given("z", "mu", "spks", "cond", "mask")
     grid = time_grid(10, "cosine")
@@ -338,12 +341,14 @@ def test_g13_decode_with_gradients(hift: HiFTGenerator) -> None:
     g.expect_gradients(hift)
 
 
-@pytest.mark.parametrize("folded", [False, True], ids=["weight_norm", "folded"])
-def test_g13_inference_and_training_forward(hift: HiFTGenerator, folded: bool) -> None:
+@pytest.mark.parametrize("form", ["weight_norm", "folded", "prepared"])
+def test_g13_inference_and_training_forward(hift: HiFTGenerator, form: str) -> None:
     g = Golden("g13_hift")
     mel, phase, noise, cache_source = g.given("mel", "phase", "randn", "cache_source")
-    if folded:
+    if form == "folded":
         hift.fold_weight_norm()
+    if form == "prepared":
+        hift.prepare_inference()
     cases = {
         "inf": ({"phase": phase, "noise": noise}, torch.zeros(1, 1, 0)),
         "inf_zero": ({"phase": torch.zeros_like(phase), "noise": torch.zeros_like(noise)}, None),

@@ -238,9 +238,12 @@ def test_loss(case: dict[str, Any]) -> None:
 DECODE_CASES = ["noprompt", "prompt", "instruct_noembed", "noprompt_noembed"]
 
 
-@pytest.fixture(scope="module")
-def decoder() -> TransformerLM:
-    return language_model(golden.config("llm/decode"), golden.weights("llm/decode"))
+@pytest.fixture(scope="module", params=["as_loaded", "prepared"])
+def decoder(request: pytest.FixtureRequest) -> TransformerLM:
+    model = language_model(golden.config("llm/decode"), golden.weights("llm/decode"))
+    if request.param == "prepared":
+        model.prepare_inference()
+    return model
 
 
 def decode_inputs(case: str) -> dict[str, Tensor]:

@@ -21,11 +21,13 @@ def load_part(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
     inference: bool = False,
+    precision: str = "full",
 ) -> nn.Module:
     """One network ("llm", "flow" or "hift") with its weights, float32, in eval mode.
 
-    weights: another file than the directory's own. With inference the parameters take no gradient and the vocoder's
-    weight norm is folded away. Raises FileNotFoundError and ValueError, naming the file, as the loaders below do.
+    weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`, in a
+    precision of `cosyvoice.utils.precision`. Raises FileNotFoundError and ValueError, naming the file, as the loaders
+    below do.
     """
     if part not in PARTS:
         raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
@@ -35,11 +37,14 @@ def load_part(
         weights = config.directory / f"{part}.pt"
     network = config.build(part, device="meta")
     load_weights(network, weights)
-    if inference:
-        if part == "hift":
-            network.fold_weight_norm()  # before freezing: what is folded without gradient becomes a buffer
-        network.requires_grad_(False)
-    return network.to(device).eval()
+    network = network.to(device).eval()
+    return ready_to_speak(network, precision) if inference else network
+
+
+def ready_to_speak(network: nn.Module, precision: str = "full") -> nn.Module:
+    """`network`, changed in place for speed on the device that it is on: its weights cannot change any more."""
+    network.prepare_inference(precision)  # before freezing: what is folded without gradient becomes a buffer
+    return network.requires_grad_(False)
 
 
 class CosyVoice:
@@ -51,15 +56,18 @@ class CosyVoice:
         llm: str | Path | None = None,
         flow: str | Path | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "full",
     ) -> None:
-        """llm, flow: weight files in place of the directory's own. Raises FileNotFoundError naming what is missing."""
+        """llm, flow: weight files in place of the directory's own; precision: "full" or "fast".
+
+        Raises FileNotFoundError naming what is missing."""
         own = {"llm.pt": llm is None, "flow.pt": flow is None, "hift.pt": True, YAML_NAME: True}
         directory = Path(model_dir)
         if any(directory.glob("cosyvoice*.yaml")):
             self.config = read_model_config(directory)  # first: it knows the model generations that are not supported
         require_files(directory, [name for name, needed in own.items() if needed])
         files = {"llm": llm, "flow": flow, "hift": None}
-        networks = {part: load_part(self.config, part, files[part], device, inference=True) for part in PARTS}
+        networks = {part: load_part(self.config, part, files[part], device, True, precision) for part in PARTS}
         self.model = CosyVoiceModel(**networks, device=device)
         self.frontend = CosyVoiceFrontEnd(self.config, device)
         self.voices = load_spk2info(directory / VOICES)

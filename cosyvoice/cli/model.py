@@ -1,8 +1,7 @@
 """CosyVoiceModel: text tokens -> speech tokens -> mel -> waveform, whole or in pieces while the tokens still come."""
 
 import uuid as uuids
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,19 +46,17 @@ class CosyVoiceModel:
         hift: nn.Module,
         device: torch.device | str = "cpu",
         *,
-        flow_autocast: torch.dtype | None = None,
         stream_scale_factor: float = 1.0,
     ) -> None:
         """Moves the networks to the device, in eval mode. llm: None where only speech tokens are turned into sound.
 
-        flow_autocast: torch.bfloat16 or torch.float16 runs the flow in that precision on CUDA; None means float32.
         stream_scale_factor: growth of the pieces while streaming, at least 1."""
         if stream_scale_factor < 1:
             raise ValueError(f"stream_scale_factor: {stream_scale_factor} is too small; use 1 or more")
         self.device = torch.device(device)
         self.llm = None if llm is None else llm.to(self.device).eval()
         self.flow, self.hift = flow.to(self.device).eval(), hift.to(self.device).eval()
-        self.flow_autocast, self.stream_scale_factor = flow_autocast, stream_scale_factor
+        self.stream_scale_factor = stream_scale_factor
         token_rate_hz = flow.input_frame_rate
         self.token_min_hop_len = FIRST_HOP_SEC * token_rate_hz
         self.token_max_hop_len = LONGEST_HOP_SEC * token_rate_hz
@@ -108,12 +105,13 @@ class CosyVoiceModel:
         *,
         stream: bool = False,
         speed: float = 1.0,
-        n_timesteps: int = 10,
+        **flow_options: int | str,
     ) -> Iterator[dict[str, Tensor]]:
         """{"tts_speech": (1, N) at 22 050 Hz on the CPU}, one piece, or with stream=True several as tokens come.
 
         text: (1, L) text tokens; embeddings: (1, 192), the flow's defaults to the language model's; prompts: (1, L)
-        tokens and (1, T, 80) mel, empty by default. speed is honoured only without streaming.
+        tokens and (1, T, 80) mel, empty by default. speed is honoured only without streaming. flow_options:
+        n_timesteps and solver of the flow.
         Raises ValueError where the language model gives no speech token."""
         uuid = str(uuids.uuid4())
         tokens = self.speech_tokens(text, llm_embedding, prompt_text, llm_prompt_speech_token)
@@ -127,9 +125,7 @@ class CosyVoiceModel:
         try:
             for piece, finalize in pieces:
                 token = torch.tensor([piece], dtype=torch.int32)
-                speech = self.token2wav(
-                    token, **prompt, uuid=uuid, finalize=finalize, speed=speed, n_timesteps=n_timesteps
-                )
+                speech = self.token2wav(token, **prompt, uuid=uuid, finalize=finalize, speed=speed, **flow_options)
                 yield {"tts_speech": speech}
         finally:
             self.states.pop(uuid, None)
@@ -156,13 +152,13 @@ class CosyVoiceModel:
         uuid: str,
         finalize: bool,
         speed: float = 1.0,
-        n_timesteps: int = 10,
+        **flow_options: int | str,
     ) -> Tensor:
         """Speech (1, N) at 22 050 Hz on the CPU of one piece of the utterance `uuid`, or of all of it.
 
         token: (1, L); prompt_token: (1, L1) and prompt_feat: (1, T1, 80), both may be empty; embedding: (1, 192).
         finalize ends the utterance; without it the last 0.4 s of tokens are only an overlap for the next piece.
-        speed above 1 is faster, with the pitch kept. A failure ends the utterance too.
+        speed above 1 is faster, with the pitch kept. flow_options: as in `tts`. A failure ends the utterance too.
         Raises ValueError for an empty token list and for a speed that is not positive or is used while streaming."""
         state = self.states.pop(uuid, None) or StreamState()
         if token.shape[1] == 0:
@@ -171,7 +167,7 @@ class CosyVoiceModel:
             raise ValueError(f"speed: {speed} is not a positive number; use 0.5 to 2.0")
         if speed != 1.0 and not (finalize and state.vocoder is None):
             raise ValueError(f"speed: {speed} is possible only for a whole utterance; use 1.0 when streaming")
-        mel = self._mel(token, prompt_token, prompt_feat, embedding, state, n_timesteps)
+        mel = self._mel(token, prompt_token, prompt_feat, embedding, state, flow_options)
         if speed != 1.0:
             mel = F.interpolate(mel, size=max(1, int(mel.shape[2] / speed)), mode="linear")
         if not finalize:
@@ -188,21 +184,20 @@ class CosyVoiceModel:
         prompt_feat: Tensor,
         embedding: Tensor,
         state: StreamState,
-        n_timesteps: int,
+        flow_options: Mapping[str, int | str],
     ) -> Tensor:
         """Mel (1, 80, T) of a piece, blended with the end of the previous one, which the vocoder gets again."""
-        with self._flow_precision():
-            mel, state.flow_cache = self.flow.inference(
-                token.to(self.device),
-                _length(token),
-                prompt_token.to(self.device),
-                _length(prompt_token),
-                prompt_feat.to(self.device),
-                _length(prompt_feat),
-                embedding.to(self.device),
-                state.flow_cache,
-                n_timesteps=n_timesteps,
-            )
+        mel, state.flow_cache = self.flow.inference(
+            token.to(self.device),
+            _length(token),
+            prompt_token.to(self.device),
+            _length(prompt_token),
+            prompt_feat.to(self.device),
+            _length(prompt_feat),
+            embedding.to(self.device),
+            state.flow_cache,
+            **flow_options,
+        )
         if state.mel_overlap is not None:
             mel = fade_in_out(mel, state.mel_overlap, self.mel_window)
         return mel if state.vocoder is None else torch.cat([state.vocoder.mel, mel], dim=2)
@@ -220,11 +215,6 @@ class CosyVoiceModel:
             mel[:, :, -MEL_CACHE_FRAMES:], source[:, :, -SOURCE_CACHE_SAMPLES:], speech[:, -SOURCE_CACHE_SAMPLES:]
         )
         return speech[:, :-SOURCE_CACHE_SAMPLES].cpu()
-
-    def _flow_precision(self) -> AbstractContextManager:
-        if self.flow_autocast is None or self.device.type != "cuda":
-            return nullcontext()
-        return torch.autocast("cuda", self.flow_autocast)
 
 
 def _no_tokens() -> Tensor:

@@ -68,6 +68,10 @@ class MaskedDiffWithXvec(nn.Module):
         self.decoder = decoder
         self.length_regulator = length_regulator
 
+    def prepare_inference(self, precision: str = "full") -> None:
+        """See `ConditionalDecoder.prepare_inference`; the token encoder, a twentieth of the work, stays float32."""
+        self.decoder.estimator.prepare_inference(precision)
+
     def speaker(self, embedding: Tensor) -> Tensor:
         """Speaker condition (B, 80) from x-vectors (B, 192) of any length: they are normalised here."""
         return self.spk_embed_affine_layer(F.normalize(embedding, dim=1).to(self.spk_embed_affine_layer.weight.dtype))
@@ -138,12 +142,14 @@ class MaskedDiffWithXvec(nn.Module):
         *,
         n_timesteps: int = 10,
         noise: Tensor | None = None,
+        solver: str = "euler",
     ) -> tuple[Tensor, Tensor]:
         """Mel (1, 80, T) of `token`, float32, T = token_to_mel_length(L), and the cache for the next streamed piece.
 
         token: (1, L) with L > 0; prompt_token: (1, L1) and prompt_feat: (1, T1, 80), both may be empty; embedding:
         (1, 192); flow_cache: (1, 80, K, 2) of the previous piece. The lengths must be those of the tensors. noise:
-        (1, 80, T1 + T) replaces the random draw. Raises ValueError for a batch or an empty token list."""
+        (1, 80, T1 + T) replaces the random draw. solver: as in `ConditionalCFM.forward`.
+        Raises ValueError for a batch or an empty token list."""
         if token.shape[0] != 1:
             raise ValueError(f"flow: inference takes one utterance, not a batch of {token.shape[0]}")
         if token.shape[1] == 0:
@@ -166,5 +172,6 @@ class MaskedDiffWithXvec(nn.Module):
             prompt_len=prompt_frames,
             cache=flow_cache,
             noise=noise,
+            solver=solver,
         )
         return mel[:, :, prompt_frames:].float(), new_cache

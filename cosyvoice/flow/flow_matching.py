@@ -1,13 +1,22 @@
-"""ConditionalCFM: the flow-matching loss, and the Euler solver with classifier-free guidance."""
+"""ConditionalCFM: the flow-matching loss, and the solvers with classifier-free guidance."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matcha.models.components.flow_matching import cosine_time, euler_steps, flow_target, time_grid, velocity_loss
+from matcha.models.components.flow_matching import (
+    cosine_time,
+    euler_steps,
+    flow_target,
+    multistep,
+    multistep_times,
+    time_grid,
+    velocity_loss,
+)
 
+SOLVERS = ("euler", "multistep")
 FLOW_TIMES = ("uniform", "cosine")
 CACHED_FRAMES = 34  # last frames of a streamed piece that the next one starts from; 0.4 s of speech tokens at any rate
 PARAMS = {"sigma_min", "solver", "t_scheduler", "training_cfg_rate", "inference_cfg_rate", "reg_loss_type"}
@@ -102,15 +111,19 @@ class ConditionalCFM(nn.Module):
         prompt_len: int = 0,
         cache: Tensor | None = None,
         noise: Tensor | None = None,
+        solver: str = "euler",
     ) -> tuple[Tensor, Tensor]:
         """Mel (1, 80, T), float32, and the cache for the next streamed piece (1, 80, prompt_len + 34, 2).
 
+        solver: "euler", as the released models are used, or "multistep", which needs fewer of the n_timesteps.
         temperature scales the noise (default: what the model was built with); less of it makes clearer, flatter sound.
         mu, cond: (1, 80, T); spks: (1, 80); mask: (1, 1, T) or None. noise (1, 80, T) replaces the one normal draw.
         cache (1, 80, K, 2) holds noise and mu of the previous piece: they take over the first K frames, so that the
         prompt and the overlap come out alike. Source: flow matching with guidance, Ho & Salimans 2022."""
         if n_timesteps < 1:
             raise ValueError(f"n_timesteps: {n_timesteps} is too few; use at least 1 (10 is usual)")
+        if solver not in SOLVERS:
+            raise ValueError(f"solver: {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
         mu = mu.float()  # noise, state and cache are float32 whatever precision the networks run in
         scale = self.temperature if temperature is None else temperature
         z = (torch.randn_like(mu) if noise is None else noise.to(mu)) * scale
@@ -120,28 +133,56 @@ class ConditionalCFM(nn.Module):
             mu = torch.cat([cache[..., 1].to(mu), mu[:, :, kept:]], dim=2)
         both = torch.stack([z, mu], dim=-1)
         new_cache = torch.cat([both[:, :, :prompt_len], both[:, :, -CACHED_FRAMES:]], dim=2)
-        grid = time_grid(n_timesteps, self.t_scheduler)
-        return self.solve_euler(z, grid, mu, mask, spks, cond), new_cache
+        if solver == "euler":
+            mel = self.solve_euler(z, time_grid(n_timesteps, self.t_scheduler), mu, mask, spks, cond)
+        else:
+            mel = self.solve_multistep(z, n_timesteps, mu, mask, spks, cond)
+        return mel, new_cache
 
     @torch.inference_mode()
     def solve_euler(
         self, x: Tensor, t_span: Tensor, mu: Tensor, mask: Tensor | None, spks: Tensor, cond: Tensor
     ) -> Tensor:
-        """x carried from time 0 to 1 along the guided velocity (1 + w) v - w v0, float32 (1, 80, T).
-
-        v0 comes from zeros in place of mu, speaker and prefix. Both velocities are one batch of 2."""
-        if x.shape[0] != 1:
-            raise ValueError(f"ConditionalCFM: inference takes one utterance, not a batch of {x.shape[0]}")
-        estimator, w = self.estimator, self.inference_cfg_rate
+        """x carried from time 0 to 1 along `guided_velocity`, one Euler step an interval of t_span; float32."""
         times, widths = euler_steps(t_span)
-        time_embs = estimator.time_embedding(times.to(x.device))
-        conditions = estimator.conditions(mu, spks, cond)
-        channels = x.shape[1]
-        inputs = conditions.new_zeros(2, channels + conditions.shape[1], x.shape[2])
-        inputs[0, channels:] = conditions[0]
+        velocity = self.guided_velocity(x.shape, times, mu, mask, spks, cond)
         x = x.float()
         for k, width in enumerate(widths):
+            x = x.add(velocity(x, k), alpha=width)
+        return x
+
+    @torch.inference_mode()
+    def solve_multistep(
+        self, x: Tensor, n_timesteps: int, mu: Tensor, mask: Tensor | None, spks: Tensor, cond: Tensor
+    ) -> Tensor:
+        """x carried from time 0 to 1 along `guided_velocity` by `multistep`, float32."""
+        times = multistep_times(n_timesteps)
+        return multistep(x.float(), self.guided_velocity(x.shape, times, mu, mask, spks, cond), times)
+
+    def guided_velocity(
+        self,
+        shape: Sequence[int],
+        times: Tensor | Sequence[float],
+        mu: Tensor,
+        mask: Tensor | None,
+        spks: Tensor,
+        cond: Tensor,
+    ) -> Callable[[Tensor, int], Tensor]:
+        """The function (x, k) -> (1 + w) v - w v0 at times[k], float32; x and the result have `shape`, (1, 80, T).
+
+        v0 comes from zeros in place of mu, speaker and prefix. Both velocities are one batch of 2; what does not depend
+        on x is computed here, once. Raises ValueError for a batch."""
+        if shape[0] != 1:
+            raise ValueError(f"ConditionalCFM: inference takes one utterance, not a batch of {shape[0]}")
+        estimator, w, channels = self.estimator, self.inference_cfg_rate, shape[1]
+        time_embs = estimator.time_embedding(torch.as_tensor(times, dtype=torch.float32).to(mu.device))
+        conditions = estimator.conditions(mu, spks, cond)
+        inputs = conditions.new_zeros(2, channels + conditions.shape[1], shape[2])
+        inputs[0, channels:] = conditions[0]
+
+        def velocity(x: Tensor, k: int) -> Tensor:
             inputs[:, :channels] = x
             v, v0 = estimator.velocity(inputs, mask, time_embs[k : k + 1]).float().chunk(2)
-            x = x.add(torch.lerp(v0, v, 1 + w), alpha=width)
-        return x
+            return torch.lerp(v0, v, 1 + w)
+
+        return velocity

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from cosyvoice.utils.precision import check_precision, fast_dtype
+from matcha.models.components.channels_last import use_channels_last
 from matcha.utils.audio import hann_window
 
 SNAKE_EPS = 1e-9
@@ -26,8 +28,11 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
         alpha = self.alpha[:, None]
-        sine = torch.sin(alpha * x)
-        return torch.addcmul(x, sine * sine, 1 / (alpha + SNAKE_EPS))
+        if torch.is_grad_enabled():
+            return torch.addcmul(x, torch.sin(alpha * x).square(), 1 / (alpha + SNAKE_EPS))
+        y = alpha * x  # from here in place: four passes over memory, one buffer
+        y.sin_().square_()
+        return torch.addcmul(x, y, 1 / (alpha + SNAKE_EPS), out=y)
 
 
 class ResBlock(nn.Module):
@@ -49,7 +54,7 @@ class ResBlock(nn.Module):
         """(B, C, T) -> (B, C, T)."""
         layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for activation1, conv1, activation2, conv2 in layers:
-            x = x + conv2(activation2(conv1(activation1(x))))
+            x = conv2(activation2(conv1(activation1(x)))).add_(x)  # no gradient needs a convolution's output
         return x
 
 
@@ -208,8 +213,9 @@ class HiFTGenerator(nn.Module):
 
     def decode(self, x: Tensor, s: Tensor) -> Tensor:
         """Waveform (B, N) in +-audio_limit from mel x (B, 80, T) and excitation s (B, 1, N)."""
-        spectrum = self.stft(s.squeeze(1)).to(x.dtype)
-        h = self.conv_pre(x)
+        dtype = self.source_downs[0].weight.dtype
+        spectrum = self.stft(s.squeeze(1)).to(dtype)
+        h = self.conv_pre(x.to(dtype))
         for i, (up, down, source_block) in enumerate(
             zip(self.ups, self.source_downs, self.source_resblocks, strict=True)
         ):
@@ -218,10 +224,25 @@ class HiFTGenerator(nn.Module):
                 h = F.pad(h, (1, 0), mode="reflect")  # the STFT has one frame more than hops
             h = h + source_block(down(spectrum))
             first, *others = self.resblocks[i * self.blocks_per_stage : (i + 1) * self.blocks_per_stage]
-            h = sum((block(h) for block in others), start=first(h)) / self.blocks_per_stage
-        h = self.conv_post(F.leaky_relu(h, LAST_LRELU_SLOPE))
+            h = sum((block(h) for block in others), start=first(h)).div_(self.blocks_per_stage)
+        h = self.conv_post(F.leaky_relu(h, LAST_LRELU_SLOPE).to(self.conv_post.bias.dtype))
         magnitude, angle = h.tensor_split([self.n_fft // 2 + 1], dim=1)
         return self.istft(magnitude.exp(), angle.sin()).clamp(-self.audio_limit, self.audio_limit)
+
+    def prepare_inference(self, precision: str = "full") -> None:
+        """Fold the weight norm and lay the weights out for speed, for good. Idempotent.
+
+        precision "fast": half precision inside the filter on a CPU that gains by it; pitch, excitation and the last
+        layer, whose errors would be heard, stay float32. Raises ValueError for another precision."""
+        check_precision(precision)
+        self.fold_weight_norm()
+        device = self.conv_post.weight.device
+        if device.type != "cpu":
+            return
+        use_channels_last(self)
+        if precision == "fast":
+            for filters in (self.conv_pre, self.ups, self.source_downs, self.source_resblocks, self.resblocks):
+                filters.to(fast_dtype(device))
 
     def fold_weight_norm(self) -> None:
         """Turn every weight-normalised layer into a plain one with the same weight, for inference. Idempotent."""

@@ -11,6 +11,8 @@ from cosyvoice.transformer.attention import LayerCache
 from cosyvoice.transformer.encoder import BaseEncoder
 from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
 from cosyvoice.utils.common import IGNORE_ID, ras_sampling, th_accuracy
+from cosyvoice.utils.int8 import Int8Linear, use_int8
+from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
 
 SOS_ROW, TASK_ROW = 0, 1
 """Rows of `llm_embedding`."""
@@ -64,6 +66,19 @@ class TransformerLM(nn.Module):
         self.max_token_text_ratio, self.min_token_text_ratio = max_token_text_ratio, min_token_text_ratio
         self.fewest_tokens = 1  # EOS is held back for so many tokens, however short the text
         self.stopped_by_eos = False  # whether the last `inference` ended with EOS and not at the length limit
+
+    def prepare_inference(self, precision: str = "full") -> None:
+        """Make decoding fast, for good: the weights must not change any more. Idempotent.
+
+        precision "fast": 8-bit weights in the llm on a CPU, half precision on a GPU. Raises ValueError for others."""
+        check_precision(precision)
+        device = self.llm_embedding.weight.device
+        self.llm.prepare_inference()
+        if precision == "fast" and device.type == "cuda":
+            self.to(fast_dtype(device))
+        elif precision == "fast" and has_int8(device) and not isinstance(self.llm_decoder, Int8Linear):
+            use_int8(self.llm, keep=("linear_pos",))  # positions are projected once
+            self.llm_decoder = Int8Linear(self.llm_decoder)
 
     def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
         """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.
@@ -193,4 +208,4 @@ class TransformerLM(nn.Module):
     def next_scores(self, step: Tensor, cache: list[LayerCache]) -> Tensor:
         """Log-probabilities of the token after the positions `step`, (speech_token_size + 1,); adds them to `cache`."""
         lm_output = self.llm.decode(step, cache)
-        return self.llm_decoder(lm_output[0, -1]).float().log_softmax(dim=-1)
+        return self.llm_decoder(lm_output[:, -1])[0].float().log_softmax(dim=-1)

@@ -24,13 +24,30 @@ def rel_shift(x: Tensor, keys: int) -> Tensor:
     return x.view(batch, heads, queries, columns - 1)[..., :keys]
 
 
+class ProjectedPositions:
+    """Projected codes of the distances to the left of one attention layer, each projected once."""
+
+    def __init__(self) -> None:
+        self._rows: Tensor | None = None  # (1, h, R, d_k), distances R - 1 .. 0
+
+    def up_to(self, distance: int, attention: "RelPositionMultiHeadedAttention", like: Tensor) -> Tensor:
+        """Of the distances `distance` .. 0, (1, h, distance + 1, d_k), in the dtype and on the device of `like`."""
+        have = 0 if self._rows is None else self._rows.size(2)
+        if distance + 1 > have:
+            code = relative_positions(_capacity(distance + 1) - 1, have, attention.d_model, like.dtype, like.device)
+            farther = attention.project_positions(code.unsqueeze(0))
+            self._rows = farther if self._rows is None else torch.cat([farther, self._rows], dim=2)
+        return self._rows[:, :, -(distance + 1) :]
+
+
 class LayerCache:
     """Keys, values and projected positions of one attention layer during decoding, grown CACHE_CHUNK at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, positions: ProjectedPositions | None = None) -> None:
+        """positions: those of an earlier utterance, where the layer's weights have not changed since."""
         self.length = 0
+        self.positions = ProjectedPositions() if positions is None else positions
         self._kv: Tensor | None = None  # (B, h, capacity, 2 * d_k), keys first
-        self._positions: Tensor | None = None  # (1, h, distances, d_k), distances capacity .. 0
 
     @classmethod
     def from_tensor(cls, kv: Tensor) -> "LayerCache":
@@ -58,15 +75,6 @@ class LayerCache:
         self._kv[:, :, self.length : end, d_k:] = v
         self.length = end
         return self.kv[..., :d_k], self.kv[..., d_k:]
-
-    def positions(self, attention: "RelPositionMultiHeadedAttention", like: Tensor) -> Tensor:
-        """Projected code of the distances length .. 0, (1, h, length + 1, d_k); each distance is projected once."""
-        have = 0 if self._positions is None else self._positions.size(2)
-        if self.length + 1 > have:
-            code = relative_positions(_capacity(self.length + 1) - 1, have, attention.d_model, like.dtype, like.device)
-            farther = attention.project_positions(code.unsqueeze(0))
-            self._positions = farther if self._positions is None else torch.cat([farther, self._positions], dim=2)
-        return self._positions[:, :, -(self.length + 1) :]
 
 
 def _capacity(length: int) -> int:
@@ -110,7 +118,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
             positions = F.pad(self.project_positions(pos_emb), (0, 0, 1, 0))
         else:
             k, v = cache.append(k, v)
-            positions = cache.positions(self, x)
+            positions = cache.positions.up_to(cache.length, self, x)
         bias = self._position_scores(q, positions.to(q.dtype), k.size(2))
         if mask is not None:
             bias = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)

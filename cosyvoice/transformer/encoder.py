@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cosyvoice.transformer.attention import LayerCache, RelPositionMultiHeadedAttention
+from cosyvoice.transformer.attention import LayerCache, ProjectedPositions, RelPositionMultiHeadedAttention
 from cosyvoice.transformer.embedding import EspnetRelPositionalEncoding
 from cosyvoice.transformer.encoder_layer import ConformerEncoderLayer, TransformerEncoderLayer
 from cosyvoice.transformer.positionwise_feed_forward import PositionwiseFeedForward
@@ -77,6 +77,12 @@ class BaseEncoder(nn.Module):
             for _ in range(num_blocks)
         )
         self.after_norm = nn.LayerNorm(output_size, eps=1e-5)
+        self._positions: list[ProjectedPositions | None] = [None] * num_blocks  # set where they outlive an utterance
+
+    def prepare_inference(self) -> None:
+        """Keep projected positions from one utterance to the next. The weights must not change any more. Idempotent."""
+        if None in self._positions:
+            self._positions = [ProjectedPositions() for _ in self.encoders]
 
     def _require(self, option: str, value: object, *supported: object) -> None:
         if value not in supported:
@@ -117,7 +123,7 @@ class BaseEncoder(nn.Module):
 
     def new_cache(self) -> list[LayerCache]:
         """Empty cache for `decode`, one entry per layer."""
-        return [LayerCache() for _ in self.encoders]
+        return [LayerCache(positions) for positions in self._positions]
 
     def decode(self, xs: Tensor, cache: list[LayerCache], mask: Tensor | None = None) -> Tensor:
         """Output at the next positions, (1, t, D) for xs: (1, t, input_size); they are added to `cache`.
