@@ -7,7 +7,8 @@ apart: the LLM by its speech tokens, the flow by what it makes of them.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from evaluation import (
 )
 from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
-from speaking import Speaker, Speech, Voice, speakable
+from speaking import Speaker, Speech, Voice, joined, speakable
 from text_check import STRANGERS
 from utils import random_state, read_lines, restore_random_state
 from voice_metrics import cosine, recited_tokens
@@ -124,35 +125,27 @@ class Audition:
     ) -> list[Sentence]:
         """The sentences of these numbers (None: all) as they sound now; training goes on as if nothing was spoken.
 
-        between: called before each sentence, may raise. adapters=False: the base."""
+        between: called before each sound, may raise. adapters=False: the base."""
         texts = self.texts if numbers is None else [self.texts[number] for number in numbers]
         state = random_state(self.device)
         try:
             with self.all_in_eval(adapters), self.autocast():
-                spoken = []
-                for text in texts:
-                    between()
-                    spoken.append(self.speak(text))
+                spoken = self.speak(texts, between)
             with self.all_in_eval(adapters=False):
                 pairs = zip(texts, spoken, strict=True)
                 return [self.measured(text, speech) for text, speech in pairs]
         finally:
             restore_random_state(state, self.device)
 
-    def speak(self, text: Text) -> Speech:
-        """One sentence, its segments joined, without a second try."""
+    def speak(self, texts: Sequence[Text], between: Callable[[], None]) -> list[Speech]:
+        """Each text, its segments joined, without a second try."""
+        between()
         pieces = []
-        for segment in text.segments:
-            torch.manual_seed(SEED)
-            pieces.append(self.speaker.attempt(segment))
-        wave = torch.cat([piece.wave for piece in pieces], dim=1).float()
-        broken = [] if wave.isfinite().all() else ["no sound"]
-        return Speech(
-            wave.nan_to_num(0, 0, 0),
-            [*broken, *(complaint for piece in pieces for complaint in piece.complaints)],
-            tokens=sum((piece.tokens for piece in pieces), ()),
-            ended=all(piece.ended for piece in pieces),
-        )
+        for piece in self.speaker.attempt([segment for text in texts for segment in text.segments], SEED):
+            pieces.append(piece)
+            between()
+        sounds = iter(pieces)
+        return [whole(text, list(islice(sounds, len(text.segments)))) for text in texts]
 
     def measured(self, text: Text, speech: Speech) -> Sentence:
         """What can be told without a recogniser; adapters must be off: the base judges how clear the speech is."""
@@ -170,6 +163,14 @@ class Audition:
             vectors = {CAMPPLUS: self.frontend.speaker_vector(wave)}
             parts |= cheap_parts(speech.wave, self.speaker.sample_rate, speech.tokens, vectors, {CAMPPLUS: self.centre})
         return Sentence(text.text, speech.wave, self.speaker.sample_rate, parts, complaints=tuple(speech.complaints))
+
+
+def whole(text: Text, pieces: Sequence[Speech]) -> Speech:
+    """A text's segments as one speech; "no sound" where a wave holds anything but numbers."""
+    speech = joined(text.segments, pieces)
+    wave = speech.wave.float()
+    broken = [] if wave.isfinite().all() else ["no sound"]
+    return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])
 
 
 # ---- which epoch is best --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ python inference_joint.py --base --text "How the base model says it."
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from config import JointConfig, UserError, load
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
-from speaking import Source, Speaker, load_voice, speakable, write_audio
+from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, write_audio
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -111,21 +111,43 @@ def infer(args: argparse.Namespace) -> int:
     source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
     model, voice = load_voice(source, model_dir, device, config.inference.precision)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
-    complaints = 0
-    for number, segments in tqdm(texts.items(), "speaking", disable=len(texts) == 1):
-        path = output if args.text is not None else output.with_name(f"{output.stem}_{number:04d}{output.suffix}")
-        started = time.monotonic()
-        speech = speaker.speak(segments, args.seed)
-        write_audio(path, speech.wave, speaker.sample_rate)
-        seconds = speech.wave.shape[1] / speaker.sample_rate
-        took = time.monotonic() - started
-        print(f"{path}: {seconds:.2f} s of speech in {took:.1f} s (real-time factor {took / seconds:.2f})", flush=True)
-        for complaint in speech.complaints:
-            print(f"warning: {path}: {complaint}", flush=True)
-        complaints += bool(speech.complaints)
-    if complaints:
-        print(f"{complaints} of {len(texts)} files are doubtful: listen, try another --seed or an earlier checkpoint")
+    name = "{stem}{suffix}" if args.text is not None else "{stem}_{number:04d}{suffix}"
+    doubtful = 0
+    with tqdm(total=len(texts), desc="speaking", disable=len(texts) == 1) as bar:
+        for group in groups(texts):
+            started = time.monotonic()
+            spoken = dict(zip(group, speaker.speak_texts([texts[number] for number in group], args.seed), strict=True))
+            for number, speech in spoken.items():
+                path = output.with_name(name.format(stem=output.stem, number=number, suffix=output.suffix))
+                write_audio(path, speech.wave, speaker.sample_rate)
+                print(f"{path}: {seconds(speech, speaker):.2f} s of speech", flush=True)
+                for complaint in speech.complaints:
+                    print(f"warning: {path}: {complaint}", flush=True)
+                doubtful += bool(speech.complaints)
+            took, said = time.monotonic() - started, sum(seconds(speech, speaker) for speech in spoken.values())
+            print(f"{said:.2f} s of speech in {took:.1f} s (real-time factor {took / said:.2f})", flush=True)
+            bar.update(len(group))
+    if doubtful:
+        print(f"{doubtful} of {len(texts)} files are doubtful: listen, try another --seed or an earlier checkpoint")
     return 0
+
+
+def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:
+    """Numbers of texts, in order, that are spoken together: as many as make up a batch of segments."""
+    group, waiting = [], 0
+    for number, segments in texts.items():
+        group.append(number)
+        waiting += len(segments)
+        if waiting >= BATCH:
+            yield group
+            group, waiting = [], 0
+    if group:
+        yield group
+
+
+def seconds(speech: Speech, speaker: Speaker) -> float:
+    """Length of the sound."""
+    return speech.wave.shape[1] / speaker.sample_rate
 
 
 def inference_settings(args: argparse.Namespace, model_dir: Path) -> JointConfig:

@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part, ready_to_speak
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
 from runaway import listen, loop_seconds
 from utils import atomic_path, command_line, user_mistakes
 
 TAG = re.compile(r"<\|.*?\|>")  # <|en|> and the like steer the model and are not spoken
+BATCH = 16  # segments that the language model speaks at once: 5 times the tokens a second of one by one on 2 cores
 LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most
 
 
@@ -188,61 +191,54 @@ class Speaker:
 
     def speak(self, segments: Sequence[str], seed: int) -> Speech:
         """All segments in order, joined without pause."""
-        spoken = [self.speak_segment(segment, seed) for segment in segments]
-        complaints = [
-            f"'{segment}': {complaint}"
-            for segment, speech in zip(segments, spoken, strict=True)
-            for complaint in speech.complaints
-        ]
-        return Speech(
-            torch.cat([speech.wave for speech in spoken], dim=1),
-            complaints,
-            tokens=sum((speech.tokens for speech in spoken), ()),
-            ended=all(speech.ended for speech in spoken),
-            attempts=max(speech.attempts for speech in spoken),
-        )
+        return self.speak_texts([segments], seed)[0]
 
-    def speak_segment(self, segment: str, seed: int) -> Speech:
-        """One segment; after a runaway the next seeds are tried, and the least bad attempt is kept."""
-        attempts = []
-        for attempt in range(self.limits.max_retries + 1):
-            torch.manual_seed(seed + attempt)
-            attempts.append(self.attempt(segment))
-            if not attempts[-1].complaints:
-                break
-        if not any(speech.wave.shape[1] for speech in attempts):
-            raise UserError(f"'{segment}': the model gives no speech; raise inference.max_token_text_ratio")
-        chosen = min(
-            attempts, key=lambda speech: (not speech.wave.shape[1], len(speech.complaints), speech.wave.shape[1])
-        )
-        if len(attempts) > 1:
-            outcome = "still not right, the least bad one is kept" if chosen.complaints else "good"
-            reasons = "; ".join(attempts[0].complaints)
-            print(f"runaway in '{segment}' ({reasons}): {len(attempts) - 1} more seeds tried, {outcome}", flush=True)
-        return replace(chosen, attempts=len(attempts))
+    def speak_texts(self, texts: Sequence[Sequence[str]], seed: int) -> list[Speech]:
+        """Each text, given as its segments, as one speech; together they take less time than one by one."""
+        spoken = iter(self.speak_segments([segment for segments in texts for segment in segments], seed))
+        return [joined(segments, list(islice(spoken, len(segments)))) for segments in texts]
 
-    def attempt(self, segment: str) -> Speech:
-        """One try with the generator as it stands."""
-        text = torch.tensor([self.frontend.text_tokens(segment)], dtype=torch.int32)
-        longest = self.longest(text.shape[1])
-        tokens, complaints, ended = [], [], False
-        for token in self.model.speech_tokens(
-            text,
-            self.voice.embedding,
-            min_token_text_ratio=self.limits.min_token_text_ratio,
-            max_token_text_ratio=self.limits.max_token_text_ratio,
-        ):
-            tokens.append(token)
-            if len(tokens) >= longest:
-                complaints.append(f"longer than {longest / self.token_rate_hz:.1f} s, cut there")
-                break
-        else:
-            ended = self.model.llm.stopped_by_eos
-            if not ended:
-                complaints.append("did not end by itself")
+    def speak_segments(self, segments: Sequence[str], seed: int) -> list[Speech]:
+        """Each segment; after a runaway the next seeds are tried, and the least bad attempt is kept."""
+        attempts: list[list[Speech]] = [[] for _ in segments]
+        for retry in range(self.limits.max_retries + 1):
+            failed = [number for number, tried in enumerate(attempts) if not tried or tried[-1].complaints]
+            spoken = self.attempt([segments[number] for number in failed], seed + retry)
+            for number, speech in zip(failed, spoken, strict=True):
+                attempts[number].append(speech)
+        return [least_bad(segment, tried) for segment, tried in zip(segments, attempts, strict=True)]
+
+    def attempt(self, segments: Sequence[str], seed: int) -> Iterator[Speech]:
+        """One try at each segment, in order and all with one seed: first the tokens of all, then sound by sound.
+
+        A segment sounds as it would by itself, up to the rounding of products of more rows."""
+        torch.manual_seed(seed)
+        utterances = [self.utterance(segment) for segment in segments]
+        by_length = sorted(utterances, key=lambda utterance: len(utterance.text))
+        for start in range(0, len(by_length), BATCH):
+            self.model.llm.inference_batch(by_length[start : start + BATCH], self.voice.embedding)
+        for utterance in utterances:
+            torch.manual_seed(seed)
+            torch.set_rng_state(utterance.random_state)  # on from where the tokens left it
+            yield self.sound(utterance)
+
+    def utterance(self, segment: str) -> Utterance:
+        """What the language model is to do for a segment; it draws from the generator as it stands."""
+        text = torch.tensor(self.frontend.text_tokens(segment), dtype=torch.int32)
+        limits = self.limits.max_token_text_ratio, self.limits.min_token_text_ratio
+        fewest, most = self.model.llm.limits(len(text), *limits)
+        return Utterance(text, fewest, min(most, self.longest(len(text))), torch.get_rng_state())
+
+    def sound(self, utterance: Utterance) -> Speech:
+        """The sound of an utterance's tokens, and what the guard has against it."""
+        tokens, n_text, complaints = utterance.tokens, len(utterance.text), []
         if not tokens:
             return Speech(torch.zeros(1, 0), ["no speech"])
-        if len(tokens) < self.shortest(text.shape[1]):
+        if len(tokens) >= self.longest(n_text):
+            complaints.append(f"longer than {self.longest(n_text) / self.token_rate_hz:.1f} s, cut there")
+        elif not utterance.stopped_by_eos:
+            complaints.append("did not end by itself")
+        if len(tokens) < self.shortest(n_text):
             complaints.append(f"only {len(tokens) / self.token_rate_hz:.1f} s, too short for its text")
         if (looped := loop_seconds(tokens, self.token_rate_hz)) > self.limits.max_silence_sec:
             complaints.append(f"repeats itself for {looped:.1f} s")
@@ -259,7 +255,7 @@ class Speaker:
             solver=self.limits.flow_solver,
         )
         complaints += listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed)
-        return Speech(wave, complaints, tuple(tokens), ended)
+        return Speech(wave, complaints, tuple(tokens), utterance.stopped_by_eos)
 
     def shortest(self, n_text_tokens: int) -> float:
         """Speech tokens below which a segment counts as cut short; 0 where the voice's rate is unknown."""
@@ -274,6 +270,36 @@ class Speaker:
             return math.inf
         expected = n_text_tokens * self.voice.seconds_per_text_token
         return round((self.limits.max_duration_ratio * expected + LENGTH_SLACK_SEC) * self.token_rate_hz)
+
+
+def least_bad(segment: str, attempts: Sequence[Speech]) -> Speech:
+    """The attempt with the fewest complaints, the shortest among equals; says so where there was more than one.
+
+    UserError where none gave any speech."""
+    if not any(speech.wave.shape[1] for speech in attempts):
+        raise UserError(f"'{segment}': the model gives no speech; raise inference.max_token_text_ratio")
+    chosen = min(attempts, key=lambda speech: (not speech.wave.shape[1], len(speech.complaints), speech.wave.shape[1]))
+    if len(attempts) > 1:
+        outcome = "still not right, the least bad one is kept" if chosen.complaints else "good"
+        reasons = "; ".join(attempts[0].complaints)
+        print(f"runaway in '{segment}' ({reasons}): {len(attempts) - 1} more seeds tried, {outcome}", flush=True)
+    return replace(chosen, attempts=len(attempts))
+
+
+def joined(segments: Sequence[str], spoken: Sequence[Speech]) -> Speech:
+    """The speeches of a text's segments as one, without pause."""
+    complaints = [
+        f"'{segment}': {complaint}"
+        for segment, speech in zip(segments, spoken, strict=True)
+        for complaint in speech.complaints
+    ]
+    return Speech(
+        torch.cat([speech.wave for speech in spoken], dim=1),
+        complaints,
+        tokens=sum((speech.tokens for speech in spoken), ()),
+        ended=all(speech.ended for speech in spoken),
+        attempts=max(speech.attempts for speech in spoken),
+    )
 
 
 def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:

@@ -388,7 +388,7 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     clarity = [sentence.parts["clarity"][0] / sentence.parts["clarity"][1] for sentence in sentences]
     assert min(clarity) > CLEAR
     assert all(sentence.parts["failed"] == (0.0, 1) for sentence in sentences)
-    tokens = audition.speak(audition.texts[1]).tokens
+    tokens = audition.speak([audition.texts[1]], lambda: None)[0].tokens
     other, _ = audition.clarity.of_tokens(audition.texts[2].tokens, tokens)
     own, seconds = audition.clarity.of_tokens(audition.texts[1].tokens, tokens)
     assert other < 0.2 * own and own / seconds > CLEAR

@@ -1,5 +1,6 @@
 """The language model in training and in inference, on a tiny random model."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosyvoice.llm.llm import TransformerLM
+from cosyvoice.llm.llm import TransformerLM, Utterance, pad_left
 from cosyvoice.transformer.encoder import ConformerEncoder, TransformerEncoder
 from cosyvoice.utils.common import ras_sampling, token_to_mel_length
 
@@ -249,3 +250,57 @@ def test_sampler_leaves_the_scores_alone_and_avoids_the_repeated_token(dtype: to
 @pytest.mark.parametrize(("tokens", "rate", "frames"), [(0, 50, 0), (50, 50, 86), (20, 50, 34), (25, 25, 86)])
 def test_mel_length_of_speech_tokens(tokens: int, rate: int, frames: int) -> None:
     assert token_to_mel_length(tokens, rate) == frames
+
+
+# ---- several utterances at once --------------------------------------------------------------------------------------
+
+
+def utterances(model: TransformerLM, lengths: Sequence[int]) -> list[Utterance]:
+    """Texts of these lengths, each with a seed of its own."""
+    found = []
+    for seed, length in enumerate(lengths):
+        torch.manual_seed(seed)
+        fewest, most = model.limits(length, 4, 1)
+        found.append(Utterance(torch.arange(length) % 7, fewest, most, torch.get_rng_state()))
+    return found
+
+
+def test_a_batch_says_what_each_says_by_itself() -> None:
+    model, vector = make_llm(), torch.randn(1, SPEAKER, generator=torch.Generator().manual_seed(1))
+    lengths = [9, 2, 5, 0, 7, 1]
+    together = utterances(model, lengths)
+    before = torch.get_rng_state()
+    model.inference_batch(together, vector)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len({tuple(utterance.tokens) for utterance in together}) > 3
+    for seed, (length, utterance) in enumerate(zip(lengths, together, strict=True)):
+        torch.manual_seed(seed)
+        text, none, nothing = torch.arange(length)[None] % 7, torch.zeros(1, 0, dtype=torch.int32), torch.tensor([0])
+        alone = list(model.inference(text, torch.tensor([length]), none, nothing, none, nothing, vector, 25, 4, 1))
+        assert utterance.tokens == alone
+        assert utterance.stopped_by_eos == model.stopped_by_eos
+        assert torch.equal(utterance.random_state, torch.get_rng_state())
+
+
+def test_padding_on_the_left_changes_no_scores() -> None:
+    model = make_llm()
+    short, long = torch.randn(3, 16), torch.randn(8, 16)
+    step, padding = pad_left([short, long])
+    assert padding.tolist() == [5, 0] and not step[0, :5].any()
+    next_step = torch.randn(1, 1, 16)
+    with torch.inference_mode():
+        cache = model.llm.new_cache()
+        both = [model.next_scores(step, cache, padding), model.next_scores(next_step.expand(2, 1, -1), cache, padding)]
+        for row, sequence in enumerate((short, long)):
+            cache = model.llm.new_cache()
+            alone = [model.next_scores(sequence[None], cache), model.next_scores(next_step, cache)]
+            for together, single in zip(both, alone, strict=True):
+                torch.testing.assert_close(together[row], single[0], rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_batch_and_one_of_empty_texts() -> None:
+    model = make_llm()
+    model.inference_batch([], torch.randn(1, SPEAKER))
+    empty = utterances(model, [0, 0])
+    model.inference_batch(empty, torch.randn(1, SPEAKER))
+    assert [utterance.tokens for utterance in empty] == [[], []]

@@ -1,6 +1,7 @@
 """The language model: text tokens and a speaker vector in, speech tokens out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,36 @@ from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
 
 SOS_ROW, TASK_ROW = 0, 1
 """Rows of `llm_embedding`."""
+
+NO_IDS = torch.zeros(1, 0, dtype=torch.int32)
+
+
+@dataclass
+class Utterance:
+    """A text to be spoken together with others, and the speech tokens made of it so far."""
+
+    text: Tensor  # ids (L,)
+    fewest: int  # tokens before which it does not end
+    most: int  # and at which it is cut
+    random_state: Tensor  # of torch's generator on the CPU
+    tokens: list[int] = field(default_factory=list)
+    stopped_by_eos: bool = False
+
+
+def pad_left(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sequences (T_i, D) as one batch (B, T, D) that ends together, and the number of zeros before each, (B,)."""
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    padding = [longest - len(sequence) for sequence in sequences]
+    padded = [F.pad(sequence, (0, 0, count, 0)) for sequence, count in zip(sequences, padding, strict=True)]
+    return (torch.stack(padded) if padded else torch.empty(0)), torch.tensor(padding, dtype=torch.long)
+
+
+def left_padding_mask(padding: Tensor, queries: int, keys: int) -> Tensor:
+    """(B, queries, keys), True where the last `queries` of so many positions may attend: to themselves and to what
+    lies before them, save the first padding[b] positions."""
+    key = torch.arange(keys, device=padding.device)
+    query = key[-queries:, None]
+    return (key <= query) & (key >= padding[:, None, None]) | (key == query)
 
 
 class TransformerLM(nn.Module):
@@ -174,28 +205,68 @@ class TransformerLM(nn.Module):
         n_text = int(text_len)
         if n_text == 0:
             return
-        most = self.max_token_text_ratio if max_token_text_ratio is None else max_token_text_ratio
-        least = self.min_token_text_ratio if min_token_text_ratio is None else min_token_text_ratio
+        fewest, most = self.limits(n_text, max_token_text_ratio, min_token_text_ratio)
         step = self.prefix(
             text[:, :n_text],
             prompt_text[:, : int(prompt_text_len)],
             prompt_speech_token[:, : int(prompt_speech_token_len)],
             embedding,
         )
-        fewest = max(int(n_text * least), self.fewest_tokens)
         tokens: list[int] = []
         cache = self.llm.new_cache()
-        for i in range(int(n_text * most)):
-            scores = self.next_scores(step, cache)
-            if i < fewest:
-                scores[self.speech_token_size] = -torch.inf
-            token = int(self.sampling(scores, tokens, sampling))
+        for _ in range(most):
+            token = self.draw(self.next_scores(step, cache)[0], tokens, fewest, sampling)
             if token == self.speech_token_size:
                 self.stopped_by_eos = True
                 return
             yield token
             tokens.append(token)
             step = self.speech_embedding.weight[token].view(1, 1, -1)
+
+    @torch.inference_mode()
+    def inference_batch(self, utterances: Sequence[Utterance], embedding: Tensor, sampling: int = 25) -> None:
+        """Fill in `tokens` of all utterances at once, each drawn from its own random state, which moves on.
+
+        embedding: (1, D_spk) of the one speaker. Reading the weights is what a step costs, so that several utterances
+        take little longer than one. The draws are those of `inference` after the same seed."""
+        going = [utterance for utterance in utterances if len(utterance.text) and utterance.most > 0]
+        prefixes = [self.prefix(utterance.text[None], NO_IDS, NO_IDS, embedding)[0] for utterance in going]
+        saved, cache = torch.get_rng_state(), self.llm.new_cache()
+        step, padding = pad_left(prefixes)
+        try:
+            while going:
+                scores = self.next_scores(step, cache, padding)
+                rows = [row for row, utterance in enumerate(going) if self.extend(utterance, scores[row], sampling)]
+                if len(rows) < len(going):
+                    going, padding = [going[row] for row in rows], padding[rows]
+                    for layer_cache in cache:
+                        layer_cache.keep(rows)
+                last = torch.tensor([utterance.tokens[-1] for utterance in going], dtype=torch.long)
+                step = self.speech_embedding(last.to(step.device)).unsqueeze(1)
+        finally:
+            torch.set_rng_state(saved)
+
+    def extend(self, utterance: Utterance, scores: Tensor, sampling: int) -> bool:
+        """Draw the utterance's next token; whether it goes on. scores: (speech_token_size + 1,)."""
+        torch.set_rng_state(utterance.random_state)
+        token = self.draw(scores, utterance.tokens, utterance.fewest, sampling)
+        utterance.random_state = torch.get_rng_state()
+        utterance.stopped_by_eos = token == self.speech_token_size
+        if not utterance.stopped_by_eos:
+            utterance.tokens.append(token)
+        return not utterance.stopped_by_eos and len(utterance.tokens) < utterance.most
+
+    def draw(self, scores: Tensor, tokens: Sequence[int], fewest: int, sampling: int) -> int:
+        """The token after `tokens`, EOS only where there are `fewest` of them; changes scores."""
+        if len(tokens) < fewest:
+            scores[self.speech_token_size] = -torch.inf
+        return int(self.sampling(scores, tokens, sampling))
+
+    def limits(self, n_text: int, most: float | None = None, least: float | None = None) -> tuple[int, int]:
+        """(fewest, most) speech tokens for a text; most, least: speech tokens a text token, default the model's own."""
+        most = self.max_token_text_ratio if most is None else most
+        least = self.min_token_text_ratio if least is None else least
+        return max(int(n_text * least), self.fewest_tokens), int(n_text * most)
 
     def prefix(self, text: Tensor, prompt_text: Tensor, prompt_speech_token: Tensor, embedding: Tensor) -> Tensor:
         """What precedes the tokens to be made, (1, T, D); arguments as in `inference`, without padding."""
@@ -205,7 +276,14 @@ class TransformerLM(nn.Module):
         speaker = self.encode_speaker(torch.atleast_2d(embedding.to(device)))
         return self.sequence(speaker, encoded[0], prompt_speech_token[0].to(device)).unsqueeze(0)
 
-    def next_scores(self, step: Tensor, cache: list[LayerCache]) -> Tensor:
-        """Log-probabilities of the token after the positions `step`, (speech_token_size + 1,); adds them to `cache`."""
-        lm_output = self.llm.decode(step, cache)
-        return self.llm_decoder(lm_output[:, -1])[0].float().log_softmax(dim=-1)
+    def next_scores(self, step: Tensor, cache: list[LayerCache], padding: Tensor | None = None) -> Tensor:
+        """Log-probabilities of the token after the positions `step`, (B, speech_token_size + 1); adds them to `cache`.
+
+        step: (B, t, D). padding: (B,) on the CPU, positions at each item's start that do not count; None: there are
+        none."""
+        mask = None
+        if padding is not None and padding.any():
+            keys = cache[0].length + step.size(1)
+            mask = left_padding_mask(padding.to(step.device), step.size(1), keys)
+        lm_output = self.llm.decode(step, cache, mask)
+        return self.llm_decoder(lm_output[:, -1]).float().log_softmax(dim=-1)

@@ -1,5 +1,7 @@
 """Multi-head attention with relative positions, and the cache that makes decoding one token at a time cheap."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,10 +15,10 @@ CACHE_CHUNK = 128
 def rel_shift(x: Tensor, keys: int) -> Tensor:
     """Scores per distance -> scores per key: (B, h, t, keys).
 
-    x: (B, h, t, R + 1) contiguous. Column 0 is filler; column 1 + n belongs to the distance keys - 1 - n. Row a is the
-    query at position keys - t + a, so key j takes the column of distance keys - t + a - j. Reading the same memory
-    with rows that are one element shorter does that without a copy. R = 2 * keys - 1 serves every key; with R = keys
-    the keys to the right of a query get meaningless values and must be masked.
+    x: (B, h, t, R + 1), contiguous in its last two dimensions. Column 0 is filler; column 1 + n belongs to the distance
+    keys - 1 - n. Row a is the query at position keys - t + a, so key j takes the column of distance keys - t + a - j.
+    Reading the same memory with rows that are one element shorter does that without a copy. R = 2 * keys - 1 serves
+    every key; with R = keys the keys to the right of a query get meaningless values and must be masked.
     Source: Dai et al. 2019 (Transformer-XL), appendix B.
     """
     batch, heads, queries, columns = x.shape
@@ -62,6 +64,10 @@ class LayerCache:
         if self._kv is None:
             raise ValueError("the attention cache is empty; decode at least one position first")
         return self._kv[:, :, : self.length]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these items of the batch only, in this order."""
+        self._kv = self._kv[rows]
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, (B, h, T, d_k) each, after adding k, v: (B, h, t, d_k)."""
@@ -134,7 +140,9 @@ class RelPositionMultiHeadedAttention(nn.Module):
     def _position_scores(self, q: Tensor, positions: Tensor, keys: int) -> Tensor:
         """(q_i + v) . p_(i - j) / sqrt(d_k), (B, h, t, T); positions: (1, h, R + 1, d_k), row 0 is filler."""
         with_v = (q + self.pos_bias_v.to(q.dtype).unsqueeze(1)) * self.d_k**-0.5
-        return rel_shift(torch.matmul(with_v, positions.transpose(2, 3)), keys)
+        queries = with_v.transpose(0, 1).flatten(1, 2)  # (h, B t, d_k): all items share one product with the positions
+        scores = torch.matmul(queries, positions[0].transpose(1, 2))
+        return rel_shift(scores.unflatten(1, (q.size(0), -1)).transpose(0, 1), keys)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.h, self.d_k)).transpose(1, 2)

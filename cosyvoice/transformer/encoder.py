@@ -126,9 +126,9 @@ class BaseEncoder(nn.Module):
         return [LayerCache(positions) for positions in self._positions]
 
     def decode(self, xs: Tensor, cache: list[LayerCache], mask: Tensor | None = None) -> Tensor:
-        """Output at the next positions, (1, t, D) for xs: (1, t, input_size); they are added to `cache`.
+        """Output at the next positions, (B, t, D) for xs: (B, t, input_size); they are added to `cache`.
 
-        mask: (1, t, T), True = may attend; default: each position sees itself and all before it.
+        mask: (B or 1, t, T), True = may attend; default: each position sees itself and all before it.
         """
         x = self.embed.project(xs)
         if mask is None and xs.size(1) > 1:
