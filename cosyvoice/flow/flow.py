@@ -109,7 +109,7 @@ class MaskedDiffWithXvec(nn.Module):
         feat_lens = host_lengths(batch["speech_feat_len"], feat.shape[1], "speech_feat_len")
         longest = feat.shape[1]
         spks = self.speaker(batch["embedding"].to(device))
-        feat_len = torch.tensor(feat_lens, device=device)
+        feat_len = torch.tensor(feat_lens, device="cpu").to(device, non_blocking=True)
         mu, _ = self.length_regulator(self.encode(token, token_lens), feat_len, longest)
 
         if prefix_lengths is None:

@@ -126,10 +126,18 @@ class TransformerLM(nn.Module):
         }
 
     def clip_losses(self, batch: dict[str, Tensor], device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """Mean nats per token of each item, (B,), and the number of its tokens with EOS, (B,)."""
-        logits, target = self.logits(batch, device)
-        tokens = (target != IGNORE_ID).sum(dim=1)
-        return self.criterion_ce.per_position(logits, target).sum(dim=1) / tokens, tokens
+        """Mean nats per token of each item, (B,), and the number of its tokens with EOS, (B,).
+
+        Scores are computed only where something is predicted. Lengths on the CPU save waiting for the GPU.
+        """
+        lm_input, lengths, target = self.teacher_forced_input(batch, device)
+        lm_output, _ = self.llm(lm_input, lengths)
+        counts = [length + 1 for length in batch["speech_token_len"].tolist()]
+        spans = [slice(end - count, end) for end, count in zip(lengths.tolist(), counts, strict=True)]
+        logits = self.llm_decoder(torch.cat([lm_output[i, span] for i, span in enumerate(spans)]))
+        predicted = torch.cat([target[i, span] for i, span in enumerate(spans)])
+        nats = self.criterion_ce.per_position(logits, predicted).split(counts)
+        return torch.stack([item.mean() for item in nats]), torch.tensor(counts)
 
     def logits(self, batch: dict[str, Tensor], device: torch.device | str) -> tuple[Tensor, Tensor]:
         """(B, T, speech_token_size + 1) and the targets (B, T), IGNORE_ID where nothing is predicted."""

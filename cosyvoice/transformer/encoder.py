@@ -108,7 +108,7 @@ class BaseEncoder(nn.Module):
                 x = checkpoint(layer, x, pos_emb, mask, use_reentrant=False)
             else:
                 x = layer(x, pos_emb, mask)
-        not_padded = ~make_pad_mask(xs_lens.to(xs.device), xs.size(1)).unsqueeze(1)
+        not_padded = ~make_pad_mask(xs_lens.to(xs.device, non_blocking=True), xs.size(1)).unsqueeze(1)
         return self.after_norm(x), not_padded
 
     def _attention_mask(self, lengths: Tensor, size: int, device: torch.device) -> Tensor | None:
