@@ -35,8 +35,12 @@ JOINT_TRAINING_CONFIG = {
     },
     "learning_rate": 2e-4,  # peak, AdamW | 峰值学习率
     "max_epochs": 100,  # one epoch = every training clip once | 每轮遍历全部训练音频一次
-    "batch_size": 1,  # clips per forward pass | 每次前向的条数
-    "accumulate_grad_batches": 16,  # batches per optimizer step | 每次参数更新累积的批数
+    # Clips per optimizer step = batch_size x accumulate_grad_batches | 每次参数更新的条数 = 两者之积
+    "batch_size": 1,
+    "accumulate_grad_batches": 16,
+    # How many of them go through the model at once: speed and memory, never the result. Positions of the LLM or frames
+    # of the flow per forward pass, padding included. 同时前向多少：只影响速度和显存，不影响结果；含填充的位置数或帧数
+    "batch_frames": "auto",  # auto (as much as the free GPU memory takes) or a number; 1 = one clip | 1 = 每次一条
     "max_feat_len": 250,  # flow training window, mel frames (250 = 2.90 s) | Flow 训练窗口，mel 帧数
     "warmup_ratio": 0.05,  # share of all optimizer steps | 预热步数占总步数的比例
     "final_lr_ratio": 0.1,  # last learning rate / peak (cosine in between) | 末尾学习率与峰值之比
@@ -148,6 +152,7 @@ class JointConfig:
     max_epochs: int = bounded(100, 1, 1_000_000)
     batch_size: int = bounded(1, 1, 4096)
     accumulate_grad_batches: int = bounded(16, 1, 100_000)
+    batch_frames: int | str = field(default="auto", metadata={"choices": ("auto",), "low": 1, "high": 10_000_000})
     max_feat_len: int = bounded(250, 16, 100_000)
     warmup_ratio: float = bounded(0.05, 0, 1)
     final_lr_ratio: float = bounded(0.1, 0, 1)

@@ -75,6 +75,16 @@ class FlowWindow(NamedTuple):
     speech_feat: Tensor  # (token_to_mel_length(S), 80)
 
 
+class FlowDraw(NamedTuple):
+    """What the flow learns from a clip in one epoch: everything random about it, so that batching changes nothing."""
+
+    window: FlowWindow  # T frames
+    embedding: Tensor  # (192,), raw speaker vector
+    t: float  # flow time before it is warped, in [0, 1)
+    keep: bool  # False: guidance dropout takes the conditions away
+    noise: Tensor  # (80, T), standard normal
+
+
 # ---- parquet -----------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +308,17 @@ def flow_window(clip: Clip, max_feat_frames: int, token_rate_hz: int, rng: rando
     return FlowWindow(whole.speech_token[start : start + n], whole.speech_feat[feat_start : feat_start + frames])
 
 
+def draw_flow(
+    clip: Clip, max_feat_frames: int, token_rate_hz: int, dropped: float, speaker: str, rng: random.Random
+) -> FlowDraw:
+    """Window, time, noise and guidance dropout of one clip, all from `rng`; dropped: share without conditions."""
+    window = flow_window(clip, max_feat_frames, token_rate_hz, rng)
+    t, keep = rng.random(), rng.random() > dropped
+    generator = torch.Generator().manual_seed(rng.getrandbits(63))
+    noise = torch.randn(window.speech_feat.shape[::-1], generator=generator)
+    return FlowDraw(window, speaker_vector(clip, speaker), t, keep, noise)
+
+
 def speaker_vector(clip: Clip, kind: str) -> Tensor:
     """(192,) raw speaker vector: "mean" of all clips (what synthesis uses) or of this "utterance"."""
     return {"mean": clip.spk_embedding, "utterance": clip.utt_embedding}[kind]
@@ -313,6 +334,28 @@ def collate_llm(clips: Sequence[Clip], speaker: str = "mean") -> dict[str, Tenso
         **_padded("speech_token", [clip.speech_token for clip in clips]),
         "embedding": torch.stack([speaker_vector(clip, speaker) for clip in clips]),
     }
+
+
+def llm_positions(clip: Clip) -> int:
+    """Length of the LLM's sequence `[ sos | speaker | text | task | speech ]`."""
+    return len(clip.text_token) + len(clip.speech_token) + 3
+
+
+def pack(lengths: Sequence[int], budget: int, alike: bool = False) -> list[list[int]]:
+    """Numbers of the items in batches, longest first: longest x items is at most `budget`, or the batch is one item.
+
+    alike: only items of one length share a batch. Longest first: what does not fit into memory shows at once, and the
+    allocator's first blocks serve all later batches.
+    """
+    batches: list[list[int]] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        if batches:
+            longest = lengths[batches[-1][0]]
+            if (len(batches[-1]) + 1) * longest <= budget and not (alike and lengths[number] != longest):
+                batches[-1].append(number)
+                continue
+        batches.append([number])
+    return batches
 
 
 def _padded(name: str, sequences: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -338,3 +381,14 @@ def collate_flow(windows: Sequence[FlowWindow], embeddings: Sequence[Tensor]) ->
         }
         for group in groups.values()
     ]
+
+
+def collate_draws(draws: Sequence[FlowDraw]) -> dict[str, Tensor]:
+    """A batch of `collate_flow`, of windows of one length, with t (B, 1, 1), keep (B,) and noise (B, 80, T)."""
+    [batch] = collate_flow([draw.window for draw in draws], [draw.embedding for draw in draws])
+    return {
+        **batch,
+        "t": torch.tensor([draw.t for draw in draws]).view(-1, 1, 1),
+        "keep": torch.tensor([draw.keep for draw in draws]),
+        "noise": torch.stack([draw.noise for draw in draws]),
+    }

@@ -42,15 +42,16 @@ class JointModel(nn.Module):
         return self.llm if name == "llm" else self.flow
 
     def loss(self, name: str, batch: Mapping[str, Tensor], device: torch.device) -> Loss:
-        """Raw loss of a training batch: whole clips, padded, for "llm"; windows of one length for "flow".
+        """Raw loss of a training batch: whole clips (`collate_llm`) for "llm"; draws (`collate_draws`) for "flow".
 
-        The flow gets no prompt, and its guidance dropout acts.
+        The flow gets no prompt, and draws nothing itself.
         """
         if name == "llm":
             nats, tokens = self.llm.clip_losses(batch, device)
-            mean = (nats * tokens).sum() / tokens.sum()
+            mean = nats @ (tokens / tokens.sum()).to(nats, non_blocking=True)
         else:
-            mean = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time)["loss"]
+            draws = {key: batch[key].to(device) for key in ("t", "keep", "noise")}
+            mean = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time, **draws)["loss"]
         return Loss(mean, unit_count(name, batch))
 
     @torch.no_grad()

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 
 from config import JointConfig, UserError
-from dataset import Clip
+from dataset import Clip, llm_positions
 from llm_flow_model import JointModel, store_half
 from utils import GIB
+
+CPU_BATCH_FRAMES = 512
 
 
 def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
@@ -35,8 +37,23 @@ def activation_bytes(model: nn.Module, positions: int, element_bytes: int) -> fl
     return 1.25 * element_bytes * (positions * widths + 2 * heads * positions**2)
 
 
-def prepare_memory(model: JointModel, clips: Sequence[Clip], config: JointConfig, dtype: torch.dtype) -> str:
-    """Store frozen weights in half and switch on checkpointing as the settings ask; returns a line about memory."""
+def fill(config: JointConfig, device: torch.device, longest: int, item_bytes: float, need: float) -> int:
+    """Most positions or frames in a forward pass."""
+    if config.batch_frames != "auto":
+        return int(config.batch_frames)
+    if device.type != "cuda":
+        return CPU_BATCH_FRAMES
+    free = 0.8 * torch.cuda.mem_get_info(device)[0] - need
+    return int(longest * max(1.0, free / item_bytes))
+
+
+def prepare_memory(
+    model: JointModel, clips: Sequence[Clip], config: JointConfig, dtype: torch.dtype
+) -> tuple[dict[str, int], str]:
+    """Store frozen weights in half and switch on checkpointing as the settings ask.
+
+    Returns what `Run.batch_frames` holds, and a line about memory.
+    """
     device = next(model.parameters()).device
     half = config.frozen_weights == "half" or (config.frozen_weights == "auto" and device.type == "cuda")
     if half and dtype == torch.float32:
@@ -50,12 +67,11 @@ def prepare_memory(model: JointModel, clips: Sequence[Clip], config: JointConfig
     optimizer = 12 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     element_bytes = torch.finfo(dtype).bits // 8
     positions = {
-        "llm": max(len(clip.text_token) + len(clip.speech_token) + 3 for clip in clips),
+        "llm": max(map(llm_positions, clips)),
         "flow": min(config.max_feat_len, max(clip.speech_feat.shape[0] for clip in clips)),
     }
-    activations = config.batch_size * max(
-        activation_bytes(model.part(name), positions[name], element_bytes) for name in config.trained_parts
-    )
+    items = {name: activation_bytes(model.part(name), positions[name], element_bytes) for name in config.trained_parts}
+    activations = max(items.values())
     need = weights + optimizer + activations
     checkpointing = config.gradient_checkpointing
     if checkpointing == "auto":
@@ -64,7 +80,8 @@ def prepare_memory(model: JointModel, clips: Sequence[Clip], config: JointConfig
         for module in model.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = True
-    return (
+    batch_frames = {name: fill(config, device, positions[name], items[name], need) for name in items}
+    return batch_frames, (
         f"memory: about {need / GIB:.2f} GiB (weights {weights / GIB:.2f}, adapters' optimizer {optimizer / GIB:.2f}, "
         f"activations {activations / GIB:.2f}); gradient checkpointing {'on' if checkpointing else 'off'}"
     )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from audition import Audition, as_sentences, compared, judged_sentences, means, overfit_signs, plain, verdict
@@ -35,18 +34,14 @@ from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_
 from dataset import (
     Clip,
     check_token_ids,
-    collate_flow,
-    collate_llm,
     data_fingerprint,
     extractor_fingerprints,
-    flow_window,
     read_meta,
     read_rows,
-    speaker_vector,
 )
 from evaluation import BY_NAME, Sentence, shown, summary
-from llm_flow_model import MEASURE_TIMES, JointModel, unit_count
-from lora import adapter_parameters, adapter_state_dict, load_adapter
+from llm_flow_model import MEASURE_TIMES, JointModel
+from lora import adapter_state_dict, load_adapter
 from memory import choose_precision, prepare_memory
 from speaking import Voice
 from training_board import Board, write_samples
@@ -57,7 +52,6 @@ from training_state import (
     check_resumable,
     epoch_groups,
     hearing_due,
-    loss_weight,
     lr_at,
     make_run,
     move_previous_run,
@@ -70,6 +64,7 @@ from training_state import (
     settle_interval,
     why_finished,
 )
+from training_step import optimizer_step
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -118,7 +113,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     setting("--mode", "training_mode", metavar="|".join(MODES), help="what to train | 训练模式")
     setting("--epochs", "max_epochs", metavar="N", help="at most so many epochs | 最多训练轮数")
-    setting("--batch-size", "batch_size", metavar="N", help="clips per forward pass | 每次前向的条数")
+    setting(
+        "--batch-size",
+        "batch_size",
+        metavar="N",
+        help="times accumulate_grad_batches = clips per step | 乘以累积批数 = 每步条数",
+    )
     setting("--lr", "learning_rate", metavar="X", help="peak learning rate | 峰值学习率")
     setting("--seed", "seed", metavar="N", help="random seed | 随机种子")
     parser.add_argument(
@@ -250,66 +250,6 @@ def measure_base(run: Run) -> None:
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
-
-
-def group_batches(run: Run, group: Sequence[Sequence[int]], part: Part) -> list[dict[str, Tensor]]:
-    """The batches of one optimizer step for one part; the flow's windows are drawn here."""
-    batches = []
-    for numbers in group:
-        clips = [run.train_clips[number] for number in numbers]
-        if part.name == "llm":
-            batches.append(collate_llm(clips, run.config.speaker_embedding))
-        else:
-            windows = [flow_window(clip, run.config.max_feat_len, run.token_rate_hz, run.windows) for clip in clips]
-            vectors = [speaker_vector(clip, run.config.speaker_embedding) for clip in clips]
-            batches.extend(collate_flow(windows, vectors))
-    return batches
-
-
-def optimizer_step(run: Run, group: Sequence[Sequence[int]], guard: SignalGuard) -> dict[str, tuple[float, float]]:
-    """One update of every active part from the clips of `group`; {part: (raw mean loss, gradient norm)}.
-
-    Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
-    """
-    counts, totals = {}, {}
-    for part in run.active:
-        run.optimizers[part.name].zero_grad(set_to_none=True)
-        counts[part.name], totals[part.name] = accumulate_gradient(run, part, group, guard)
-    results = {part.name: (float(totals[part.name]), update(run, part)) for part in run.active}
-    run.scaler.update()
-    for name, (loss, _) in results.items():
-        if math.isfinite(loss):
-            total, count = run.sums.get(name, (0.0, 0))
-            run.sums[name] = [total + loss * counts[name], count + counts[name]]
-    return results
-
-
-def accumulate_gradient(run: Run, part: Part, group: Sequence[Sequence[int]], guard: SignalGuard) -> tuple[int, Tensor]:
-    """Gradient of the mean loss over all tokens (frames) of the group, whatever its batches; (count, raw mean loss)."""
-    batches = group_batches(run, group, part)
-    count = sum(unit_count(part.name, batch) for batch in batches)
-    weight = loss_weight(run.config, part.name)
-    total = torch.zeros((), device=run.device)
-    for batch in batches:
-        guard.check()
-        with run.autocast():
-            loss = run.model.loss(part.name, batch, run.device)
-        share = loss.mean * (loss.count / count)
-        run.scaler.scale(weight * share).backward()
-        total += share.detach()  # stays on the device; read once per optimizer step
-    return count, total
-
-
-def update(run: Run, part: Part) -> float:
-    """Clip and apply one part's gradient; its norm before clipping. A gradient that is not finite is not applied."""
-    optimizer = run.optimizers[part.name]
-    run.scaler.unscale_(optimizer)
-    norm = float(nn.utils.clip_grad_norm_(adapter_parameters(run.model.part(part.name)), run.config.max_grad_norm))
-    for group in optimizer.param_groups:
-        group["lr"] = lr_at(run.step, run.total_steps, run.config)
-    if run.scaler.is_enabled() or math.isfinite(norm):
-        run.scaler.step(optimizer)  # an enabled scaler itself skips a step that overflowed
-    return norm
 
 
 def train_epoch(run: Run, guard: SignalGuard, board: Board) -> None:
@@ -536,8 +476,9 @@ def set_up(
     dtype = choose_precision(config, device)
     seed_everything(config.seed)
     model = load_joint_model(model_config, config, device)
-    memory = prepare_memory(model, clips, config, dtype)
-    run = make_run(config, device, model, dtype, clips, output_dir, model_config.token_rate_hz, identity)
+    batch_frames, memory = prepare_memory(model, clips, config, dtype)
+    token_rate_hz = model_config.token_rate_hz
+    run = make_run(config, device, model, dtype, batch_frames, clips, output_dir, token_rate_hz, identity)
     run.audition = make_audition(model_config, run)
     return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
 

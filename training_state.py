@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
-from checkpoint import FORMAT, PARTS, best_beside, checkpoint_paths, kept_path, load_checkpoint
+from checkpoint import FORMAT, PARTS, best_beside, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, hold_out
 from llm_flow_model import JointModel
@@ -36,21 +36,18 @@ RUN_FILES = (
 
 HEARING_SHARE = 0.09  # of the time if all epochs were as long as the first; more where a part stops early
 
-# Settings that decide which clips make up the optimizer steps of an epoch.
-GROUPING = ("batch_size", "accumulate_grad_batches")
+
+def clips_per_step(config: JointConfig) -> int:
+    """Clips that one optimizer step learns from."""
+    return config.batch_size * config.accumulate_grad_batches
 
 
-def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[list[int]]]:
-    """Clip numbers of one epoch: groups (one optimizer step each) of batches; the order depends on seed and epoch."""
+def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:
+    """Clip numbers of one epoch, a group for each optimizer step; the order depends on seed and epoch."""
     order = list(range(n_clips))
     random.Random(f"{config.seed}/{epoch}").shuffle(order)
-    batches = chunks(order, config.batch_size)
-    return chunks(batches, config.accumulate_grad_batches)
-
-
-def chunks(items: list, size: int) -> list[list]:
-    """Consecutive pieces of at most `size` items."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    size = clips_per_step(config)
+    return [order[start : start + size] for start in range(0, n_clips, size)]
 
 
 def lr_at(step: int, total_steps: int, config: JointConfig) -> float:
@@ -114,7 +111,7 @@ class Run:
     parts: dict[str, Part]
     optimizers: dict[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
-    windows: random.Random = field(default_factory=random.Random)  # draws the flow's training windows
+    batch_frames: dict[str, int]  # part -> most positions (LLM) or frames (flow) in a forward pass
     best_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
     epoch: int = 0  # epochs completed
@@ -175,7 +172,7 @@ class Run:
 
     def mark(self) -> None:
         """Remember the random state: a run resumed from here draws what this one draws next."""
-        self.resume_point = {"random": random_state(self.device), "windows": self.windows.getstate()}
+        self.resume_point = {"random": random_state(self.device)}
 
 
 def make_run(
@@ -183,6 +180,7 @@ def make_run(
     device: torch.device,
     model: JointModel,
     dtype: torch.dtype,
+    batch_frames: dict[str, int],
     clips: list[Clip],
     output_dir: Path,
     token_rate_hz: int,
@@ -194,7 +192,10 @@ def make_run(
         train_clips, held_out = hold_out(clips, config.seed, count)
     optimizers = {
         name: torch.optim.AdamW(
-            adapter_parameters(model.part(name)), lr=config.learning_rate, weight_decay=config.weight_decay
+            adapter_parameters(model.part(name)),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=device.type == "cuda",
         )
         for name in config.trained_parts
     }
@@ -211,7 +212,7 @@ def make_run(
         parts={name: Part(name) for name in config.trained_parts},
         optimizers=optimizers,
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        windows=random.Random(config.seed),
+        batch_frames=batch_frames,
         hear_every=0 if config.eval_every_epochs == "auto" else int(config.eval_every_epochs),
     )
     run.mark()
@@ -364,10 +365,8 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     if run.config.eval_every_epochs == "auto":
         run.hear_every = training.get("hear_every", 0)
     run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
-    if all(checkpoint["config"][key] == getattr(run.config, key) for key in GROUPING):
+    if clips_per_step(checkpoint_config(checkpoint, path)) == clips_per_step(run.config):
         run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
-    version, internal, gauss = training["resume_point"]["windows"]
-    run.windows.setstate((version, tuple(internal), gauss))
     restore_random_state(training["resume_point"]["random"], run.device)
     run.mark()
     if run.chooses:

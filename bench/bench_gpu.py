@@ -29,8 +29,8 @@ from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: 
 from dataset import Clip  # noqa: E402
 from llm_flow_model import JointModel  # noqa: E402
 from memory import choose_precision, prepare_memory  # noqa: E402
-from train_joint import optimizer_step  # noqa: E402
 from training_state import make_run  # noqa: E402
+from training_step import optimizer_step  # noqa: E402
 from utils import SignalGuard, select_device  # noqa: E402
 
 TEXT_TOKENS_PER_SEC = 5
@@ -116,9 +116,9 @@ def training_row(config: ModelConfig, settings: JointConfig, device: torch.devic
     model = JointModel(parts["llm"], parts["flow"], settings)
     dtype = choose_precision(settings, device)
     clips = [random_clip(seconds, config, number) for number in range(settings.accumulate_grad_batches)]
-    prepare_memory(model, clips, settings, dtype)
-    run = make_run(settings, device, model, dtype, clips, Path("unused"), config.token_rate_hz, {})
-    group = [[number] for number in range(len(clips))]
+    batch_frames, _ = prepare_memory(model, clips, settings, dtype)
+    run = make_run(settings, device, model, dtype, batch_frames, clips, Path("unused"), config.token_rate_hz, {})
+    group = list(range(len(clips)))
     median, peak = measure(lambda: optimizer_step(run, group, SignalGuard()), steps, device)
     note = f"{str(dtype).removeprefix('torch.')}, checkpointing {settings.gradient_checkpointing}"
     return Row(f"train {seconds} s clips, {len(clips)} x batch 1, whole clips in both parts", median, peak, note)

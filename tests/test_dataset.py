@@ -292,3 +292,32 @@ def test_flow_batches_group_equal_lengths_and_pad_nothing():
 def test_one_vector_for_each_window_is_needed():
     with pytest.raises(ValueError):
         collate_flow([FlowWindow(torch.arange(2), torch.zeros(3, 80))], [])
+
+
+@pytest.mark.parametrize(
+    ("budget", "alike", "expected"),
+    [
+        (1, False, [[1], [3], [0], [2], [4]]),
+        (18, False, [[1], [3, 0], [2, 4]]),
+        (20, False, [[1, 3], [0, 2, 4]]),
+        (1000, False, [[1, 3, 0, 2, 4]]),
+        (1000, True, [[1], [3], [0], [2, 4]]),
+        (9, True, [[1], [3], [0], [2], [4]]),
+    ],
+)
+def test_batches_are_filled_by_length_up_to_the_budget(budget, alike, expected):
+    assert dataset.pack([6, 10, 5, 9, 5], budget, alike) == expected
+
+
+def test_what_is_drawn_for_the_flow_depends_on_its_generator_alone():
+    made = clip(tokens=400, frames=token_to_mel_length(400, 50))
+    one, same, other = (dataset.draw_flow(made, 250, 50, 0.2, "mean", random.Random(seed)) for seed in ("a", "a", "b"))
+    assert torch.equal(one.noise, same.noise) and torch.equal(one.window.speech_feat, same.window.speech_feat)
+    assert (one.t, one.keep) == (same.t, same.keep)
+    assert one.t != other.t and not torch.equal(one.noise, other.noise)
+    assert one.noise.shape == one.window.speech_feat.T.shape
+
+
+def test_guidance_dropout_takes_its_share():
+    kept = [dataset.draw_flow(clip(), 250, 50, 0.2, "mean", random.Random(i)).keep for i in range(500)]
+    assert 0.74 < sum(kept) / len(kept) < 0.86

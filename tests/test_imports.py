@@ -31,7 +31,7 @@ LAYERS = (
     {"evaluation"},
     {"audition", "evaluation_page"},
     {"training_state"},
-    {"training_board"},
+    {"training_board", "training_step"},
     SCRIPTS,
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,115 @@
+"""training_step.py: the gradient of a step is the same however its clips are packed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from random_data import write_random_data
+
+import training_step
+from config import load
+from cosyvoice.cli.cosyvoice import load_part
+from dataset import Clip, llm_positions, read_rows
+from llm_flow_model import JointModel
+from lora import adapter_parameters
+from training_state import Run, epoch_groups, make_run
+from utils import SignalGuard
+
+CPU = torch.device("cpu")
+NO_DROPOUT = ["llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0"]
+BUDGETS = [200, 500, 100_000]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[Clip]:
+    return read_rows(write_random_data(tmp_path_factory.mktemp("data")))
+
+
+@pytest.fixture
+def new_run(tiny_model_dir, clips, tmp_path):
+    """A run over the tiny model whose adapters are random, as they are after some steps."""
+
+    def make(*overrides: str) -> Run:
+        config = load([*NO_DROPOUT, "validation_clips=0", "max_feat_len=100", *overrides])[0]
+        torch.manual_seed(0)
+        model = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
+        for name in ("llm", "flow"):
+            for parameter in adapter_parameters(model.part(name)):
+                torch.nn.init.normal_(parameter, std=0.05)
+        frames = {"llm": 1, "flow": 1}
+        return make_run(config, CPU, model, torch.float32, frames, clips, Path(tmp_path), 50, {})
+
+    return make
+
+
+def gradient(run: Run, part: str, budget: int) -> tuple[torch.Tensor, float, int]:
+    """(all gradients of a step over every clip as one vector, its loss, number of micro-batches)."""
+    run.batch_frames[part] = budget
+    run.model.zero_grad()
+    _, loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, SignalGuard())
+    vector = torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))])
+    return vector, float(loss), len(training_step.micro_batches(run, run.parts[part], run.train_clips))
+
+
+@pytest.mark.parametrize("part", ["llm", "flow"])
+def test_the_gradient_of_a_step_does_not_depend_on_how_its_clips_are_packed(part, new_run):
+    run = new_run()
+    alone, loss, count = gradient(run, part, 1)
+    assert count == len(run.train_clips) and alone.norm() > 0
+    counts = {count}
+    for budget in BUDGETS:
+        packed, packed_loss, count = gradient(run, part, budget)
+        assert packed_loss == pytest.approx(loss, rel=1e-6)
+        assert (packed - alone).norm() < 1e-6 * alone.norm()
+        counts.add(count)
+    assert len(counts) > 2, "the budgets were to pack differently"
+
+
+def test_the_gradient_does_not_depend_on_the_order_of_the_clips(new_run):
+    run = new_run()
+    one = gradient(run, "flow", 1)[0]
+    run.train_clips.reverse()
+    other = gradient(run, "flow", 1)[0]
+    assert (one - other).norm() < 1e-6 * one.norm()
+
+
+def test_a_clip_is_drawn_anew_in_every_epoch_and_alike_within_one(new_run):
+    run = new_run()
+    clip = run.train_clips[-1]
+    first, again = (training_step.flow_draw(run, clip) for _ in range(2))
+    run.epoch += 1
+    later = training_step.flow_draw(run, clip)
+    assert torch.equal(first.noise, again.noise) and first.t == again.t
+    assert first.t != later.t and not torch.equal(first.noise, later.noise)
+
+
+def test_no_batch_is_larger_than_the_budget_unless_it_is_one_clip(new_run):
+    run = new_run()
+    run.batch_frames = {"llm": 250, "flow": 250}
+    for part, key in (("llm", "speech_token"), ("flow", "speech_feat")):
+        batches = training_step.micro_batches(run, run.parts[part], run.train_clips)
+        assert sum(len(batch[key]) for batch in batches) == len(run.train_clips)
+        lengths = [batch[key].shape[1] for batch in batches]
+        assert lengths == sorted(lengths, reverse=True) and max(len(batch[key]) for batch in batches) > 1
+        assert all(len(batch[key]) == 1 or batch[key].shape[0] * batch[key].shape[1] <= 250 for batch in batches)
+    assert max(map(llm_positions, run.train_clips)) < 250
+
+
+def test_only_the_product_of_batch_size_and_accumulation_counts(new_run):
+    one, other = new_run("batch_size=4", "accumulate_grad_batches=2"), new_run("accumulate_grad_batches=8")
+    results = [training_step.optimizer_step(run, [3, 1, 4, 5], SignalGuard()) for run in (one, other)]
+    assert results[0] == results[1]
+    assert epoch_groups(20, 0, one.config) == epoch_groups(20, 0, other.config)
+    assert [len(group) for group in epoch_groups(20, 0, one.config)] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("part", ["llm", "flow"])
+def test_no_number_is_read_from_the_device_while_gradients_add_up(part, new_run):
+    """Tensors on the meta device have no values: reading one, as by float() or a boolean index, raises."""
+    run = new_run()
+    run.batch_frames[part] = 500
+    run.model.to("meta")
+    run.device = torch.device("meta")
+    count, loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, SignalGuard())
+    assert count > 0 and loss.device.type == "meta"
+    assert all(parameter.grad.device.type == "meta" for parameter in adapter_parameters(run.model.part(part)))

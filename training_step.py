@@ -1,0 +1,103 @@
+"""One optimizer step: its clips in micro-batches of like length, the gradient of their mean loss, one update.
+
+The gradient is the same however the clips are packed: what is random about a clip depends on seed, epoch and clip
+alone, each micro-batch weighs by its number of tokens or frames, and the flow's batches hold windows of one length.
+Only the adapters' dropout is drawn by the batch.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack
+from llm_flow_model import unit_count
+from lora import adapter_parameters
+from training_state import Part, Run, loss_weight, lr_at
+from utils import SignalGuard
+
+
+def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[str, tuple[float, float]]:
+    """One update of every active part from the clips numbered in `group`; {part: (raw mean loss, gradient norm)}.
+
+    Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
+    """
+    clips = [run.train_clips[number] for number in group]
+    counts, losses = {}, []
+    for part in run.active:
+        run.optimizers[part.name].zero_grad(set_to_none=True)
+        counts[part.name], loss = accumulate_gradient(run, part, clips, guard)
+        losses.append(loss)
+    norms = [clip_gradient(run, part) for part in run.active]
+    read = torch.stack([*losses, *norms]).tolist()  # the only place where a step waits for the device
+    results = dict(zip(counts, zip(read[: len(counts)], read[len(counts) :], strict=True), strict=True))
+    for part in run.active:
+        update(run, part, results[part.name][1])
+    run.scaler.update()
+    for name, (loss, _) in results.items():
+        if math.isfinite(loss):
+            total, count = run.sums.get(name, (0.0, 0))
+            run.sums[name] = [total + loss * counts[name], count + counts[name]]
+    return results
+
+
+def accumulate_gradient(run: Run, part: Part, clips: Sequence[Clip], guard: SignalGuard) -> tuple[int, Tensor]:
+    """Gradient of the mean loss over all tokens (frames) of the clips; (their number, raw mean loss on the device)."""
+    batches = micro_batches(run, part, clips)
+    count = sum(unit_count(part.name, batch) for batch in batches)
+    weight = loss_weight(run.config, part.name)
+    total = torch.zeros((), device=run.device)
+    for batch in batches:
+        guard.check()
+        with run.autocast():
+            loss = run.model.loss(part.name, on_device(batch, run.device), run.device)
+        share = loss.mean * (loss.count / count)
+        run.scaler.scale(weight * share).backward()
+        total += share.detach()
+    return count, total
+
+
+def micro_batches(run: Run, part: Part, clips: Sequence[Clip]) -> list[dict[str, Tensor]]:
+    """The clips in batches of at most `batch_frames` positions (LLM) or frames (flow), on the CPU."""
+    budget = run.batch_frames[part.name]
+    if part.name == "llm":
+        packed = pack([llm_positions(clip) for clip in clips], budget)
+        return [collate_llm([clips[i] for i in numbers], run.config.speaker_embedding) for numbers in packed]
+    draws = [flow_draw(run, clip) for clip in clips]
+    packed = pack([len(draw.window.speech_feat) for draw in draws], budget, alike=True)
+    return [collate_draws([draws[i] for i in numbers]) for numbers in packed]
+
+
+def flow_draw(run: Run, clip: Clip) -> FlowDraw:
+    """What the flow learns from a clip in this epoch."""
+    rng = random.Random(f"{run.config.seed}/{run.epoch}/{clip.utt}")
+    dropped = run.model.flow.decoder.training_cfg_rate
+    return draw_flow(clip, run.config.max_feat_len, run.token_rate_hz, dropped, run.config.speaker_embedding, rng)
+
+
+def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on the device, copied while earlier ones are still computed; lengths stay where they can be read."""
+    pinned = device.type == "cuda"
+    return {
+        name: tensor
+        if name.endswith("_len")
+        else (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
+        for name, tensor in batch.items()
+    }
+
+
+def clip_gradient(run: Run, part: Part) -> Tensor:
+    """Scale one part's gradient down to `max_grad_norm`; its norm before, on the device."""
+    run.scaler.unscale_(run.optimizers[part.name])
+    return nn.utils.clip_grad_norm_(adapter_parameters(run.model.part(part.name)), run.config.max_grad_norm)
+
+
+def update(run: Run, part: Part, norm: float) -> None:
+    """Apply one part's gradient, unless it is not finite."""
+    optimizer = run.optimizers[part.name]
+    for group in optimizer.param_groups:
+        group["lr"] = lr_at(run.step, run.total_steps, run.config)
+    if run.scaler.is_enabled() or math.isfinite(norm):
+        run.scaler.step(optimizer)  # an enabled scaler itself skips a step that overflowed
