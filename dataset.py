@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from config import UserError
+from config import JointConfig, UserError
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
@@ -334,6 +334,11 @@ def collate_llm(clips: Sequence[Clip], speaker: str = "mean") -> dict[str, Tenso
         **_padded("speech_token", [clip.speech_token for clip in clips]),
         "embedding": torch.stack([speaker_vector(clip, speaker) for clip in clips]),
     }
+
+
+def clips_per_step(config: JointConfig) -> int:
+    """Clips that one optimizer step learns from."""
+    return config.batch_size * config.accumulate_grad_batches
 
 
 def llm_positions(clip: Clip) -> int:

@@ -114,6 +114,11 @@ def clip_noise(utt: str, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Forward passes run in `dtype` inside it."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
 @contextmanager
 def adapters_in_eval(model: nn.Module, active: bool = True) -> Iterator[None]:
     """Within it the adapters' dropout is off; with active=False the adapters do nothing at all."""

@@ -1,16 +1,25 @@
-"""Precision of the forward pass, and how much memory a training run needs."""
+"""Precision of the forward pass, and how a training run fits into memory: what it needs, and what is chosen for it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from config import JointConfig, UserError
-from dataset import Clip, llm_positions
-from llm_flow_model import JointModel, store_half
-from utils import GIB
+from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from dataset import MEL_BINS, Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
+from llm_flow_model import JointModel, autocast, store_half
+from utils import GIB, random_state, restore_random_state
 
-CPU_BATCH_FRAMES = 512
+CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower
+USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work space and fragmentation
+BATCH_SHARE = 0.5  # of the usable memory is for batches; one clip that needs more may take all
+WORK_FACTOR = 1.08  # peak of forward and backward / what is kept in between; counted for clips of 3, 10 and 30 s
+CHECKPOINTED_SHARE = 0.17  # of that peak is left with gradient checkpointing; counted likewise: 0.11 to 0.16
+PROBES = (1, 2, 3)  # sizes of the short clips that are counted: three points settle a polynomial of degree 2
+PROBE_TEXT, PROBE_FRAMES = 4, 64  # text tokens and mel frames of the smallest
 
 
 def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
@@ -25,63 +34,168 @@ def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wanted]
 
 
-def activation_bytes(model: nn.Module, positions: int, element_bytes: int) -> float:
-    """Rough size of what the backward pass keeps for one item: layer inputs and outputs, and attention scores."""
-    widths = heads = 0
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            widths += module.in_features + module.out_features
-        elif isinstance(module, nn.Conv1d):
-            widths += module.in_channels + module.out_channels
-        heads += getattr(module, "pos_bias_u", torch.empty(0, device="meta")).shape[0]
-    return 1.25 * element_bytes * (positions * widths + 2 * heads * positions**2)
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run needs, in bytes, and what was chosen for it."""
+
+    weights: int
+    optimizer: int  # gradients and both moments of the adapters
+    activations: int  # at the peak of the largest micro-batch
+    checkpointing: bool
+    batch_frames: dict[str, int]  # part -> most positions (LLM) or frames (flow) in a forward pass
+
+    def __str__(self) -> str:
+        total = self.weights + self.optimizer + self.activations
+        frames = ", ".join(f"{name} {count}" for name, count in self.batch_frames.items())
+        return (
+            f"memory: about {total / GIB:.2f} GiB (weights {self.weights / GIB:.2f}, adapters' optimizer "
+            f"{self.optimizer / GIB:.2f}, activations {self.activations / GIB:.2f}); gradient checkpointing "
+            f"{'on' if self.checkpointing else 'off'}, batch_frames {frames}"
+        )
 
 
-def fill(config: JointConfig, device: torch.device, longest: int, item_bytes: float, need: float) -> int:
-    """Most positions or frames in a forward pass."""
-    if config.batch_frames != "auto":
-        return int(config.batch_frames)
-    if device.type != "cuda":
-        return CPU_BATCH_FRAMES
-    free = 0.8 * torch.cuda.mem_get_info(device)[0] - need
-    return int(longest * max(1.0, free / item_bytes))
-
-
-def prepare_memory(
-    model: JointModel, clips: Sequence[Clip], config: JointConfig, dtype: torch.dtype
-) -> tuple[dict[str, int], str]:
-    """Store frozen weights in half and switch on checkpointing as the settings ask.
-
-    Returns what `Run.batch_frames` holds, and a line about memory.
-    """
+def prepare_memory(model: JointModel, clips: Sequence[Clip], config: JointConfig, dtype: torch.dtype) -> MemoryPlan:
+    """Store frozen weights in half and switch checkpointing on as the settings ask, or as the free memory allows."""
     device = next(model.parameters()).device
-    half = config.frozen_weights == "half" or (config.frozen_weights == "auto" and device.type == "cuda")
-    if half and dtype == torch.float32:
-        if config.frozen_weights == "half":
-            raise UserError("frozen_weights=half needs precision=bf16 or fp16; use frozen_weights=full")
-        half = False
-    if half:
-        for part in filter(None, (model.llm, model.flow)):
-            store_half(part, dtype)
+    store_frozen(model, config, dtype)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     optimizer = 12 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    element_bytes = torch.finfo(dtype).bits // 8
-    positions = {
-        "llm": max(map(llm_positions, clips)),
-        "flow": min(config.max_feat_len, max(clip.speech_feat.shape[0] for clip in clips)),
-    }
-    items = {name: activation_bytes(model.part(name), positions[name], element_bytes) for name in config.trained_parts}
-    activations = max(items.values())
-    need = weights + optimizer + activations
+    lengths = {"llm": max(map(llm_positions, clips)), "flow": longest_window(clips, config)}
+    clip = max(clips, key=llm_positions)
+    peaks = {name: WORK_FACTOR * kept_bytes(model, name, clip, lengths[name], dtype) for name in config.trained_parts}
+    usable = USABLE_SHARE * free_bytes(device) - optimizer if device.type == "cuda" else math.inf
+    step_clips = min(clips_per_step(config), len(clips))
+    checkpointing, batch_frames = choose_batches(config, peaks, lengths, step_clips, usable)
+    if checkpointing:
+        checkpoint_activations(model)
+    share = CHECKPOINTED_SHARE if checkpointing else 1
+    activations = share * most_bytes(peaks, lengths, step_clips, batch_frames)
+    return MemoryPlan(weights, optimizer, int(activations), checkpointing, batch_frames)
+
+
+def choose_batches(
+    config: JointConfig, peaks: Mapping[str, float], lengths: Mapping[str, int], step_clips: int, usable: float
+) -> tuple[bool, dict[str, int]]:
+    """Whether to checkpoint, and `MemoryPlan.batch_frames`, for `usable` bytes of GPU memory (infinite: no GPU).
+
+    peaks, lengths: {part: bytes that its longest clip needs, positions or frames of that clip}; step_clips: clips of an
+    optimizer step.
+    """
+    frames = None
+    if config.batch_frames != "auto":
+        frames = dict.fromkeys(peaks, int(config.batch_frames))
+    elif usable == math.inf:
+        frames = dict.fromkeys(peaks, CPU_BATCH_FRAMES)
     checkpointing = config.gradient_checkpointing
     if checkpointing == "auto":
-        checkpointing = device.type == "cuda" and need > 0.8 * torch.cuda.mem_get_info(device)[0]
-    if checkpointing:
-        for module in model.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = True
-    batch_frames = {name: fill(config, device, positions[name], items[name], need) for name in items}
-    return batch_frames, (
-        f"memory: about {need / GIB:.2f} GiB (weights {weights / GIB:.2f}, adapters' optimizer {optimizer / GIB:.2f}, "
-        f"activations {activations / GIB:.2f}); gradient checkpointing {'on' if checkpointing else 'off'}"
-    )
+        checkpointing = most_bytes(peaks, lengths, step_clips, frames or dict.fromkeys(peaks, 1)) > usable
+    if frames is None:
+        room = BATCH_SHARE * usable / (CHECKPOINTED_SHARE if checkpointing else 1)
+        frames = {name: int(lengths[name] * min(max(1.0, room / peaks[name]), step_clips)) for name in peaks}
+    return bool(checkpointing), frames
+
+
+def most_bytes(
+    peaks: Mapping[str, float], lengths: Mapping[str, int], step_clips: int, batch_frames: Mapping[str, int]
+) -> float:
+    """Bytes of the largest micro-batch that can come, if all clips were as long as the longest; parts take turns."""
+    return max(peaks[name] * min(max(1.0, batch_frames[name] / lengths[name]), step_clips) for name in peaks)
+
+
+def store_frozen(model: JointModel, config: JointConfig, dtype: torch.dtype) -> None:
+    """Frozen weights in half precision where the settings ask for it."""
+    device = next(model.parameters()).device
+    if config.frozen_weights == "half" and dtype == torch.float32:
+        raise UserError("frozen_weights=half needs precision=bf16 or fp16; use frozen_weights=full")
+    on_gpu = config.frozen_weights == "auto" and device.type == "cuda"
+    if dtype != torch.float32 and (config.frozen_weights == "half" or on_gpu):
+        for part in filter(None, (model.llm, model.flow)):
+            store_half(part, dtype)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Recompute activations in the backward pass from now on, instead of keeping them."""
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+
+
+def longest_window(clips: Sequence[Clip], config: JointConfig) -> int:
+    """Mel frames of the longest flow window."""
+    return min(config.max_feat_len, max(clip.speech_feat.shape[0] for clip in clips))
+
+
+def free_bytes(device: torch.device) -> int:
+    """GPU memory that this process can still allocate, within `torch.cuda.set_per_process_memory_fraction`."""
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device)) - allocated
+    return min(free + unused, allowed)
+
+
+# ---- what the backward pass needs ------------------------------------------------------------------------------------
+
+
+def kept_bytes(model: JointModel, name: str, clip: Clip, length: int, dtype: torch.dtype) -> float:
+    """Bytes that one part keeps for the backward pass of one clip of `length` positions (LLM) or frames (flow).
+
+    Three short forward passes are counted and the polynomial through them is followed to the length, so that ranks,
+    targets, precision and kernels are those of this run. clip: tells how text and speech are proportioned.
+    """
+    device = next(model.parameters()).device
+    state = random_state(device)
+    lengths, counted = [], []
+    for size in PROBES:
+        if name == "llm":
+            short = probe_clip(clip, size)
+            lengths.append(llm_positions(short))
+            batch = collate_llm([short])
+        else:
+            tokens = round(PROBE_FRAMES * model.flow.input_frame_rate * MEL_HOP / SAMPLE_RATE)
+            lengths.append(size * PROBE_FRAMES)
+            batch = probe_flow(clip, lengths[-1], size * tokens)
+        counted.append(saved_bytes(model, name, batch, dtype))
+    restore_random_state(state, device)
+    return extrapolate(lengths, counted, length)
+
+
+def extrapolate(lengths: Sequence[int], values: Sequence[int], length: int) -> float:
+    """Value at `length` of the polynomial of degree 2 through three points. Source: Lagrange."""
+    total = 0.0
+    for one, value in zip(lengths, values, strict=True):
+        others = [other for other in lengths if other != one]
+        total += value * (length - others[0]) * (length - others[1]) / ((one - others[0]) * (one - others[1]))
+    return total
+
+
+def probe_clip(clip: Clip, size: int) -> Clip:
+    """A clip of zeros with `size` times PROBE_TEXT text tokens and nearly `clip`'s share of speech tokens."""
+    speech_per_text = max(1, round(len(clip.speech_token) / len(clip.text_token)))
+    text = torch.zeros(size * PROBE_TEXT, dtype=torch.long)
+    return replace(clip, text_token=text, speech_token=text.repeat(speech_per_text))
+
+
+def probe_flow(clip: Clip, frames: int, tokens: int) -> dict[str, Tensor]:
+    """A batch of one window of zeros."""
+    mel = torch.zeros(frames, MEL_BINS)
+    window = FlowWindow(torch.zeros(tokens, dtype=torch.long), mel)
+    return collate_draws([FlowDraw(window, clip.spk_embedding, t=0.5, keep=True, noise=mel.T)])
+
+
+def saved_bytes(model: JointModel, name: str, batch: dict[str, Tensor], dtype: torch.dtype) -> int:
+    """Bytes that the forward pass of a batch keeps for its backward pass, weights left out; each memory block once."""
+    device = next(model.parameters()).device
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # an output that held itself would never be freed
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(device, dtype):
+        loss = model.loss(name, batch, device)
+    del loss  # kept until here, so that no block was counted and then used again
+    return sum(saved.values())

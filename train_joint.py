@@ -476,9 +476,9 @@ def set_up(
     dtype = choose_precision(config, device)
     seed_everything(config.seed)
     model = load_joint_model(model_config, config, device)
-    batch_frames, memory = prepare_memory(model, clips, config, dtype)
+    memory = prepare_memory(model, clips, config, dtype)
     token_rate_hz = model_config.token_rate_hz
-    run = make_run(config, device, model, dtype, batch_frames, clips, output_dir, token_rate_hz, identity)
+    run = make_run(config, device, model, dtype, memory.batch_frames, clips, output_dir, token_rate_hz, identity)
     run.audition = make_audition(model_config, run)
     return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
 

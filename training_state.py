@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from torch import Tensor
 from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
-from dataset import Clip, hold_out
-from llm_flow_model import JointModel
+from dataset import Clip, clips_per_step, hold_out
+from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from utils import random_state, restore_random_state, save_torch, user_mistakes
 
@@ -35,11 +35,6 @@ RUN_FILES = (
 
 
 HEARING_SHARE = 0.09  # of the time if all epochs were as long as the first; more where a part stops early
-
-
-def clips_per_step(config: JointConfig) -> int:
-    """Clips that one optimizer step learns from."""
-    return config.batch_size * config.accumulate_grad_batches
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:
@@ -166,9 +161,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run in `dtype` inside it."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return autocast(self.device, self.dtype)
 
     def mark(self) -> None:
         """Remember the random state: a run resumed from here draws what this one draws next."""

@@ -12,11 +12,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from config import UserError
 from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack
 from llm_flow_model import unit_count
 from lora import adapter_parameters
+from memory import checkpoint_activations
 from training_state import Part, Run, loss_weight, lr_at
-from utils import SignalGuard
+from utils import SignalGuard, random_state, restore_random_state
+
+TRYING_AGAIN = (
+    "the GPU is out of memory: this step is done again, and the run goes on, with gradient checkpointing and one clip "
+    "at a time"
+)
+TOO_LITTLE_MEMORY = (
+    "the GPU is out of memory even with gradient checkpointing and one clip at a time; close other programs that use "
+    "it, set frozen_weights=half and a smaller max_feat_len, or train on shorter clips"
+)
 
 
 def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[str, tuple[float, float]]:
@@ -24,15 +35,10 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
 
     Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
     """
-    clips = [run.train_clips[number] for number in group]
-    counts, losses = {}, []
-    for part in run.active:
-        run.optimizers[part.name].zero_grad(set_to_none=True)
-        counts[part.name], loss = accumulate_gradient(run, part, clips, guard)
-        losses.append(loss)
+    counts, losses = gradients(run, [run.train_clips[number] for number in group], guard)
     norms = [clip_gradient(run, part) for part in run.active]
     read = torch.stack([*losses, *norms]).tolist()  # the only place where a step waits for the device
-    results = dict(zip(counts, zip(read[: len(counts)], read[len(counts) :], strict=True), strict=True))
+    results = dict(zip(counts, zip(read[: len(losses)], read[len(losses) :], strict=True), strict=True))
     for part in run.active:
         update(run, part, results[part.name][1])
     run.scaler.update()
@@ -41,6 +47,45 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
             total, count = run.sums.get(name, (0.0, 0))
             run.sums[name] = [total + loss * counts[name], count + counts[name]]
     return results
+
+
+def gradients(run: Run, clips: Sequence[Clip], guard: SignalGuard) -> tuple[dict[str, int], list[Tensor]]:
+    """Gradients of all active parts; ({part: tokens or frames}, raw mean losses on the device).
+
+    Where the GPU's memory runs out the step is begun again, from the same random state, with gradient checkpointing and
+    one clip at a time, and the run goes on like that. UserError where that is too much as well.
+    """
+    state = random_state(run.device)
+    try:
+        return all_gradients(run, clips, guard)
+    except torch.OutOfMemoryError:
+        print(TRYING_AGAIN, flush=True)
+    use_least_memory(run)  # here and not above: the error's traceback holds the tensors of the first try
+    restore_random_state(state, run.device)
+    try:
+        return all_gradients(run, clips, guard)
+    except torch.OutOfMemoryError as error:
+        raise UserError(TOO_LITTLE_MEMORY) from error
+
+
+def use_least_memory(run: Run) -> None:
+    """Gradient checkpointing and one clip at a time from now on; nothing of an earlier try is kept."""
+    for optimizer in run.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    checkpoint_activations(run.model)
+    run.batch_frames = dict.fromkeys(run.batch_frames, 1)
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def all_gradients(run: Run, clips: Sequence[Clip], guard: SignalGuard) -> tuple[dict[str, int], list[Tensor]]:
+    """`gradients` as memory is planned."""
+    counts, losses = {}, []
+    for part in run.active:
+        run.optimizers[part.name].zero_grad(set_to_none=True)
+        counts[part.name], loss = accumulate_gradient(run, part, clips, guard)
+        losses.append(loss)
+    return counts, losses
 
 
 def accumulate_gradient(run: Run, part: Part, clips: Sequence[Clip], guard: SignalGuard) -> tuple[int, Tensor]:

@@ -11,8 +11,9 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,18 +23,21 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]  # a bench script stands i
 
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
-from config import JointConfig, load  # noqa: E402
+from config import load  # noqa: E402
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part  # noqa: E402
 from cosyvoice.utils.common import token_to_mel_length  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
 from dataset import Clip  # noqa: E402
 from llm_flow_model import JointModel  # noqa: E402
 from memory import choose_precision, prepare_memory  # noqa: E402
-from training_state import make_run  # noqa: E402
+from training_state import epoch_groups, make_run  # noqa: E402
 from training_step import optimizer_step  # noqa: E402
-from utils import SignalGuard, select_device  # noqa: E402
+from utils import GIB, SignalGuard, select_device  # noqa: E402
 
 TEXT_TOKENS_PER_SEC = 5
+CARD_GIB = 8.0  # the card that training is promised to run on
+PROMISED_GIB = {10: 4.5, 30: 7.0}  # longest clip in seconds -> allocated at most, joint training of whole clips
+MIXED_CLIPS = 30
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Row:
     seconds: float
     peak_gib: float
     note: str = ""
+    promised_gib: float = 0.0  # the peak must stay below it; 0: nothing is promised
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +56,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script itself")
     parser.add_argument("--steps", type=int, default=5, help="measured repetitions")
-    parser.add_argument("--accumulate", type=int, default=16, help="clips of batch 1 per optimizer step")
+    parser.add_argument("--optimizer-steps", type=int, default=100, help="measured on 30 clips of mixed length")
+    parser.add_argument("--mixed-seconds", type=float, nargs=2, default=[3, 8], help="their shortest and longest")
+    parser.add_argument("--accumulate", type=int, default=16, help="clips per optimizer step in the other rows")
     parser.add_argument("--clip-seconds", type=int, nargs="+", default=[3, 10, 30], help="lengths of training clips")
     parser.add_argument("--spoken-seconds", type=int, nargs="+", default=[3, 10], help="lengths of spoken sentences")
     parser.add_argument("--model-dir", type=Path, help="a full-size model directory [made with random weights]")
@@ -71,7 +78,7 @@ def measure(work: Callable[[], object], repetitions: int, device: torch.device) 
         work()
         synchronize(device)
         times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
     return sorted(times)[len(times) // 2], peak
 
 
@@ -100,28 +107,84 @@ def random_clip(seconds: float, config: ModelConfig, number: int) -> Clip:
 
 
 def training_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
-    """Joint training, batch 1: one optimizer step over the accumulated clips, with and without checkpointing."""
+    """Joint training as the settings choose it, each beside the same clips one at a time (batch 1).
+
+    Clips of one length, whole in both parts, within the memory that is promised to be enough; then 30 clips of 3-8 s
+    with the shipped settings.
+    """
     rows = []
-    for checkpointing in (False, True):
-        for seconds in args.clip_seconds:
-            overrides = ["validation_clips=0", f"gradient_checkpointing={checkpointing}", "max_feat_len=2600"]
-            settings = load([*overrides, f"accumulate_grad_batches={args.accumulate}"])[0]
-            rows.append(training_row(config, settings, device, seconds, args.steps))
-            print_row(rows[-1])
+    for seconds in args.clip_seconds:
+        clips = [random_clip(seconds, config, number) for number in range(args.accumulate)]
+        settings = [f"accumulate_grad_batches={args.accumulate}", f"max_feat_len={clips[0].speech_feat.shape[0]}"]
+        promised = min((gib for longest, gib in PROMISED_GIB.items() if seconds <= longest), default=0.0)
+        with limited_to(CARD_GIB, device):
+            pair = beside_batch_1(f"train {seconds} s clips", config, settings, device, clips, args.steps, args.steps)
+        rows += [replace(row, promised_gib=promised) for row in pair]
+    lengths = random.Random(0)
+    clips = [random_clip(lengths.uniform(*args.mixed_seconds), config, number) for number in range(MIXED_CLIPS)]
+    epochs = max(1, args.optimizer_steps // len(epoch_groups(len(clips), 0, load()[0])))
+    return rows + beside_batch_1(f"train {len(clips)} mixed clips", config, [], device, clips, epochs, args.steps)
+
+
+def beside_batch_1(
+    what: str,
+    config: ModelConfig,
+    overrides: Sequence[str],
+    device: torch.device,
+    clips: Sequence[Clip],
+    repetitions: int,
+    repetitions_1: int,
+) -> list[Row]:
+    """An epoch over the clips with micro-batches as chosen, and the same one clip at a time."""
+    chosen = training_row(what, config, overrides, device, clips, repetitions)
+    single = training_row(f"{what}, batch 1", config, [*overrides, "batch_frames=1"], device, clips, repetitions_1)
+    gain = f"{single.seconds / chosen.seconds:.1f} times the samples per second of batch 1"
+    rows = [replace(chosen, note=f"{gain}; {chosen.note}"), single]
+    for row in rows:
+        print_row(row)
     return rows
 
 
-def training_row(config: ModelConfig, settings: JointConfig, device: torch.device, seconds: float, steps: int) -> Row:
-    parts = {part: load_part(config, part, device=device) for part in ("llm", "flow")}
-    model = JointModel(parts["llm"], parts["flow"], settings)
+def training_row(
+    what: str,
+    config: ModelConfig,
+    overrides: Sequence[str],
+    device: torch.device,
+    clips: Sequence[Clip],
+    repetitions: int,
+) -> Row:
+    settings = load([*overrides, "validation_clips=0"])[0]
+    model = JointModel(*(load_part(config, part, device=device) for part in ("llm", "flow")), settings)
     dtype = choose_precision(settings, device)
-    clips = [random_clip(seconds, config, number) for number in range(settings.accumulate_grad_batches)]
-    batch_frames, _ = prepare_memory(model, clips, settings, dtype)
-    run = make_run(settings, device, model, dtype, batch_frames, clips, Path("unused"), config.token_rate_hz, {})
-    group = list(range(len(clips)))
-    median, peak = measure(lambda: optimizer_step(run, group, SignalGuard()), steps, device)
-    note = f"{str(dtype).removeprefix('torch.')}, checkpointing {settings.gradient_checkpointing}"
-    return Row(f"train {seconds} s clips, {len(clips)} x batch 1, whole clips in both parts", median, peak, note)
+    plan = prepare_memory(model, clips, settings, dtype)
+    frames = dict(plan.batch_frames)
+    run = make_run(settings, device, model, dtype, frames, list(clips), Path("unused"), config.token_rate_hz, {})
+    groups = epoch_groups(len(clips), 0, settings)
+
+    def epoch() -> None:
+        for group in groups:
+            optimizer_step(run, group, SignalGuard())
+
+    median, peak = measure(epoch, repetitions, device)
+    again = "" if run.batch_frames == plan.batch_frames else "; RAN OUT OF MEMORY, done again with the least"
+    steps = f"{len(groups) * repetitions} optimizer steps in {median * repetitions:.1f} s"
+    note = f"{len(clips) / median:.2f} samples/s, {steps}; {str(dtype).removeprefix('torch.')}; {plan}{again}"
+    return Row(what, median, peak, note)
+
+
+@contextmanager
+def limited_to(gib: float, device: torch.device) -> Iterator[None]:
+    """Within it the device has no more memory than a card of that size, so that an overrun fails."""
+    if device.type != "cuda":
+        yield
+        return
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
@@ -166,7 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {"machine": machine, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
     if args.json:
         args.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
-    return 0
+    broken = [row.what for row in rows if row.promised_gib and row.peak_gib >= row.promised_gib]
+    if broken:
+        print(f"more memory than promised: {', '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

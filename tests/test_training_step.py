@@ -7,13 +7,13 @@ import torch
 from random_data import write_random_data
 
 import training_step
-from config import load
+from config import UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import Clip, llm_positions, read_rows
 from llm_flow_model import JointModel
-from lora import adapter_parameters
+from lora import adapter_parameters, adapter_state_dict
 from training_state import Run, epoch_groups, make_run
-from utils import SignalGuard
+from utils import SignalGuard, seed_everything
 
 CPU = torch.device("cpu")
 NO_DROPOUT = ["llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0"]
@@ -30,7 +30,7 @@ def new_run(tiny_model_dir, clips, tmp_path):
     """A run over the tiny model whose adapters are random, as they are after some steps."""
 
     def make(*overrides: str) -> Run:
-        config = load([*NO_DROPOUT, "validation_clips=0", "max_feat_len=100", *overrides])[0]
+        config = load(["validation_clips=0", "max_feat_len=100", *(overrides or NO_DROPOUT)])[0]
         torch.manual_seed(0)
         model = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
         for name in ("llm", "flow"):
@@ -96,7 +96,10 @@ def test_no_batch_is_larger_than_the_budget_unless_it_is_one_clip(new_run):
 
 
 def test_only_the_product_of_batch_size_and_accumulation_counts(new_run):
-    one, other = new_run("batch_size=4", "accumulate_grad_batches=2"), new_run("accumulate_grad_batches=8")
+    one, other = (
+        new_run(*NO_DROPOUT, *grouping)
+        for grouping in (["batch_size=4", "accumulate_grad_batches=2"], ["accumulate_grad_batches=8"])
+    )
     results = [training_step.optimizer_step(run, [3, 1, 4, 5], SignalGuard()) for run in (one, other)]
     assert results[0] == results[1]
     assert epoch_groups(20, 0, one.config) == epoch_groups(20, 0, other.config)
@@ -113,3 +116,54 @@ def test_no_number_is_read_from_the_device_while_gradients_add_up(part, new_run)
     count, loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, SignalGuard())
     assert count > 0 and loss.device.type == "meta"
     assert all(parameter.grad.device.type == "meta" for parameter in adapter_parameters(run.model.part(part)))
+
+
+# ---- out of memory ---------------------------------------------------------------------------------------------------
+
+
+def out_of_memory(run: Run, monkeypatch, largest_batch: int) -> list[int]:
+    """Make the model run out of memory with more clips at once than `largest_batch`; list of the batches tried."""
+    original, tried = run.model.loss, []
+
+    def loss(name, batch, device):
+        tried.append(len(batch["speech_token"]))
+        result = original(name, batch, device)  # draws the adapters' dropout, as the try that fails would
+        if tried[-1] > largest_batch:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+    monkeypatch.setattr(run.model, "loss", loss)
+    return tried
+
+
+def weights_after_a_step(run: Run) -> dict[str, torch.Tensor]:
+    seed_everything(7)
+    training_step.optimizer_step(run, [6, 7, 8, 9], SignalGuard())
+    states = {part: adapter_state_dict(run.model.part(part)) for part in ("llm", "flow")}
+    return {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
+
+
+def test_a_step_that_runs_out_of_memory_is_done_again_as_if_nothing_had_been(new_run, monkeypatch, capsys):
+    """With dropout: the second try draws what a run that began with checkpointing and one clip at a time draws."""
+    frugal, greedy = new_run("learning_rate=0.01"), new_run("learning_rate=0.01")
+    training_step.use_least_memory(frugal)
+    expected = weights_after_a_step(frugal)
+    assert capsys.readouterr().out == ""
+    greedy.batch_frames = {"llm": 1, "flow": 10_000}
+    tried = out_of_memory(greedy, monkeypatch, largest_batch=1)
+    found = weights_after_a_step(greedy)
+    assert tried == [1] * 4 + [4] + [1] * 8, "the LLM's gradient, the flow that fails, then both anew"
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert greedy.batch_frames == {"llm": 1, "flow": 1}
+    assert all(m.gradient_checkpointing for m in greedy.model.modules() if hasattr(m, "gradient_checkpointing"))
+    assert capsys.readouterr().out.strip() == training_step.TRYING_AGAIN
+
+
+def test_what_does_not_fit_at_all_is_explained_in_one_line(new_run, monkeypatch):
+    run = new_run()
+    before = adapter_state_dict(run.model.flow)
+    out_of_memory(run, monkeypatch, largest_batch=0)
+    with pytest.raises(UserError, match="frozen_weights=half and a smaller max_feat_len") as caught:
+        training_step.optimizer_step(run, [0, 1], SignalGuard())
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in adapter_state_dict(run.model.flow).items())
