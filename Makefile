@@ -5,7 +5,7 @@ JUDGES := .venv-judges
 MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 
-.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench-gpu clean
+.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,10 @@ $(JUDGES)/.ready: requirements-judges.txt .venv/.ready
 		> "$$($(JUDGES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/product.pth"
 	$(JUDGES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-judges.txt
 	touch $@
+
+bench: setup ## time and memory at full size on the CPU, beside the machine's floors (ten minutes, 3 GB of disk)
+	$(BIN)/python bench/bench_cpu.py
+	$(BIN)/python bench/report.py output/bench.json --picture output/bench.png
 
 bench-gpu: setup ## time and memory of training and synthesis at full size on a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

@@ -5,15 +5,12 @@ python bench/bench_gpu.py --device cpu --tiny --steps 1    # the same code on ti
 """
 
 import argparse
-import json
-import platform
 import random
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,34 +18,20 @@ import torch
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]  # a bench script stands in its own folder
 
+from harness import TEXT_TOKENS_PER_SEC, Row, measure, print_row, random_clip, training_run, write_rows  # noqa: E402
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
 from config import load  # noqa: E402
-from cosyvoice.cli.cosyvoice import CosyVoice, load_part  # noqa: E402
-from cosyvoice.utils.common import token_to_mel_length  # noqa: E402
+from cosyvoice.cli.cosyvoice import CosyVoice  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
 from dataset import Clip  # noqa: E402
-from llm_flow_model import JointModel  # noqa: E402
-from memory import choose_precision, prepare_memory  # noqa: E402
-from training_state import epoch_groups, make_run  # noqa: E402
+from training_state import epoch_groups  # noqa: E402
 from training_step import optimizer_step  # noqa: E402
 from utils import GIB, SignalGuard, select_device  # noqa: E402
 
-TEXT_TOKENS_PER_SEC = 5
 CARD_GIB = 8.0  # the card that training is promised to run on
 PROMISED_GIB = {10: 4.5, 30: 7.0}  # longest clip in seconds -> allocated at most, joint training of whole clips
 MIXED_CLIPS = 30
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: median seconds, and GiB at the highest (0 where the device does not tell)."""
-
-    what: str
-    seconds: float
-    peak_gib: float
-    note: str = ""
-    promised_gib: float = 0.0  # the peak must stay below it; 0: nothing is promised
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,46 +47,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", type=Path, help="a full-size model directory [made with random weights]")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(argv)
-
-
-def measure(work: Callable[[], object], repetitions: int, device: torch.device) -> tuple[float, float]:
-    """(median seconds, peak GiB) of `work` after one unmeasured call."""
-    work()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    times = []
-    for _ in range(repetitions):
-        synchronize(device)
-        started = time.perf_counter()
-        work()
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0
-    return sorted(times)[len(times) // 2], peak
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def random_clip(seconds: float, config: ModelConfig, number: int) -> Clip:
-    """A clip of random numbers of the given length."""
-    generator = torch.Generator().manual_seed(number)
-    tokens = int(seconds * config.token_rate_hz)
-    vector = torch.randn(config.spk_embed_dim, generator=generator)
-    return Clip(
-        utt=f"{seconds}-{number}",
-        wav="",
-        text="",
-        text_token=torch.randint(config.text_token_size, (int(seconds * TEXT_TOKENS_PER_SEC),), generator=generator),
-        speech_token=torch.randint(config.speech_token_size, (tokens,), generator=generator),
-        speech_feat=torch.randn(token_to_mel_length(tokens, config.token_rate_hz), 80, generator=generator),
-        utt_embedding=vector,
-        spk_embedding=vector,
-        duration=seconds,
-        fingerprint=str(number),
-    )
 
 
 def training_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
@@ -154,11 +97,7 @@ def training_row(
     repetitions: int,
 ) -> Row:
     settings = load([*overrides, "validation_clips=0"])[0]
-    model = JointModel(*(load_part(config, part, device=device) for part in ("llm", "flow")), settings)
-    dtype = choose_precision(settings, device)
-    plan = prepare_memory(model, clips, settings, dtype)
-    frames = dict(plan.batch_frames)
-    run = make_run(settings, device, model, dtype, frames, list(clips), Path("unused"), config.token_rate_hz, {})
+    run, plan = training_run(config, settings, device, list(clips), Path("unused"))
     groups = epoch_groups(len(clips), 0, settings)
 
     def epoch() -> None:
@@ -168,7 +107,7 @@ def training_row(
     median, peak = measure(epoch, repetitions, device)
     again = "" if run.batch_frames == plan.batch_frames else "; RAN OUT OF MEMORY, done again with the least"
     steps = f"{len(groups) * repetitions} optimizer steps in {median * repetitions:.1f} s"
-    note = f"{len(clips) / median:.2f} samples/s, {steps}; {str(dtype).removeprefix('torch.')}; {plan}{again}"
+    note = f"{len(clips) / median:.2f} samples/s, {steps}; {str(run.dtype).removeprefix('torch.')}; {plan}{again}"
     return Row(what, median, peak, note)
 
 
@@ -210,10 +149,6 @@ def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Name
     return rows
 
 
-def print_row(row: Row) -> None:
-    print(f"{row.what:60s} {row.seconds:9.4f} s  {row.peak_gib:6.2f} GiB  {row.note}", flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     device = select_device(args.device)
@@ -225,10 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_model(model_dir, TINY if args.tiny else Sizes())
         config = read_model_config(model_dir)
         rows = training_rows(config, device, args) + speaking_rows(config, device, args)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
-    result = {"machine": machine, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
+        write_rows(args.json, rows, device)
     broken = [row.what for row in rows if row.promised_gib and row.peak_gib >= row.promised_gib]
     if broken:
         print(f"more memory than promised: {', '.join(broken)}", file=sys.stderr)
