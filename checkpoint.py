@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from config import JointConfig, UserError, from_dict
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
-from lora import merged_state_dict
+from lora import merge_adapter
 from utils import save_torch, user_mistakes
 
 FORMAT = 1
@@ -134,10 +134,10 @@ def merged_part(
 
     Rank, alpha and targets come from the checkpoint. A part that was not trained is the base with the speaker baked in.
     """
-    base = {name: value.float() for name, value in load_state_dict_file(model_dir / f"{part}.pt").items()}
+    state = {name: value.float() for name, value in load_state_dict_file(model_dir / f"{part}.pt").items()}
     adapter = checkpoint["adapters"].get(part, {})
-    merged = merged_state_dict(base, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)
-    return bake_speaker(merged, checkpoint["speaker"]["embedding"]) if bake else merged
+    merge_adapter(state, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)
+    return bake_speaker(state, checkpoint["speaker"]["embedding"]) if bake else state
 
 
 def write_merged(
@@ -155,8 +155,8 @@ def write_merged(
     outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
     with user_mistakes():
         for part, target in tqdm(outputs.items(), "merging", leave=False):
-            state = merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake)
-            save_torch(state, target)
+            # No name for the state: the memory of one part is free again when the next one is merged.
+            save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), target)
         voices = output_dir / "spk2info.pt"
         add_voice(voices, checkpoint["speaker"])
     return [*outputs.values(), voices]

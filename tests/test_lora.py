@@ -6,13 +6,14 @@ from torch import nn
 
 from config import LoraConfig, UserError
 from lora import (
+    ROWS_AT_ONCE,
     LoRALinear,
     adapter_parameters,
     adapter_state_dict,
     add_lora,
     load_adapter,
     lora_layers,
-    merged_state_dict,
+    merge_adapter,
 )
 
 CONFIG = LoraConfig(lora_r=3, lora_alpha=6, lora_dropout=0.5, target_modules=("to_q", "to_out.0"))
@@ -83,10 +84,28 @@ def test_merged_weights_give_the_adapted_output(model):
     with_random_adapters(model)
     adapted = run(model, x)
     assert not torch.allclose(adapted, with_base)
-    merged = merged_state_dict(base, adapter_state_dict(model), CONFIG)
+    merged = merged_state_dict(base, adapter_state_dict(model))
     plain = nn.ModuleDict({"a": Block(), "b": Block()}).eval()
     plain.load_state_dict(merged, strict=True)
     torch.testing.assert_close(run(plain, x), adapted)
+
+
+def merged_state_dict(base, adapter, scale=1.0):
+    state = {key: value.clone() for key, value in base.items()}
+    merge_adapter(state, adapter, CONFIG, scale)
+    return state
+
+
+def test_weights_of_more_rows_than_are_added_at_once_and_a_mapped_file(tmp_path):
+    weight = torch.randn(2 * ROWS_AT_ONCE + 7, 5)
+    torch.save({"x.weight": weight}, tmp_path / "x.pt")
+    before = (tmp_path / "x.pt").read_bytes()
+    adapter = {"x.lora_A": torch.randn(3, 5), "x.lora_B": torch.randn(len(weight), 3)}
+    state = torch.load(tmp_path / "x.pt", mmap=True, weights_only=True)
+    merge_adapter(state, adapter, CONFIG, 0.5)
+    expected = weight.double() + 0.5 * 2 * adapter["x.lora_B"].double() @ adapter["x.lora_A"].double()
+    torch.testing.assert_close(state["x.weight"], expected.float())
+    assert (tmp_path / "x.pt").read_bytes() == before
 
 
 def test_merging_twice_changes_nothing_and_scale_zero_is_the_base(model):
@@ -94,8 +113,8 @@ def test_merging_twice_changes_nothing_and_scale_zero_is_the_base(model):
     add_lora(model, CONFIG, "llm")
     with_random_adapters(model)
     adapter = adapter_state_dict(model)
-    first, second = merged_state_dict(base, adapter, CONFIG), merged_state_dict(base, adapter, CONFIG)
-    unscaled = merged_state_dict(base, adapter, CONFIG, scale=0.0)
+    first, second = merged_state_dict(base, adapter), merged_state_dict(base, adapter)
+    unscaled = merged_state_dict(base, adapter, scale=0.0)
     assert all(torch.equal(first[key], second[key]) for key in base)
     assert all(torch.equal(unscaled[key], base[key]) for key in base)
     assert not torch.equal(first["a.to_q.weight"], base["a.to_q.weight"])
@@ -106,9 +125,12 @@ def test_an_adapter_of_another_rank_or_model_is_refused(model):
     add_lora(model, CONFIG, "llm")
     adapter = adapter_state_dict(model)
     with pytest.raises(UserError, match="rank 4"):
-        merged_state_dict(base, adapter, LoraConfig(lora_r=4))
+        merge_adapter(base, adapter, LoraConfig(lora_r=4), 1.0)
     with pytest.raises(UserError, match="layer a.to_q is not in the base model"):
-        merged_state_dict({key: value for key, value in base.items() if key != "a.to_q.weight"}, adapter, CONFIG)
+        lacking = {key: value for key, value in base.items() if key != "a.to_q.weight"}
+        before = {key: value.clone() for key, value in lacking.items()}
+        merge_adapter(lacking, adapter, CONFIG, 1.0)
+    assert all(torch.equal(value, before[key]) for key, value in lacking.items())  # all or nothing
     del adapter["a.to_q.lora_B"]
     with pytest.raises(UserError, match=r"x.ckpt does not fit: missing \['a.to_q.lora_B'\]"):
         load_adapter(model, adapter, "x.ckpt")

@@ -95,7 +95,7 @@ def test_merged_files_speak_in_one_voice_whatever_vector_they_get(merge, trained
         mel, _ = model.flow.inference(
             torch.tensor([[1, 2, 3, 4]]), torch.tensor([4]), *empty_prompt(), vector, torch.zeros(1, 80, 0, 2)
         )
-        return torch.cat([scores, torch.tensor(tokens).float()]), mel
+        return torch.cat([scores[0], torch.tensor(tokens).float()]), mel
 
     assert merge() == 0
     baked = [speak(vector) for vector in vectors]
