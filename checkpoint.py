@@ -1,7 +1,7 @@
 """What a training checkpoint holds, and how it becomes model files that stock CosyVoice opens.
 
 A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model and data, the speaker; `_last` also has
-the optimizer and every generator's state. It never holds base weights.
+the optimizer's state. It never holds base weights.
 """
 
 from collections.abc import Iterable, Mapping

@@ -289,6 +289,12 @@ def whole_window(clip: Clip, token_rate_hz: int) -> FlowWindow:
     return FlowWindow(clip.speech_token[:n], clip.speech_feat[: token_to_mel_length(n, token_rate_hz)])
 
 
+def window_frames(clip: Clip, max_feat_frames: int, token_rate_hz: int) -> int:
+    """Mel frames of the windows that `flow_window` draws from a clip."""
+    n = min(len(whole_window(clip, token_rate_hz).speech_token), largest_token_count(max_feat_frames, token_rate_hz))
+    return token_to_mel_length(n, token_rate_hz)
+
+
 def flow_window(clip: Clip, max_feat_frames: int, token_rate_hz: int, rng: random.Random) -> FlowWindow:
     """A random aligned window of at most max_feat_frames mel frames; the whole clip where that is shorter.
 

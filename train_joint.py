@@ -3,6 +3,7 @@
 python train_joint.py
 python train_joint.py --mode flow_only --set flow_lora.lora_r=32
 python train_joint.py --resume output/joint_joint_last.ckpt
+torchrun --nproc_per_node=2 train_joint.py
 """
 
 import argparse
@@ -11,6 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,19 @@ from dataset import (
     read_meta,
     read_rows,
 )
+from distributed import (
+    check_alone,
+    check_together,
+    copy_from_writer,
+    from_writer,
+    is_writer,
+    joined,
+    leave,
+    own_device,
+)
 from evaluation import BY_NAME, Sentence, shown, summary
 from llm_flow_model import MEASURE_TIMES, JointModel
-from lora import adapter_state_dict, load_adapter
+from lora import adapter_parameters, adapter_state_dict, load_adapter
 from memory import choose_precision, prepare_memory
 from speaking import Voice
 from training_board import Board, write_samples
@@ -51,6 +63,7 @@ from training_state import (
     base_figures,
     check_resumable,
     epoch_groups,
+    follow_writer,
     hearing_due,
     lr_at,
     make_run,
@@ -252,21 +265,22 @@ def measure_base(run: Run) -> None:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def train_epoch(run: Run, guard: SignalGuard, board: Board) -> None:
-    """The optimizer steps of one epoch that are still to be done."""
+def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
+    """The optimizer steps of one epoch that are still to be done; the writer has a board."""
     groups = epoch_groups(len(run.train_clips), run.epoch, run.config)
     while run.group < len(groups):
+        check_together(guard)
         started = time.monotonic()
         results = optimizer_step(run, groups[run.group], guard)
         run.group += 1
         run.step += 1
-        run.mark()
         check_finite(run, results)
         seconds = time.monotonic() - started
         print(step_line(run, results, seconds), flush=True)
-        board.step(run, results)
-        if time.monotonic() - run.saved_at > 60 * run.config.save_every_minutes:
-            save_last(run)
+        if board is not None:
+            board.step(run, results)
+            if time.monotonic() - run.saved_at > 60 * run.config.save_every_minutes:
+                save_last(run)
 
 
 def step_line(run: Run, results: Mapping[str, tuple[float, float]], seconds: float) -> str:
@@ -327,7 +341,7 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     started = time.monotonic()
     known = bool(run.hearings)  # the base comes first
     numbers = judged_sentences(run.hearings[0]["figures"]) if known else range(len(run.audition.texts))
-    sentences = run.audition.hear(numbers, adapters=known, between=guard.check)
+    sentences = run.audition.hear(numbers, adapters=known, between=lambda: check_alone(guard))
     hearing = plain(sentences)
     outs = note_heard(run, hearing)
     epoch = run.hearings[-1]["epoch"]
@@ -381,24 +395,31 @@ def note_time(run: Run, epoch_sec: float) -> None:
 
 def train_loop(run: Run) -> None:
     """Train until a stopping rule holds; Ctrl-C and SIGTERM save first and raise Interrupted."""
-    board = Board(run, run.output_dir / "joint_logs" / run.config.training_mode)
+    board = Board(run, run.output_dir / "joint_logs" / run.config.training_mode) if is_writer() else None
     with SignalGuard() as guard:
         try:
             while True:
-                if hearing_due(run):
-                    hear(run, guard, board)
+                check_together(guard)
+                if from_writer(hearing_due(run)):
+                    if board is not None:
+                        hear(run, guard, board)
+                    follow_writer(run)
                     continue  # a run resumed without a base heard it first
                 if why_finished(run):
                     break
                 started = time.monotonic()
                 train_epoch(run, guard, board)
-                end_epoch(run, board)
-                note_time(run, time.monotonic() - started)
+                if board is not None:
+                    end_epoch(run, board)
+                    note_time(run, time.monotonic() - started)
+                follow_writer(run)
         except Interrupted:
-            save_last(run)
+            if board is not None:
+                save_last(run)
             raise
         finally:
-            board.writer.close()
+            if board is not None:
+                board.writer.close()
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------
@@ -406,7 +427,7 @@ def train_loop(run: Run) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """The whole job: settings, data, model, loop, merged files."""
-    device = select_device(args.device)
+    device = own_device(select_device(args.device))
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
     config, sources = settings(args, checkpoint, model_dir)
@@ -417,7 +438,7 @@ def train(args: argparse.Namespace) -> int:
     if args.resume and output_dir.resolve() != args.resume.resolve().parent:
         raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
     check_output_dir(output_dir, model_dir)
-    with only_run(output_dir, "train_joint.py"):
+    with joined(device), only_run(output_dir, "train_joint.py") if is_writer() else nullcontext():
         return run_training(args, checkpoint, config, sources, device, model_dir, output_dir)
 
 
@@ -437,10 +458,13 @@ def run_training(
         begin(run)
     else:
         restore(run, checkpoint, args.resume)
+        follow_writer(run)
         print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
         if checkpoint["finished"] and why_finished(run) and all(path.exists() for path in run.result_paths):
             print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
             return 0
+    for part in run.parts.values():
+        copy_from_writer(adapter_parameters(run.model.part(part.name)))  # GPUs may have drawn them differently
     try:
         train_loop(run)
     except Interrupted as error:
@@ -448,7 +472,7 @@ def run_training(
         print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
         return 130 if str(error) == "SIGINT" else 143
     print(f"finished: {why_finished(run)}", flush=True)
-    return finish(run, model_dir, args.model_dir)
+    return finish(run, model_dir, args.model_dir) if is_writer() else 0
 
 
 def set_up(
@@ -479,21 +503,24 @@ def set_up(
     memory = prepare_memory(model, clips, config, dtype)
     token_rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, output_dir, token_rate_hz, identity)
-    run.audition = make_audition(model_config, run)
+    run.audition = make_audition(model_config, run) if is_writer() else None
     return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
 
 
 def begin(run: Run) -> None:
     """Measure the base, make room and save step 0, so that a run can be resumed whenever it is killed."""
-    measure_base(run)
+    if is_writer():
+        measure_base(run)
+    follow_writer(run)
     if not run.active:
         keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
         raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
-    move_previous_run(run.output_dir)
     run.finished = bool(why_finished(run))
-    if run.chooses:
-        save_best(run)
-    save_last(run)
+    if is_writer():
+        move_previous_run(run.output_dir)
+        if run.chooses:
+            save_best(run)
+        save_last(run)
 
 
 def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: str) -> None:
@@ -580,7 +607,7 @@ def outcome(run: Run, part: Part) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_main(lambda: train(parse_args(argv)))
+    return leave(run_main(lambda: train(parse_args(argv))))
 
 
 if __name__ == "__main__":

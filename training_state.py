@@ -17,9 +17,10 @@ from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, judged_sent
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, clips_per_step, hold_out
+from distributed import from_writer, is_writer
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters, adapter_state_dict, load_adapter
-from utils import random_state, restore_random_state, save_torch, user_mistakes
+from utils import save_torch, user_mistakes
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
 RUN_FILES = (
@@ -119,7 +120,6 @@ class Run:
     hear_every: int = 0  # epochs; 0: not settled yet, or never
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
     finished: bool = False
-    resume_point: dict[str, Any] = field(default_factory=dict)  # random state after the last completed step
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -163,10 +163,6 @@ class Run:
         """Forward passes run in `dtype` inside it."""
         return autocast(self.device, self.dtype)
 
-    def mark(self) -> None:
-        """Remember the random state: a run resumed from here draws what this one draws next."""
-        self.resume_point = {"random": random_state(self.device)}
-
 
 def make_run(
     config: JointConfig,
@@ -208,7 +204,6 @@ def make_run(
         batch_frames=batch_frames,
         hear_every=0 if config.eval_every_epochs == "auto" else int(config.eval_every_epochs),
     )
-    run.mark()
     return run
 
 
@@ -293,6 +288,15 @@ def why_finished(run: Run) -> str:
     return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
 
 
+DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every", "finished")  # fields that the writer settles
+
+
+def follow_writer(run: Run) -> None:
+    """Every process goes on from what the writer measured, heard and decided."""
+    for name, value in from_writer({name: getattr(run, name) for name in DECIDED}).items():
+        setattr(run, name, value)
+
+
 # ---- saving and resuming ---------------------------------------------------------------------------------------------
 
 
@@ -301,7 +305,6 @@ def save_last(run: Run) -> None:
     training = {
         "optimizers": {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
         "scaler": run.scaler.state_dict(),
-        "resume_point": run.resume_point,
         "parts": {name: asdict(part) for name, part in run.parts.items()},
         "group": run.group,
         "sums": run.sums,
@@ -360,9 +363,7 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
     if clips_per_step(checkpoint_config(checkpoint, path)) == clips_per_step(run.config):
         run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
-    restore_random_state(training["resume_point"]["random"], run.device)
-    run.mark()
-    if run.chooses:
+    if run.chooses and is_writer():
         restore_best(run, best_beside(path))
 
 

@@ -2,23 +2,24 @@
 
 The gradient is the same however the clips are packed: what is random about a clip depends on seed, epoch and clip
 alone, each micro-batch weighs by its number of tokens or frames, and the flow's batches hold windows of one length.
-Only the adapters' dropout is drawn by the batch.
+Only the adapters' dropout is drawn by the batch, from a generator that is seeded for each step. So nothing random has
+to be saved: a step draws the same in a resumed run, after the voice was heard, and when it is done a second time.
 """
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from config import UserError
-from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack
-from llm_flow_model import unit_count
+from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack, window_frames
+from distributed import check_alone, own_share, rank, sum_over_processes
 from lora import adapter_parameters
 from memory import checkpoint_activations
 from training_state import Part, Run, loss_weight, lr_at
-from utils import SignalGuard, random_state, restore_random_state
+from utils import SignalGuard
 
 TRYING_AGAIN = (
     "the GPU is out of memory: this step is done again, and the run goes on, with gradient checkpointing and one clip "
@@ -35,7 +36,10 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
 
     Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
     """
-    counts, losses = gradients(run, [run.train_clips[number] for number in group], guard)
+    clips = [run.train_clips[number] for number in group]
+    counts = {part.name: sum(unit_count(run, part, clip) for clip in clips) for part in run.active}
+    losses = gradients(run, shared_out(clips), counts, guard)
+    sum_over_processes([*losses, *(gradient for part in run.active for gradient in own_gradients(run, part))])
     norms = [clip_gradient(run, part) for part in run.active]
     read = torch.stack([*losses, *norms]).tolist()  # the only place where a step waits for the device
     results = dict(zip(counts, zip(read[: len(losses)], read[len(losses) :], strict=True), strict=True))
@@ -49,21 +53,32 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
     return results
 
 
-def gradients(run: Run, clips: Sequence[Clip], guard: SignalGuard) -> tuple[dict[str, int], list[Tensor]]:
-    """Gradients of all active parts; ({part: tokens or frames}, raw mean losses on the device).
+def unit_count(run: Run, part: Part, clip: Clip) -> int:
+    """What a clip weighs in a part's mean loss: its tokens with EOS, or the frames of its window."""
+    if part.name == "llm":
+        return len(clip.speech_token) + 1
+    return window_frames(clip, run.config.max_feat_len, run.token_rate_hz)
 
-    Where the GPU's memory runs out the step is begun again, from the same random state, with gradient checkpointing and
-    one clip at a time, and the run goes on like that. UserError where that is too much as well.
+
+def shared_out(clips: Sequence[Clip]) -> Sequence[Clip]:
+    """This process's share of the clips of a step, dealt by length so that all have about as much to do."""
+    return own_share(sorted(clips, key=llm_positions, reverse=True))
+
+
+def gradients(run: Run, clips: Sequence[Clip], counts: Mapping[str, int], guard: SignalGuard) -> list[Tensor]:
+    """What `clips` add to the gradient of each active part; returns what they add to its raw mean loss, on the device.
+
+    counts: {part: tokens or frames of the whole step}. Where the GPU's memory runs out it is done again, with the same
+    draws, gradient checkpointing and one clip at a time, and the run goes on like that. UserError where that is too
+    much as well. No other process notices.
     """
-    state = random_state(run.device)
     try:
-        return all_gradients(run, clips, guard)
+        return all_gradients(run, clips, counts, guard)
     except torch.OutOfMemoryError:
         print(TRYING_AGAIN, flush=True)
     use_least_memory(run)  # here and not above: the error's traceback holds the tensors of the first try
-    restore_random_state(state, run.device)
     try:
-        return all_gradients(run, clips, guard)
+        return all_gradients(run, clips, counts, guard)
     except torch.OutOfMemoryError as error:
         raise UserError(TOO_LITTLE_MEMORY) from error
 
@@ -78,30 +93,37 @@ def use_least_memory(run: Run) -> None:
         torch.cuda.empty_cache()
 
 
-def all_gradients(run: Run, clips: Sequence[Clip], guard: SignalGuard) -> tuple[dict[str, int], list[Tensor]]:
-    """`gradients` as memory is planned."""
-    counts, losses = {}, []
+def all_gradients(run: Run, clips: Sequence[Clip], counts: Mapping[str, int], guard: SignalGuard) -> list[Tensor]:
+    """`gradients` as memory is planned. What the adapters' dropout draws depends on seed, step and process alone."""
+    torch.manual_seed(random.Random(f"{run.config.seed}/step {run.step}/{rank()}").getrandbits(63))
+    losses = []
     for part in run.active:
         run.optimizers[part.name].zero_grad(set_to_none=True)
-        counts[part.name], loss = accumulate_gradient(run, part, clips, guard)
-        losses.append(loss)
-    return counts, losses
+        losses.append(accumulate_gradient(run, part, clips, counts[part.name], guard))
+    return losses
 
 
-def accumulate_gradient(run: Run, part: Part, clips: Sequence[Clip], guard: SignalGuard) -> tuple[int, Tensor]:
-    """Gradient of the mean loss over all tokens (frames) of the clips; (their number, raw mean loss on the device)."""
-    batches = micro_batches(run, part, clips)
-    count = sum(unit_count(part.name, batch) for batch in batches)
+def accumulate_gradient(run: Run, part: Part, clips: Sequence[Clip], count: int, guard: SignalGuard) -> Tensor:
+    """Add what the clips add to the gradient of a mean over `count` tokens (frames); their share of the raw mean."""
     weight = loss_weight(run.config, part.name)
     total = torch.zeros((), device=run.device)
-    for batch in batches:
-        guard.check()
+    for batch in micro_batches(run, part, clips):
+        check_alone(guard)
         with run.autocast():
             loss = run.model.loss(part.name, on_device(batch, run.device), run.device)
         share = loss.mean * (loss.count / count)
         run.scaler.scale(weight * share).backward()
         total += share.detach()
-    return count, total
+    return total
+
+
+def own_gradients(run: Run, part: Part) -> list[Tensor]:
+    """One part's gradients; zeros where this process had no clip."""
+    parameters = adapter_parameters(run.model.part(part.name))
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters]
 
 
 def micro_batches(run: Run, part: Part, clips: Sequence[Clip]) -> list[dict[str, Tensor]]:

@@ -24,7 +24,7 @@ SCRIPTS = {
 LAYERS = (
     {"config"},
     {"utils"},
-    {"dataset", "lora", "recogniser", "text_check", "voice_metrics", "webpage"},
+    {"dataset", "distributed", "lora", "recogniser", "text_check", "voice_metrics", "webpage"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "report_page", "runaway"},
     {"clip_features", "mending", "speaking"},
@@ -45,6 +45,7 @@ OWN_IMPORTS = {
     "voice_metrics": set(),
     "webpage": set(),
     "utils": {"config"},
+    "distributed": {"config", "utils"},
     "lora": {"config"},
     "dataset": {"config", "utils", "cosyvoice"},
     "llm_flow_model": {"config", "dataset", "lora", "cosyvoice"},

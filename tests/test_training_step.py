@@ -10,10 +10,10 @@ import training_step
 from config import UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import Clip, llm_positions, read_rows
-from llm_flow_model import JointModel
+from llm_flow_model import JointModel, unit_count
 from lora import adapter_parameters, adapter_state_dict
 from training_state import Run, epoch_groups, make_run
-from utils import SignalGuard, seed_everything
+from utils import SignalGuard
 
 CPU = torch.device("cpu")
 NO_DROPOUT = ["llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0"]
@@ -46,7 +46,7 @@ def gradient(run: Run, part: str, budget: int) -> tuple[torch.Tensor, float, int
     """(all gradients of a step over every clip as one vector, its loss, number of micro-batches)."""
     run.batch_frames[part] = budget
     run.model.zero_grad()
-    _, loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, SignalGuard())
+    loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     vector = torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))])
     return vector, float(loss), len(training_step.micro_batches(run, run.parts[part], run.train_clips))
 
@@ -71,6 +71,24 @@ def test_the_gradient_does_not_depend_on_the_order_of_the_clips(new_run):
     run.train_clips.reverse()
     other = gradient(run, "flow", 1)[0]
     assert (one - other).norm() < 1e-6 * one.norm()
+
+
+def test_a_clip_weighs_what_its_batch_says_that_it_holds(new_run):
+    run = new_run()
+    for part, own_part in run.parts.items():
+        for clip in run.train_clips:
+            [batch] = training_step.micro_batches(run, own_part, [clip])
+            assert training_step.unit_count(run, own_part, clip) == unit_count(part, batch)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_clips(new_run):
+    run = new_run("llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0", "learning_rate=0")
+    results = training_step.optimizer_step(run, [2, 5], SignalGuard())
+    for name, part in run.parts.items():
+        batches = [training_step.micro_batches(run, part, [run.train_clips[number]])[0] for number in (2, 5)]
+        losses = [run.model.loss(name, batch, CPU) for batch in batches]
+        mean = sum(loss.mean.item() * loss.count for loss in losses) / sum(loss.count for loss in losses)
+        assert results[name][0] == pytest.approx(mean, rel=1e-6)
 
 
 def test_a_clip_is_drawn_anew_in_every_epoch_and_alike_within_one(new_run):
@@ -113,8 +131,8 @@ def test_no_number_is_read_from_the_device_while_gradients_add_up(part, new_run)
     run.batch_frames[part] = 500
     run.model.to("meta")
     run.device = torch.device("meta")
-    count, loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, SignalGuard())
-    assert count > 0 and loss.device.type == "meta"
+    loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+    assert loss.device.type == "meta"
     assert all(parameter.grad.device.type == "meta" for parameter in adapter_parameters(run.model.part(part)))
 
 
@@ -137,7 +155,6 @@ def out_of_memory(run: Run, monkeypatch, largest_batch: int) -> list[int]:
 
 
 def weights_after_a_step(run: Run) -> dict[str, torch.Tensor]:
-    seed_everything(7)
     training_step.optimizer_step(run, [6, 7, 8, 9], SignalGuard())
     states = {part: adapter_state_dict(run.model.part(part)) for part in ("llm", "flow")}
     return {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
