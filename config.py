@@ -72,7 +72,7 @@ JOINT_TRAINING_CONFIG = {
         "max_token_text_ratio": 20.0,  # and at most | 最多
         # From noise to mel: how many steps, by which method. euler with 10 steps is what CosyVoice itself does.
         # 从噪声到 mel 的求解步数与方法；CosyVoice 原版为 euler、10 步
-        "flow_steps": 6,
+        "flow_steps": 8,
         "flow_solver": "multistep",  # multistep or euler
         "precision": "auto",  # full (float32), fast (int8 LLM, bf16 flow) or auto: fast | 推理精度
         "max_retries": 3,  # new seeds tried after a runaway | 失控后换种子重试的次数
@@ -128,7 +128,7 @@ class InferenceConfig:
 
     min_token_text_ratio: float = bounded(2.0, 0, 1000)
     max_token_text_ratio: float = bounded(20.0, 0.1, 1000)
-    flow_steps: int = bounded(6, 1, 1000)
+    flow_steps: int = bounded(8, 1, 1000)
     flow_solver: str = one_of("multistep", "euler")
     precision: str = one_of("auto", "full", "fast")
     max_retries: int = bounded(3, 0, 100)

@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     def setting(flag: str, key: str, **more: Any) -> None:
         parser.add_argument(flag, dest="overrides", action="append", type=f"inference.{key}={{}}".format, **more)
 
-    setting("--flow-steps", "flow_steps", metavar="N", help="steps from noise to mel [6] | Flow 求解步数")
+    setting("--flow-steps", "flow_steps", metavar="N", help="steps from noise to mel [8] | Flow 求解步数")
     setting("--flow-solver", "flow_solver", metavar="multistep|euler", help="[multistep] | Flow 求解方法")
     setting("--precision", "precision", metavar="auto|full|fast", help="arithmetic [auto] | 推理精度")
     parser.add_argument("--set", dest="overrides", action="append", metavar="KEY=VALUE", help="setting | 覆盖配置项")

@@ -55,7 +55,7 @@ from training_step import optimizer_step  # noqa: E402
 from utils import GIB, SignalGuard, write_text  # noqa: E402
 
 SPOKEN_TOKENS, TEXT_TOKENS = 150, 15  # 3 s
-FLOW_STEPS, FEW_FLOW_STEPS = 10, 6
+FLOW_STEPS, FEW_FLOW_STEPS = 10, 8
 TRAINED_SEC = 2.9  # 145 speech tokens, 249 mel frames, 15 text tokens
 EDGE = 10  # decoding steps that count as the first and as the last
 ADAM_BYTES = 12  # a trained weight and its two moments, float32
