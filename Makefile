@@ -5,10 +5,10 @@ JUDGES := .venv-judges
 MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 
-.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-gpu clean
+.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## make .venv with everything that the scripts and tests need (5.8 GB, about 2 minutes)
 
@@ -62,6 +62,9 @@ $(JUDGES)/.ready: requirements-judges.txt .venv/.ready
 bench: setup ## time and memory at full size on the CPU, beside the machine's floors (ten minutes, 3 GB of disk)
 	$(BIN)/python bench/bench_cpu.py
 	$(BIN)/python bench/report.py output/bench.json --picture output/bench.png
+
+bench-growth: setup ## does cost grow faster than the arithmetic? fails where it does (half an hour, 12 GB of memory)
+	$(BIN)/python bench/growth.py --picture output/growth.png
 
 bench-gpu: setup ## time and memory of training and synthesis at full size on a CUDA device
 	$(BIN)/python -m pytest -q -m gpu

@@ -37,13 +37,22 @@ from floors import (  # noqa: E402
     training_work,
     vocoder_work,
 )
-from harness import machine, measure, random_clip, training_run  # noqa: E402
+from harness import (  # noqa: E402
+    TEXT_TOKENS,
+    checked_run,
+    measure,
+    random_clip,
+    random_text,
+    step_times,
+    training_run,
+    training_settings,
+    write_rows,
+)
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
-from measured import Outcome, run_script  # noqa: E402
+from measured import Outcome  # noqa: E402
 from references import EXISTING, TARGETS  # noqa: E402
 
 from checkpoint import PARTS  # noqa: E402
-from config import JointConfig, load  # noqa: E402
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
 from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length  # noqa: E402
@@ -52,9 +61,9 @@ from dataset import MEL_BINS  # noqa: E402
 from lora import adapter_parameters  # noqa: E402
 from training_state import save_last  # noqa: E402
 from training_step import optimizer_step  # noqa: E402
-from utils import GIB, SignalGuard, write_text  # noqa: E402
+from utils import GIB, SignalGuard  # noqa: E402
 
-SPOKEN_TOKENS, TEXT_TOKENS = 150, 15  # 3 s
+SPOKEN_TOKENS = 150  # 3 s
 FLOW_STEPS, FEW_FLOW_STEPS = 10, 8
 TRAINED_SEC = 2.9  # 145 speech tokens, 249 mel frames, 15 text tokens
 EDGE = 10  # decoding steps that count as the first and as the last
@@ -211,33 +220,14 @@ SPECS = {
 def decode(bench: Bench, precision: str) -> dict[str, Measured]:
     """One utterance, token by token, the prefix included; first and last steps tell whether a step stays as short."""
     llm = bench.network("llm", precision)
-    step_times(llm, bench.config)
-    runs = [step_times(llm, bench.config) for _ in range(bench.repetitions)]
+    step_times(llm, bench.config, SPOKEN_TOKENS)
+    runs = [step_times(llm, bench.config, SPOKEN_TOKENS) for _ in range(bench.repetitions)]
     total, first, last = (
         median(map(figure, runs))
         for figure in (sum, lambda run: median(run[1 : EDGE + 1]), lambda run: median(run[-EDGE:]))
     )
     note = f"{SPOKEN_TOKENS / total:.1f} tokens/s, a step {1000 * first:.1f} ms first, {1000 * last:.1f} ms last"
     return {f"decode {precision}": Measured(total, bench.repetitions, note)}
-
-
-def step_times(llm: nn.Module, config: ModelConfig) -> list[float]:
-    """Seconds to each token after the one before; the first has the prefix in it."""
-    torch.manual_seed(0)
-    nothing, none = torch.zeros(1, 0, dtype=torch.int32), torch.tensor([0])
-    limits = {"min_token_text_ratio": SPOKEN_TOKENS / TEXT_TOKENS, "max_token_text_ratio": SPOKEN_TOKENS / TEXT_TOKENS}
-    speaker = torch.randn(1, config.spk_embed_dim)
-    arguments = (random_text(config), torch.tensor([TEXT_TOKENS]), nothing, none, nothing, none, speaker)
-    times, before = [], time.perf_counter()
-    for _ in llm.inference(*arguments, **limits):
-        now = time.perf_counter()
-        times.append(now - before)
-        before = now
-    return times
-
-
-def random_text(config: ModelConfig) -> torch.Tensor:
-    return torch.randint(config.text_token_size, (1, TEXT_TOKENS), dtype=torch.int32)
 
 
 def flow(bench: Bench, precision: str) -> dict[str, Measured]:
@@ -284,11 +274,6 @@ def spoken(model: CosyVoiceModel, bench: Bench, n_timesteps: int, solver: str) -
 
     taken = timed(speak, bench)
     return Measured(taken.value / bench.sound_sec, taken.repetitions, f"{taken.value:.2f} s")
-
-
-def training_settings(*more: str) -> JointConfig:
-    """One clip an optimizer step, whole in both parts."""
-    return load(["validation_clips=0", "accumulate_grad_batches=1", "max_feat_len=2600", *more])[0]
 
 
 def train(bench: Bench) -> dict[str, Measured]:
@@ -348,11 +333,7 @@ def prepare(bench: Bench) -> dict[str, Measured]:
 
 def repeat(bench: Bench, arguments: Sequence[object]) -> list[Outcome]:
     """So many runs after one that is not measured."""
-    outcomes = [run_script(arguments) for _ in range(bench.repetitions + 1)]
-    for outcome in outcomes:
-        if outcome.code:
-            raise RuntimeError(f"{arguments[0]} ended with {outcome.code}:\n{outcome.printed[-3000:]}")
-    return outcomes[1:]
+    return [checked_run(arguments) for _ in range(bench.repetitions + 1)][1:]
 
 
 def median_of(outcomes: Sequence[Outcome]) -> Measured:
@@ -424,13 +405,6 @@ def print_row(row: Row) -> None:
     print(f"{row.what:50s} {row.value:8.2f} {row.unit:3s} {floor} {others}  {row.note}", flush=True)
 
 
-def kept_rows(path: Path, new: Sequence[Row]) -> list[dict]:
-    """Rows of the file with the new ones in place of their older ones, in the order of SPECS."""
-    old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    rows = {row["name"]: row for row in old} | {row.name: asdict(row) for row in new}
-    return [rows[name] for name in SPECS if name in rows]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # for the scripts that are run
@@ -454,9 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:14s} {before[name] / 1e9:8.1f} G/s before, {after[name] / 1e9:8.1f} after")
     for row in rows:
         print_row(row)
-    result = {"machine": machine(CPU), "rates": {"before": before, "after": after}, "rows": kept_rows(args.json, rows)}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.json, json.dumps(result, indent=2) + "\n")
+    write_rows(args.json, rows, CPU, order=list(SPECS), rates={"before": before, "after": after})
     return 0
 
 

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 
 import psutil
 import torch
+from measured import Outcome, run_script
+from torch import Tensor, nn
 
 from checkpoint import PARTS, base_fingerprint
-from config import JointConfig
+from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.common import token_to_mel_length
 from cosyvoice.utils.yaml_loader import ModelConfig
@@ -27,7 +29,7 @@ from training_state import Run, make_run
 from utils import GIB, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
-TEXT_TOKENS_PER_SEC = 5
+TEXT_TOKENS_PER_SEC, TEXT_TOKENS = 5, 15  # of random clips, of spoken sentences
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,43 @@ def training_run(
     return make_run(settings, device, model, dtype, frames, clips, output_dir, config.token_rate_hz, identity), plan
 
 
+def training_settings(*more: str) -> JointConfig:
+    """One clip an optimizer step, whole in both parts."""
+    return load(["validation_clips=0", "accumulate_grad_batches=1", "max_feat_len=2600", *more])[0]
+
+
+# ---- speaking --------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def step_times(llm: nn.Module, config: ModelConfig, tokens: int) -> list[float]:
+    """Seconds to each of so many tokens after the one before; the first has the prefix in it."""
+    torch.manual_seed(0)
+    nothing, none = torch.zeros(1, 0, dtype=torch.int32), torch.tensor([0])
+    ratio = tokens / TEXT_TOKENS  # keeps it from ending early
+    speaker = torch.randn(1, config.spk_embed_dim)
+    arguments = (random_text(config), torch.tensor([TEXT_TOKENS]), nothing, none, nothing, none, speaker)
+    times, before = [], time.perf_counter()
+    for _ in llm.inference(*arguments, min_token_text_ratio=ratio, max_token_text_ratio=ratio):
+        now = time.perf_counter()
+        times.append(now - before)
+        before = now
+    return times
+
+
+def random_text(config: ModelConfig) -> Tensor:
+    """Text tokens (1, TEXT_TOKENS)."""
+    return torch.randint(config.text_token_size, (1, TEXT_TOKENS), dtype=torch.int32)
+
+
+def checked_run(arguments: Sequence[object]) -> Outcome:
+    """What a script of the project took in a process of its own; RuntimeError with its output where it failed."""
+    outcome = run_script(arguments)
+    if outcome.code:
+        raise RuntimeError(f"{arguments[0]} ended with {outcome.code}:\n{outcome.printed[-3000:]}")
+    return outcome
+
+
 # ---- where and when --------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +177,18 @@ def commit() -> str:
     return described.stdout.strip()
 
 
-def write_rows(path: Path, rows: list[Any], device: torch.device, **more: Any) -> None:
-    """The machine and all rows (dataclasses) as JSON."""
-    result = {"machine": machine(device), **more, "rows": [asdict(row) for row in rows]}
+def write_rows(
+    path: Path, rows: Sequence[Any], device: torch.device, order: Sequence[str] = (), **more: Any
+) -> list[dict[str, Any]]:
+    """The machine and all rows (dataclasses) as JSON; the rows as they stand in the file.
+
+    order: names of rows in their order; those that the file holds already stay where there is no new one."""
+    written = [asdict(row) for row in rows]
+    if order:
+        old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        by_name = {row["name"]: row for row in (*old, *written)}
+        written = [by_name[name] for name in order if name in by_name]
+    result = {"machine": machine(device), **more, "rows": written}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return written

@@ -66,7 +66,8 @@ def heading(result: Mapping[str, Any]) -> str:
     rates = ", ".join(f"{name} {(before[name] + after[name]) / 2e9:.1f}" for name in before)
     return (
         f"{place['date']}, commit {place['commit']}, {place['device']}, {place['threads']} of {place['cores']} cores, "
-        f"{place['memory_gib']} GiB, Python {place['python']}, torch {place['torch']}. Rates in 1e9 /s: {rates}."
+        f"{place['memory_gib']} GiB, Python {place['python']}, torch {place['torch']}. "
+        f"Rates of the last run, in 1e9 /s: {rates}."
     )
 
 

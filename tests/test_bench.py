@@ -18,6 +18,7 @@ sys.path.append(str(ROOT / "bench"))
 import bench_cpu  # noqa: E402
 import bench_gpu  # noqa: E402
 import floors  # noqa: E402
+import growth  # noqa: E402
 import references  # noqa: E402
 import report  # noqa: E402
 from harness import machine, random_clip  # noqa: E402
@@ -160,4 +161,36 @@ def test_the_report_is_a_table_with_a_picture(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| HiFT, 3 s, float32 | 4.00 s (a note) | 2.00 | 2.00 | 1.02 |" in printed
     assert "| checkpoint to resume from | 84.0 MB | - | - | 1740 | 1740 | 20.7 | 90.0 | yes |" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def curve(power: float, arithmetic: float = 1.0, fixed: float = 0.0) -> growth.Row:
+    points = [growth.Point(work, fixed + work**power, work**arithmetic) for work in (1, 10, 30, 100, 300)]
+    return growth.judged("prepare", points)
+
+
+def test_a_cost_that_grows_like_its_arithmetic_passes():
+    linear = curve(1.0)
+    assert linear.exponent == pytest.approx(1.0) and not linear.too_fast
+    assert not curve(2.0, arithmetic=2.0).too_fast
+
+
+def test_a_square_where_the_arithmetic_is_linear_is_too_fast_also_beside_a_fixed_cost():
+    assert curve(2.0).too_fast
+    beside_fixed = curve(2.0, fixed=1000.0)
+    assert beside_fixed.exponent < 1.3 and beside_fixed.too_fast
+
+
+@pytest.mark.scripts
+def test_growth_measures_every_curve_and_draws_it(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    threads = str(torch.get_num_threads())
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    path, picture = tmp_path / "growth.json", tmp_path / "growth.png"
+    where = ["--tiny", "--model-dir", str(tiny_model_dir), "--json", str(path), "--picture", str(picture)]
+    growth.main([*where, "--threads", threads])  # how fast a tiny network grows says nothing
+    rows = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    assert list(rows) == list(growth.CURVES)
+    assert all(point["cost"] > 0 for row in rows.values() for point in row["points"])
+    assert rows["training memory"]["upper_exponent"] < 2
+    assert capsys.readouterr().out.count("arithmetic ^") == len(growth.CURVES)
     assert picture.read_bytes().startswith(b"\x89PNG")
