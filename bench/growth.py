@@ -23,7 +23,6 @@ import numpy as np
 import soundfile
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]  # a bench script stands in its own folder
@@ -41,13 +40,12 @@ from harness import (  # noqa: E402
 )
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
-from checkpoint import PARTS  # noqa: E402
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
-from dataset import Clip  # noqa: E402
-from memory import activation_bytes  # noqa: E402
-from train_joint import group_batches, optimizer_step  # noqa: E402
+from dataset import Clip, llm_positions  # noqa: E402
+from memory import kept_bytes, longest_window, saved_bytes  # noqa: E402
 from training_state import Run  # noqa: E402
+from training_step import micro_batches, optimizer_step  # noqa: E402
 from utils import GIB, SignalGuard, atomic_path  # noqa: E402
 
 SLACK = 0.15  # of an exponent: what noise may add
@@ -144,43 +142,28 @@ def training(config: ModelConfig, scratch: Path, tiny: bool) -> dict[str, list[P
     lengths = CLIP_SECONDS[:3] if tiny else CLIP_SECONDS
     settings = training_settings()
     clips = [random_clip(seconds, config, number) for number, seconds in enumerate(lengths)]
-    run = training_run(config, settings, CPU, clips, scratch)
+    run, _ = training_run(config, settings, CPU, clips, scratch)
     times, memory = [], []
     for number, clip in enumerate(clips):
-        work = partial(optimizer_step, run, [[number]], SignalGuard())
+        work = partial(optimizer_step, run, [number], SignalGuard())
         seconds = measure(work, 1 if clip.duration > 10 else 3, CPU)[0]
         done = sum(operations(training_work(config, settings, clip)).values())
         times.append(Point(clip.duration, seconds, done))
-        memory.append(Point(clip.duration, kept_bytes(run, number) / GIB, expected_bytes(run, clip)))
+        memory.append(Point(clip.duration, counted_bytes(run, clip) / GIB, expected_bytes(run, clip)))
         print(f"training, {clip.duration} s of sound: {seconds:.2f} s, {memory[-1].cost:.2f} GiB", flush=True)
     return {"training": times, "training memory": memory}
 
 
-def kept_bytes(run: Run, number: int) -> int:
+def counted_bytes(run: Run, clip: Clip) -> int:
     """Bytes that the forward pass of a clip keeps for the backward pass besides the weights: of the larger part."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in run.model.parameters()}
-    largest = 0
-    for part in run.active:
-        kept: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        [batch] = group_batches(run, [[number]], part)
-        with saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = run.model.loss(part.name, batch, run.device)
-        largest = max(largest, sum(kept.values()))
-        del loss  # keeps the tensors alive until they are counted: memory used again would be counted once
-    return largest
+    batches = {part.name: micro_batches(run, part, [clip]) for part in run.active}
+    return max(saved_bytes(run.model, name, batch, run.dtype) for name, [batch] in batches.items())
 
 
 def expected_bytes(run: Run, clip: Clip) -> float:
     """What training's own estimate says of the same: it has attention's square in it."""
-    positions = {"llm": len(clip.text_token) + len(clip.speech_token) + 3, "flow": len(clip.speech_feat)}
-    return max(activation_bytes(run.model.part(name), positions[name], 4) for name in PARTS)
+    lengths = {"llm": llm_positions(clip), "flow": longest_window([clip], run.config)}
+    return max(kept_bytes(run.model, name, clip, length, run.dtype) for name, length in lengths.items())
 
 
 # ---- preparing -------------------------------------------------------------------------------------------------------
