@@ -154,6 +154,7 @@ def load_voice(
             for part, network in parts.items():
                 state = merged_part(checkpoint, source.ckpt, model_dir, part, lora_scale=source.lora_scale)
                 network.load_state_dict(state, assign=True)
+        hift = load_part(config, "hift")
     if checkpoint is not None:
         speaker = checkpoint["speaker"]
         voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
@@ -165,10 +166,9 @@ def load_voice(
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     names = source.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
-    parts["hift"] = load_part(config, "hift")
     precision = "fast" if precision == "auto" else precision
-    networks = {part: ready_to_speak(network.to(device).eval(), precision) for part, network in parts.items()}
-    return CosyVoiceModel(**networks, device=device), voice
+    networks = [ready_to_speak(network.to(device), precision) for network in (*parts.values(), hift)]
+    return CosyVoiceModel(*networks, device), voice
 
 
 # ---- speaking --------------------------------------------------------------------------------------------------------
