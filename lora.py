@@ -15,6 +15,21 @@ from config import LoraConfig, UserError
 ROWS_AT_ONCE = 256  # of a weight in float64: they stay in the cache, which is four times as fast as all at once
 
 
+class AdapterDropout(nn.Dropout):
+    """nn.Dropout that on a CPU draws 16 random bits an element, four elements at once: a third of the time.
+
+    The probability is rounded to 1 / 65 536. Drawing masks is an eighth of a training step otherwise.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)  # uniform from -2^15 to 2^15 - 1
+        keep = bits >= round(self.p * 2**16) - 2**15
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
+
+
 class LoRALinear(nn.Linear):
     """y = W x + b + (alpha / r) B A x; W and b frozen, same state_dict keys as nn.Linear; B starts at 0, so step 0 is
     the base model.
@@ -29,7 +44,7 @@ class LoRALinear(nn.Linear):
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(config.lora_r, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.lora_r, device=device))
-        self.lora_dropout = nn.Dropout(config.lora_dropout)
+        self.lora_dropout = AdapterDropout(config.lora_dropout)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:

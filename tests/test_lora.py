@@ -7,6 +7,7 @@ from torch import nn
 from config import LoraConfig, UserError
 from lora import (
     ROWS_AT_ONCE,
+    AdapterDropout,
     LoRALinear,
     adapter_parameters,
     adapter_state_dict,
@@ -143,3 +144,29 @@ def test_a_saved_adapter_comes_back(model):
     with_random_adapters(model)
     load_adapter(model, saved, "x.ckpt")
     assert all(torch.equal(value, saved[key]) for key, value in adapter_state_dict(model).items())
+
+
+@pytest.mark.parametrize("probability", [0.05, 0.15, 0.5, 0.95])
+def test_dropout_keeps_its_share_and_the_mean_and_gives_a_gradient_where_it_keeps(probability):
+    torch.manual_seed(0)
+    dropout, x = AdapterDropout(probability), torch.ones(3, 211, 317, requires_grad=True)
+    y = dropout(x)
+    kept = y != 0
+    deviation = (probability * (1 - probability) / x.numel()) ** 0.5
+    assert abs(kept.double().mean() - (1 - probability)) < 5 * deviation
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - probability)))
+    pairs = kept.flatten()[: kept.numel() // 4 * 4].view(-1, 4).double()  # four elements share one random number
+    assert torch.corrcoef(pairs.T).fill_diagonal_(0).abs().max() < 5 / len(pairs) ** 0.5
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+    assert not torch.equal(dropout(x), y)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+
+
+def test_dropout_does_nothing_in_eval_mode_or_with_probability_zero_and_takes_any_shape():
+    x = torch.randn(5)
+    assert torch.equal(AdapterDropout(0.5).eval()(x), x)
+    assert torch.equal(AdapterDropout(0.0)(x), x)
+    assert AdapterDropout(0.5)(torch.zeros(0, 4)).shape == (0, 4)
+    assert AdapterDropout(0.5)(torch.ones(1, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
