@@ -116,8 +116,8 @@ def load_adapter(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig, scale: float) -> None:
     """Add scale * (alpha / r) * B A to the adapted layers' weights of `state`, in place and in float64.
 
-    In place, because a copy of a large model is what merging would need most memory for; weights that are mapped from a
-    file change in memory only. Raises UserError where the adapter does not fit, before anything is changed.
+    In place, because a copy of a large model is what merging would need most memory for. Raises UserError where the
+    adapter does not fit, before anything is changed.
     """
     layers = sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A"))
     for layer in layers:

@@ -26,14 +26,16 @@ _LEGACY_G, _LEGACY_V = ".weight_g", ".weight_v"
 _FOLDED = ".weight"
 
 
-def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
-    """Parameters by name, on the CPU, in the file's own precision and weight-norm spelling; mapped where possible.
+def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Tensor]:
+    """Parameters by name, on the CPU, in the file's own precision and weight-norm spelling.
+
+    mapped: leave them in the file where that is possible, which is best where they are not changed.
 
     Trainers' extras are cut: `epoch`, `step`, a dict under `module`, the prefixes `module.` and `generator.`, and
     everything under `discriminator.`. Raises FileNotFoundError, and ValueError for a file that is no state dict.
     """
     path = Path(path)
-    content = _unpickle(path)
+    content = _unpickle(path, mapped)
     if isinstance(content, Mapping) and isinstance(content.get("module"), Mapping):  # DeepSpeed
         content = content["module"]
     if not isinstance(content, Mapping) or not content:
@@ -125,7 +127,7 @@ def speaker_embedding(entry: Any) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------- reading a file
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, mapped: bool = True) -> Any:
     """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and ValueError with the cause."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; check the path, or download the model again")
@@ -133,9 +135,9 @@ def _unpickle(path: Path) -> Any:
         raise ValueError(f"{path}: is a folder; name the weight file itself, such as {path / 'llm.pt'}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: is empty; download it again, or make it again if it is your own")
-    is_zip = zipfile.is_zipfile(path)
+    mmap = mapped and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # torch raises a dozen types for a damaged file
