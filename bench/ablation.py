@@ -23,7 +23,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 
-from ablation_report import write_report  # noqa: E402
+from ablation_report import table, write_report  # noqa: E402
 
 from audio_files import find_clips  # noqa: E402
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint  # noqa: E402
@@ -238,7 +238,7 @@ def measure(args: argparse.Namespace, factor: str, systems: Sequence[System]) ->
 
 
 def ablation(args: argparse.Namespace) -> None:
-    """Prepare, train, measure; results.json after each factor."""
+    """Prepare, train, measure; a table and results.json after each factor."""
     if args.report:
         write_report(args.report, PROJECT / "docs")
         return
@@ -251,7 +251,9 @@ def ablation(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     systems = measured_systems(args.work, config)
     for factor in dict.fromkeys(system.factor for system in systems):
-        rows += measure(args, factor, [system for system in systems if system.factor == factor])
+        found = measure(args, factor, [system for system in systems if system.factor == factor])
+        print(f"\n{factor}\n\n{table(found)}\n", flush=True)
+        rows += found
         (args.work / "results.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
