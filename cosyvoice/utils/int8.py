@@ -1,6 +1,6 @@
 """Linear layers with 8-bit weights, for decoding on a CPU.
 
-Decoding one token reads every weight once and does little else, so a quarter of the bytes is a quarter of the time.
+Decoding one token reads every weight once and does little else, so it is the bytes of the weights that take the time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
