@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from config import JointConfig, UserError
+from cosyvoice.transformer.attention import causal_scores
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from dataset import MEL_BINS, Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
 from llm_flow_model import JointModel, autocast, store_half
@@ -18,7 +20,7 @@ USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work spac
 BATCH_SHARE = 0.5  # of the usable memory is for batches; one clip that needs more may take all
 WORK_FACTOR = 1.08  # peak of forward and backward / what is kept in between; counted for clips of 3, 10 and 30 s
 CHECKPOINTED_SHARE = 0.17  # of that peak is left with gradient checkpointing; counted likewise: 0.11 to 0.16
-PROBES = (1, 2, 3)  # sizes of the short clips that are counted: three points settle a polynomial of degree 2
+PROBES = (1, 2, 3)  # sizes of the short clips that are counted
 PROBE_TEXT, PROBE_FRAMES = 4, 64  # text tokens and mel frames of the smallest
 
 
@@ -140,8 +142,9 @@ def free_bytes(device: torch.device) -> int:
 def kept_bytes(model: JointModel, name: str, clip: Clip, length: int, dtype: torch.dtype) -> float:
     """Bytes that one part keeps for the backward pass of one clip of `length` positions (LLM) or frames (flow).
 
-    Three short forward passes are counted and the polynomial through them is followed to the length, so that ranks,
-    targets, precision and kernels are those of this run. clip: tells how text and speech are proportioned.
+    Three short forward passes are counted, and tell the bytes of a score of attention, of a position and of the rest,
+    so that ranks, targets, precision and kernels are those of this run. clip: tells how text and speech are
+    proportioned.
     """
     device = next(model.parameters()).device
     state = random_state(device)
@@ -157,16 +160,9 @@ def kept_bytes(model: JointModel, name: str, clip: Clip, length: int, dtype: tor
             batch = probe_flow(clip, lengths[-1], size * tokens)
         counted.append(saved_bytes(model, name, batch, dtype))
     restore_random_state(state, device)
-    return extrapolate(lengths, counted, length)
-
-
-def extrapolate(lengths: Sequence[int], values: Sequence[int], length: int) -> float:
-    """Value at `length` of the polynomial of degree 2 through three points. Source: Lagrange."""
-    total = 0.0
-    for one, value in zip(lengths, values, strict=True):
-        others = [other for other in lengths if other != one]
-        total += value * (length - others[0]) * (length - others[1]) / ((one - others[0]) * (one - others[1]))
-    return total
+    scores = causal_scores if name == "llm" else lambda size: size**2
+    bytes_each = np.linalg.solve([(scores(size), size, 1) for size in lengths], counted)
+    return float(bytes_each @ (scores(length), length, 1))
 
 
 def probe_clip(clip: Clip, size: int) -> Clip:

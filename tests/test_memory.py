@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 import memory
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.transformer import attention
 from cosyvoice.utils.common import token_to_mel_length
 from dataset import Clip, collate_llm, llm_positions, read_rows
 from llm_flow_model import JointModel, autocast
@@ -55,6 +56,16 @@ def test_what_is_kept_for_a_long_clip_is_foretold_from_short_ones(precision, joi
     frames = 640
     counted = memory.saved_bytes(model, "flow", memory.probe_flow(clip, frames, 370), dtype)
     assert memory.kept_bytes(model, "flow", clip, frames, dtype) == pytest.approx(counted, rel=0.02)
+
+
+def test_scores_that_a_causal_model_never_computes_are_not_foretold(joint, clips, monkeypatch):
+    model, clip = joint(JointConfig()), long_clip(clips[5], 9)
+    whole = memory.kept_bytes(model, "llm", clip, llm_positions(clip), torch.float32)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 128)
+    counted = memory.saved_bytes(model, "llm", collate_llm([clip]), torch.float32)
+    foretold = memory.kept_bytes(model, "llm", clip, llm_positions(clip), torch.float32)
+    assert llm_positions(clip) > 2 * 128
+    assert foretold == pytest.approx(counted, rel=0.02) and foretold < 0.95 * whole
 
 
 def test_counting_leaves_the_random_state_and_no_gradient(joint, clips):

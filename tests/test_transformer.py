@@ -143,11 +143,13 @@ def test_empty_cache_has_no_tensor() -> None:
         _ = attention_module.LayerCache().kv
 
 
-def gradients(module: BaseEncoder, checkpointing: bool) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(
+    module: BaseEncoder, checkpointing: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, dict[str, Tensor]]:
     module.gradient_checkpointing = checkpointing
     module.zero_grad()
     torch.manual_seed(1)
-    out, _ = module(torch.randn(2, 6, 12), torch.tensor([6, 4]))
+    out, _ = module(torch.randn(2, 6, 12, dtype=dtype), torch.tensor([6, 4]))
     out.square().sum().backward()
     return out.detach(), {name: parameter.grad.clone() for name, parameter in module.named_parameters()}
 
@@ -160,6 +162,40 @@ def test_checkpointing_changes_no_gradient(training: bool, static_chunk_size: in
     plain, checkpointed = gradients(module, False), gradients(module, True)
     assert torch.equal(plain[0], checkpointed[0])
     torch.testing.assert_close(plain[1], checkpointed[1])
+
+
+@pytest.mark.parametrize("static_chunk_size", [0, 1])
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_attention_in_blocks_of_queries_changes_nothing(
+    block: int, static_chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make_encoder(ConformerEncoder, static_chunk_size=static_chunk_size).double()
+    whole = gradients(module, dtype=torch.double)
+    monkeypatch.setattr(attention_module, "QUERY_BLOCK", block)
+    torch.testing.assert_close(gradients(module, dtype=torch.double), whole, rtol=0, atol=1e-10)
+
+
+def test_a_causal_query_meets_no_key_beyond_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "QUERY_BLOCK", 4)
+    shapes: list[tuple[int, int]] = []
+    attend = attention_module.attend
+
+    def note(q: Tensor, k: Tensor, *rest: Any) -> Tensor:
+        shapes.append((q.size(2), k.size(2)))
+        return attend(q, k, *rest)
+
+    monkeypatch.setattr(attention_module, "attend", note)
+    make_encoder(static_chunk_size=1, num_blocks=1)(torch.randn(1, 10, 12), torch.tensor([10]))
+    assert shapes == [(4, 4), (4, 8), (2, 10)]
+    assert attention_module.causal_scores(10) == sum(queries * keys for queries, keys in shapes)
+
+
+def test_attention_with_a_gradient_equals_the_fused_kernel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, size, 4, generator=generator) for size in (5, 7, 7))
+    bias = torch.randn(2, 3, 5, 7, generator=generator).masked_fill(torch.arange(7) > 4, -torch.inf)
+    fused = attention_module.attend(q, k, v, bias, 0.0)
+    torch.testing.assert_close(attention_module.attend(q, k, v, bias.requires_grad_(), 0.0), fused)
 
 
 def test_checkpointing_recomputes_layers_of_a_frozen_module_in_eval_mode() -> None:

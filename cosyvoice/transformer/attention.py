@@ -11,6 +11,20 @@ from cosyvoice.transformer.embedding import relative_positions
 CACHE_CHUNK = 128
 """Positions by which a cache grows."""
 
+QUERY_BLOCK = 256
+"""Queries that attend at once: a causal one then never meets most of the keys to its right, and scores of 16 heads stay
+below the 32 MiB from which glibc takes memory from the system, page by page, each time that it is asked for."""
+
+
+def query_blocks(size: int) -> list[tuple[int, int]]:
+    """(start, end) of the blocks in which `size` queries attend."""
+    return [(start, min(start + QUERY_BLOCK, size)) for start in range(0, size, QUERY_BLOCK)]
+
+
+def causal_scores(size: int) -> int:
+    """Scores that a head computes for `size` positions of which none sees a key to its right."""
+    return sum((end - start) * end for start, end in query_blocks(size))
+
 
 def rel_shift(x: Tensor, keys: int) -> Tensor:
     """Scores per distance -> scores per key: (B, h, t, keys).
@@ -24,6 +38,17 @@ def rel_shift(x: Tensor, keys: int) -> Tensor:
     batch, heads, queries, columns = x.shape
     x = x.view(batch, heads, columns, queries)[:, :, 1:]
     return x.view(batch, heads, queries, columns - 1)[..., :keys]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout_rate: float) -> Tensor:
+    """softmax(q k^T / sqrt(d_k) + bias) v, (B, h, t, d_k), for q: (B, h, t, d_k), k, v: (B, h, T, d_k) and
+    bias: (B, h, t, T)."""
+    if bias.device.type == "cuda" or not bias.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_rate)
+    # No fused kernel of a CPU gives the gradient of a bias, and what takes its place copies queries and keys.
+    q, k, v = (x.flatten(0, 1) for x in (q * q.size(-1) ** -0.5, k, v))
+    weights = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2)).softmax(dim=-1)
+    return torch.bmm(F.dropout(weights, dropout_rate), v).unflatten(0, bias.shape[:2])
 
 
 class ProjectedPositions:
@@ -121,17 +146,36 @@ class RelPositionMultiHeadedAttention(nn.Module):
         """
         q, k, v = (self._split_heads(linear(x)) for linear in (self.linear_q, self.linear_k, self.linear_v))
         if cache is None:
-            positions = F.pad(self.project_positions(pos_emb), (0, 0, 1, 0))
+            positions = F.pad(self.project_positions(pos_emb), (0, 0, 1, 0)).to(q.dtype)
+            y = self._attend_in_blocks(q, k, v, positions, mask)
         else:
             k, v = cache.append(k, v)
-            positions = cache.positions.up_to(cache.length, self, x)
-        bias = self._position_scores(q, positions.to(q.dtype), k.size(2))
+            y = self._attend(q, k, v, cache.positions.up_to(cache.length, self, x).to(q.dtype), mask)
+        return self.linear_out(y.transpose(1, 2).flatten(2))
+
+    def _attend_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """`_attend` for T queries and as many keys; positions: (1, h, R + 1, d_k), R = T only where queries see no key
+        to their right."""
+        size, last = q.size(2), positions.size(2)
+        causal = last == size + 1
+        blocks = []
+        for start, end in query_blocks(size):
+            keys = end if causal else size
+            # from the distance end - 1, with the row before it as filler, down to the last key's from the first query
+            near = positions[:, :, size - end : last - (0 if causal else start)]
+            seen = None if mask is None else mask.expand(-1, size, -1)[:, start:end, :keys]
+            blocks.append(self._attend(q[:, :, start:end], k[:, :, :keys], v[:, :, :keys], near, seen))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, h, t, d_k) for the queries q: (B, h, t, d_k), keys and values (B, h, T, d_k).
+
+        positions: (1, h, R + 1, d_k), a row of filler, then distances from the last query's to the first key on."""
+        bias = self._position_scores(q, positions, k.size(2))
         if mask is not None:
             bias = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)
         with_u = q + self.pos_bias_u.to(q.dtype).unsqueeze(1)
-        dropout = self.dropout_rate if self.training else 0.0
-        y = F.scaled_dot_product_attention(with_u, k, v, attn_mask=bias, dropout_p=dropout)
-        return self.linear_out(y.transpose(1, 2).flatten(2))
+        return attend(with_u, k, v, bias, self.dropout_rate if self.training else 0.0)
 
     def project_positions(self, code: Tensor) -> Tensor:
         """(1, h, R, d_k) for code: (1, R, D)."""
