@@ -3,7 +3,9 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +15,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from config import JointConfig, UserError
+from config import JointConfig
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
+from mel_store import MEL_BINS, DataError, MelStore, StoredMel, as_tensor, first_line
 from utils import atomic_path
 
-MEL_BINS = 80
 SPEAKER_DIM = 192
 
 SCHEMA = pa.schema(
@@ -37,6 +39,9 @@ SCHEMA = pa.schema(
         ("fingerprint", pa.string()),  # sha256 of audio bytes, transcript and extraction settings
     ]
 )
+LIGHT = pa.schema([field for field in SCHEMA if field.name != "speech_feat"])  # 2 % of a shard
+CLIPS_PER_GROUP = 2  # what is read at once for one clip; fewer save nothing: the file's index grows, is read each time
+CLIPS_CHECKED_AT_ONCE = 32
 EXTRACTORS = ("campplus.onnx", "speech_tokenizer_v1.onnx")
 META_KEY = b"cosyvoice_data"  # shard metadata: the content of meta.json, so that a shard cannot lose it
 
@@ -48,10 +53,6 @@ MIN_CLIPS_TO_HOLD_OUT = 8
 _PREPARE_AGAIN = "python prepare_joint_data.py --force"
 
 
-class DataError(UserError, ValueError):
-    """A data set that cannot be trained on; the message says which file, which clip and what to do."""
-
-
 @dataclass(frozen=True)
 class Clip:
     """One prepared clip; token ids int64, features float32."""
@@ -61,7 +62,7 @@ class Clip:
     text: str
     text_token: Tensor  # (L,)
     speech_token: Tensor  # (S,)
-    speech_feat: Tensor  # (T, 80), natural-log mel
+    speech_feat: Tensor | StoredMel  # (T, 80), natural-log mel
     utt_embedding: Tensor  # (192,), raw
     spk_embedding: Tensor  # (192,), mean of the raw vectors
     duration: float  # seconds
@@ -95,7 +96,13 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str
     """
     schema = SCHEMA.with_metadata({META_KEY: json.dumps(meta or {}, sort_keys=True).encode()})
     with atomic_path(path) as part:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), part)
+        pq.write_table(
+            pa.Table.from_pylist(list(rows), schema=schema),
+            part,
+            row_group_size=CLIPS_PER_GROUP,
+            use_dictionary=False,  # hardly a number occurs twice: dictionaries would make the file half as large again
+            write_page_checksum=True,
+        )
 
 
 def shard_paths(data_dir: Path) -> list[Path]:
@@ -131,17 +138,34 @@ def _shard_meta(path: Path) -> dict[str, Any]:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as e:
-        raise DataError(f"{path} is not a readable parquet file ({_first_line(e)}); run: {_PREPARE_AGAIN}") from e
+        raise DataError(f"{path} is not a readable parquet file ({first_line(e)}); run: {_PREPARE_AGAIN}") from e
     return json.loads(metadata.get(META_KEY, b"{}"))
 
 
 def read_rows(data_dir: Path) -> list[Clip]:
-    """All clips that data.list names, in its order, every value checked.
+    """All clips that data.list names, in its order, every value checked; mels stay in their shards (`StoredMel`).
 
     Raises DataError naming file, clip and reason: missing column, wrong length, NaN, id outside the model's vocabulary.
     """
-    meta = read_meta(data_dir)
-    clips = [clip for path in shard_paths(data_dir) for clip in _read_shard(path, meta)]
+    check_shards(shard_paths(data_dir), read_meta(data_dir))
+    return list_clips(data_dir)
+
+
+def check_shards(paths: Sequence[Path], meta: Mapping[str, Any]) -> None:
+    """Read every value of these shards, a few clips at a time, and keep none; raises DataError as `read_rows` says."""
+    for path in paths:
+        with _opened(path) as file:
+            row = 0
+            for batch in file.iter_batches(CLIPS_CHECKED_AT_ONCE, columns=SCHEMA.names, use_threads=False):
+                for cells in _rows(pa.Table.from_batches([batch]), SCHEMA):
+                    _check(cells, f"{path}, row {row}", path, meta)
+                    row += 1
+
+
+def list_clips(data_dir: Path) -> list[Clip]:
+    """`read_rows` of shards that were checked before, by this process or others."""
+    store = MelStore()
+    clips = [clip for path in shard_paths(data_dir) for clip in _shard_clips(path, store)]
     if not clips:
         raise DataError(f"the shards in {data_dir} hold no clip; run: {_PREPARE_AGAIN}")
     names: set[str] = set()
@@ -152,46 +176,61 @@ def read_rows(data_dir: Path) -> list[Clip]:
     return clips
 
 
-def _read_shard(path: Path, meta: Mapping[str, Any]) -> list[Clip]:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A shard that has all columns; DataError for one that has not, or cannot be read."""
     try:
-        table = pq.read_table(path)
-        missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if not missing:
-            table = table.select(SCHEMA.names).cast(SCHEMA)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+            if missing:
+                raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {_PREPARE_AGAIN}")
+            yield file
     except (pa.ArrowException, OSError) as e:
-        raise DataError(f"{path} is not a readable parquet file ({_first_line(e)}); run: {_PREPARE_AGAIN}") from e
-    if missing:
-        raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {_PREPARE_AGAIN}")
-    return [_clip(table, row, path, meta) for row in range(table.num_rows)]
+        raise DataError(f"{path} is not a readable parquet file ({first_line(e)}); run: {_PREPARE_AGAIN}") from e
 
 
-def _clip(table: pa.Table, row: int, path: Path, meta: Mapping[str, Any]) -> Clip:
-    """Row `row` as a Clip; raises DataError with all that is wrong with it."""
-    cells = {name: table.column(name)[row] for name in SCHEMA.names}
-    nulls = [name for name, cell in cells.items() if not cell.is_valid]
-    if nulls:
-        raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
-    tensors = {
-        name: torch.from_numpy(cells[name].values.to_numpy(zero_copy_only=False).copy())
-        for name in SCHEMA.names
-        if pa.types.is_list(SCHEMA.field(name).type)
-    }
-    problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
-    if problems:
-        where = f"{path}, clip '{cells['utt'].as_py()}'"
-        raise DataError(f"{where}: {'; '.join(problems)}; run: {_PREPARE_AGAIN}")
+def _rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, pa.Scalar]]:
+    """The columns of `schema`, of its types, row by row."""
+    columns = table.select(schema.names).cast(schema).columns
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(schema.names, cells, strict=True))
+
+
+def _shard_clips(path: Path, store: MelStore) -> list[Clip]:
+    """The clips of a checked shard."""
+    with _opened(path) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        rows = list(_rows(file.read(columns=LIGHT.names, use_threads=False), LIGHT))
+    places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+    return [_clip(cells, store, path, *place) for cells, place in zip(rows, places, strict=True)]
+
+
+def _clip(cells: Mapping[str, pa.Scalar], store: MelStore, path: Path, group: int, row: int) -> Clip:
+    fingerprint, frames = cells["fingerprint"].as_py(), cells["speech_feat_len"].as_py()
     return Clip(
         utt=cells["utt"].as_py(),
         wav=cells["wav"].as_py(),
         text=cells["text"].as_py(),
-        text_token=tensors["text_token"].long(),
-        speech_token=tensors["speech_token"].long(),
-        speech_feat=tensors["speech_feat"].view(-1, MEL_BINS),
-        utt_embedding=tensors["utt_embedding"],
-        spk_embedding=tensors["spk_embedding"],
+        text_token=as_tensor(cells["text_token"]).long(),
+        speech_token=as_tensor(cells["speech_token"]).long(),
+        speech_feat=StoredMel(store, path, group, row, frames, fingerprint),
+        utt_embedding=as_tensor(cells["utt_embedding"]),
+        spk_embedding=as_tensor(cells["spk_embedding"]),
         duration=cells["duration_sec"].as_py(),
-        fingerprint=cells["fingerprint"].as_py(),
+        fingerprint=fingerprint,
     )
+
+
+def _check(cells: Mapping[str, pa.Scalar], where: str, path: Path, meta: Mapping[str, Any]) -> None:
+    """DataError with all that is wrong with a row."""
+    nulls = [name for name, cell in cells.items() if not cell.is_valid]
+    if nulls:
+        raise DataError(f"{where}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
+    tensors = {name: as_tensor(cell) for name, cell in cells.items() if isinstance(cell, pa.ListScalar)}
+    problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
+    if problems:
+        where = f"{path}, clip '{cells['utt'].as_py()}'"
+        raise DataError(f"{where}: {'; '.join(problems)}; run: {_PREPARE_AGAIN}")
 
 
 def _problems(tensors: Mapping[str, Tensor], frames: int, meta: Mapping[str, Any]) -> list[str]:
@@ -205,15 +244,11 @@ def _problems(tensors: Mapping[str, Tensor], frames: int, meta: Mapping[str, Any
         if not torch.isfinite(tensors[name]).all():
             problems.append(f"{name} has NaN or infinite values")
     for name in ("text_token", "speech_token"):
-        size = meta.get(f"{name}_size", float("inf"))
-        outside = [int(i) for i in tensors[name] if not 0 <= i < size]
-        if outside:
-            problems.append(f"{name} {outside[0]} is outside 0..{size - 1}")
+        size, ids = meta.get(f"{name}_size", float("inf")), tensors[name]
+        outside = ids[(ids < 0) | (ids >= size)]
+        if len(outside):
+            problems.append(f"{name} {int(outside[0])} is outside 0..{size - 1}")
     return problems
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def data_fingerprint(clips: Sequence[Clip]) -> str:
@@ -258,8 +293,8 @@ def hold_out(clips: Sequence[Clip], seed: int, count: int | None = None) -> tupl
         count = 0 if len(clips) < MIN_CLIPS_TO_HOLD_OUT else min(max(round(len(clips) * HOLD_OUT_SHARE), low), high)
     if count >= max(len(clips), 1):
         raise DataError(f"validation_clips = {count} leaves none of {len(clips)} clips for training; make it smaller")
-    texts = [clip.text for clip in clips]
-    unique = [clip for clip in clips if texts.count(clip.text) == 1]
+    texts = Counter(clip.text for clip in clips)
+    unique = [clip for clip in clips if texts[clip.text] == 1]
     candidates = sorted(unique if len(unique) >= count else clips, key=lambda clip: (clip.duration, clip.utt))
     rng = random.Random(seed)
     edges = [len(candidates) * i // count for i in range(count + 1)] if count else []
@@ -278,20 +313,26 @@ def largest_token_count(frames: int, token_rate_hz: int) -> int:
     return n
 
 
+def covered_tokens(clip: Clip, token_rate_hz: int) -> int:
+    """Speech tokens, from the first, whose time the mel covers as well; DataError where not even one is."""
+    n = min(len(clip.speech_token), largest_token_count(len(clip.speech_feat), token_rate_hz))
+    if n < 1:
+        raise DataError(f"clip '{clip.utt}': {len(clip.speech_feat)} mel frames are less than one speech token")
+    return n
+
+
 def whole_window(clip: Clip, token_rate_hz: int) -> FlowWindow:
     """The whole clip, cut at its end so that tokens and mel frames cover the same time.
 
     Raises DataError where the clip holds less than one token of mel.
     """
-    n = min(len(clip.speech_token), largest_token_count(len(clip.speech_feat), token_rate_hz))
-    if n < 1:
-        raise DataError(f"clip '{clip.utt}': {len(clip.speech_feat)} mel frames are less than one speech token")
+    n = covered_tokens(clip, token_rate_hz)
     return FlowWindow(clip.speech_token[:n], clip.speech_feat[: token_to_mel_length(n, token_rate_hz)])
 
 
 def window_frames(clip: Clip, max_feat_frames: int, token_rate_hz: int) -> int:
     """Mel frames of the windows that `flow_window` draws from a clip."""
-    n = min(len(whole_window(clip, token_rate_hz).speech_token), largest_token_count(max_feat_frames, token_rate_hz))
+    n = min(covered_tokens(clip, token_rate_hz), largest_token_count(max_feat_frames, token_rate_hz))
     return token_to_mel_length(n, token_rate_hz)
 
 
@@ -301,17 +342,18 @@ def flow_window(clip: Clip, max_feat_frames: int, token_rate_hz: int, rng: rando
     |--s--|------ n tokens ------|        s uniform, n the largest count that fits max_feat_frames
     |round(s f)|- int(n f) frames -|      f = 22050 / 256 / token_rate_hz frames per token
     """
-    whole = whole_window(clip, token_rate_hz)
+    tokens = covered_tokens(clip, token_rate_hz)
     n = largest_token_count(max_feat_frames, token_rate_hz)
     if n < 1:
         raise DataError(f"max_feat_len = {max_feat_frames} is less than one speech token; make it larger")
-    if n >= len(whole.speech_token):
-        return whole
+    if n >= tokens:
+        return whole_window(clip, token_rate_hz)
     frames = token_to_mel_length(n, token_rate_hz)
-    start = rng.randint(0, len(whole.speech_token) - n)
+    start = rng.randint(0, tokens - n)
     # rounding up can reach one frame beyond the clip
-    feat_start = min(round(start * SAMPLE_RATE / MEL_HOP / token_rate_hz), len(whole.speech_feat) - frames)
-    return FlowWindow(whole.speech_token[start : start + n], whole.speech_feat[feat_start : feat_start + frames])
+    last = token_to_mel_length(tokens, token_rate_hz) - frames
+    feat_start = min(round(start * SAMPLE_RATE / MEL_HOP / token_rate_hz), last)
+    return FlowWindow(clip.speech_token[start : start + n], clip.speech_feat[feat_start : feat_start + frames])
 
 
 def draw_flow(

@@ -124,7 +124,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 def longest_window(clips: Sequence[Clip], config: JointConfig) -> int:
     """Mel frames of the longest flow window."""
-    return min(config.max_feat_len, max(clip.speech_feat.shape[0] for clip in clips))
+    return min(config.max_feat_len, max(len(clip.speech_feat) for clip in clips))
 
 
 def free_bytes(device: torch.device) -> int:

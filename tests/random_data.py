@@ -11,8 +11,8 @@ TOKEN_RATE_HZ = 50
 SPEECH_TOKENS = 64  # ids of the tiny model
 
 
-def write_random_data(folder: Path, n_clips: int = 10, seed: int = 0) -> Path:
-    """`folder` holding data.list and one shard of `n_clips` clips of 0.6 s and more, all different."""
+def write_random_data(folder: Path, n_clips: int = 10, seed: int = 0, shards: int = 1) -> Path:
+    """`folder` holding data.list and shards of together `n_clips` clips of 0.6 s and more, all different."""
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randn(n_clips, 192, generator=generator)
     rows = []
@@ -35,6 +35,8 @@ def write_random_data(folder: Path, n_clips: int = 10, seed: int = 0) -> Path:
             }
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_shard(folder / "clips_000.parquet", rows)
-    (folder / "data.list").write_text("clips_000.parquet\n", encoding="utf-8")
+    names = [f"clips_{number:03d}.parquet" for number in range(shards)]
+    for number, name in enumerate(names):
+        write_shard(folder / name, rows[n_clips * number // shards : n_clips * (number + 1) // shards])
+    (folder / "data.list").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return folder

@@ -24,7 +24,7 @@ SCRIPTS = {
 LAYERS = (
     {"config"},
     {"utils"},
-    {"dataset", "distributed", "lora", "recogniser", "text_check", "voice_metrics", "webpage"},
+    {"dataset", "distributed", "lora", "mel_store", "recogniser", "text_check", "voice_metrics", "webpage"},
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "report_page", "runaway"},
     {"clip_features", "mending", "speaking"},
@@ -47,7 +47,8 @@ OWN_IMPORTS = {
     "utils": {"config"},
     "distributed": {"config", "utils"},
     "lora": {"config"},
-    "dataset": {"config", "utils", "cosyvoice"},
+    "dataset": {"config", "mel_store", "utils", "cosyvoice"},
+    "mel_store": {"config"},
     "llm_flow_model": {"config", "dataset", "lora", "cosyvoice"},
 }
 ONLY_FOR_SCRIPTS = {"load", "JOINT_TRAINING_CONFIG"}  # of config: settings are handed down as arguments

@@ -41,7 +41,7 @@ def long_clip(clip: Clip, times: int) -> Clip:
         clip,
         text_token=clip.text_token.repeat(times),
         speech_token=clip.speech_token.repeat(times),
-        speech_feat=clip.speech_feat.repeat(times, 1),
+        speech_feat=clip.speech_feat[:].repeat(times, 1),
     )
 
 
