@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from config import UserError
-from utils import SignalGuard
+from utils import SignalGuard, tell
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # the others wait while the writer measures and listens; a process that dies ends them
@@ -69,6 +69,25 @@ def leave(code: int) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """A UserError within it, in any process, ends all of them where the block ends; the writer tells it."""
+    mistake = None
+    try:
+        yield
+    except UserError as error:
+        if world_size() == 1:
+            raise
+        mistake = str(error)
+    mistakes: list[str | None] = [mistake] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(mistakes, mistake)
+    found = [mistake for mistake in mistakes if mistake is not None]
+    if found:
+        code = from_writer(tell(found[0]) if is_writer() else None)  # torchrun ends all as soon as one leaves
+        leave(code)
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:

@@ -35,21 +35,25 @@ from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFro
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import (
     Clip,
+    check_shards,
     check_token_ids,
     data_fingerprint,
     extractor_fingerprints,
+    list_clips,
     read_meta,
-    read_rows,
+    shard_paths,
 )
 from distributed import (
     check_alone,
     check_together,
     copy_from_writer,
+    failing_together,
     from_writer,
     is_writer,
     joined,
     leave,
     own_device,
+    own_share,
 )
 from evaluation import BY_NAME, Sentence, shown, summary
 from llm_flow_model import MEASURE_TIMES, JointModel
@@ -215,17 +219,27 @@ def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]
 
 
 def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip]:
-    """The prepared clips; UserError where other extractors than this model's made them: their tokens mean nothing."""
-    with user_mistakes():
-        clips = read_rows(args.data_dir)
-        made_with = read_meta(args.data_dir).get("extractors", {})
-        own = extractor_fingerprints(model_config)
+    """The prepared clips; UserError where other extractors than this model's made them: their tokens mean nothing.
+
+    Each process reads all values of its own shards once, to check them.
+    """
+    with failing_together(), user_mistakes():
+        meta = read_meta(args.data_dir)
+        check_shards(own_share(shard_paths(args.data_dir)), meta)
+    with failing_together(), user_mistakes():
+        clips = list_clips(args.data_dir)
         check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size)
+        check_extractors(args, model_config, meta.get("extractors", {}))
+    return clips
+
+
+def check_extractors(args: argparse.Namespace, model_config: ModelConfig, made_with: Mapping[str, str]) -> None:
+    """UserError where the data was not `made_with` the files of this model directory."""
+    own = extractor_fingerprints(model_config)
     other = [name for name, value in made_with.items() if own.get(name, value) != value]
     if other:
         again = command_line("prepare_joint_data.py", model_dir=args.model_dir, output_dir=args.data_dir)
         raise UserError(f"{args.data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
-    return clips
 
 
 def measure_base(run: Run) -> None:

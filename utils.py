@@ -41,14 +41,18 @@ def run_main(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return tell(error)
     except torch.OutOfMemoryError:
-        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr, flush=True)
-        return 2
+        return tell(OUT_OF_MEMORY)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
         return 130
+
+
+def tell(mistake: object) -> int:
+    """Print what the user can mend, in one line; the exit code for it."""
+    print(f"error: {mistake}", file=sys.stderr, flush=True)
+    return 2
 
 
 @contextmanager

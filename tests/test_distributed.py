@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged import damage_mel
 from random_data import write_random_data
 
 from checkpoint import load_checkpoint
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.scripts
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
-    return write_random_data(tmp_path_factory.mktemp("data"))
+    return write_random_data(tmp_path_factory.mktemp("data"), shards=3)
 
 
 @pytest.fixture
@@ -96,6 +97,15 @@ def test_listening_changes_no_weight_with_two_processes_either(start, tmp_path):
     assert printed[1].count("heard the base") == 1 and printed[1].count("heard epoch") == 2
     one, other = adapters(tmp_path / "every_0"), adapters(tmp_path / "every_1")
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_shard_that_only_one_process_looks_into_is_told_once_and_ends_both(start, tmp_path):
+    data = write_random_data(tmp_path / "data", shards=2)
+    damaged = damage_mel(data / "clips_001.parquet")
+    printed = finished(start(2, "output", "--data-dir", data), code=1)
+    assert printed.count("error: ") == printed.count(f"error: {damaged} is not a readable parquet file") == 1
+    assert "exitcode  : 2" in printed and printed.count("Traceback") == 1, "torchrun's own"
+    assert not (tmp_path / "output" / LAST).exists()
 
 
 def test_a_mistake_ends_all_processes(start):
