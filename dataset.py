@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 LIGHT = pa.schema([field for field in SCHEMA if field.name != "speech_feat"])  # 2 % of a shard
-CLIPS_PER_GROUP = 2  # what is read at once for one clip; fewer save nothing: the file's index grows, is read each time
+CLIPS_PER_GROUP = 2  # are read together; 1 is no faster, as the file's index is parsed anew each time and grows
 CLIPS_CHECKED_AT_ONCE = 32
 EXTRACTORS = ("campplus.onnx", "speech_tokenizer_v1.onnx")
 META_KEY = b"cosyvoice_data"  # shard metadata: the content of meta.json, so that a shard cannot lose it
@@ -158,7 +158,7 @@ def check_shards(paths: Sequence[Path], meta: Mapping[str, Any]) -> None:
             row = 0
             for batch in file.iter_batches(CLIPS_CHECKED_AT_ONCE, columns=SCHEMA.names, use_threads=False):
                 for cells in _rows(pa.Table.from_batches([batch]), SCHEMA):
-                    _check(cells, f"{path}, row {row}", path, meta)
+                    _check(cells, path, row, meta)
                     row += 1
 
 
@@ -221,11 +221,11 @@ def _clip(cells: Mapping[str, pa.Scalar], store: MelStore, path: Path, group: in
     )
 
 
-def _check(cells: Mapping[str, pa.Scalar], where: str, path: Path, meta: Mapping[str, Any]) -> None:
-    """DataError with all that is wrong with a row."""
+def _check(cells: Mapping[str, pa.Scalar], path: Path, row: int, meta: Mapping[str, Any]) -> None:
+    """DataError with all that is wrong with row `row` of a file."""
     nulls = [name for name, cell in cells.items() if not cell.is_valid]
     if nulls:
-        raise DataError(f"{where}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
+        raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
     tensors = {name: as_tensor(cell) for name, cell in cells.items() if isinstance(cell, pa.ListScalar)}
     problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
     if problems:

@@ -124,6 +124,12 @@ def test_a_bad_value_is_named_with_file_and_remedy(tmp_path, changes, message):
     assert isinstance(caught.value, UserError)
 
 
+def test_the_row_of_an_empty_value_is_counted_over_all_row_groups(tmp_path):
+    rows = [row(f"{number:03}") for number in range(40)]
+    with pytest.raises(ValueError, match="clips.parquet, row 37: text is empty"):
+        read_rows(data_dir(tmp_path, *rows[:37], row("037", text=None), *rows[38:]))
+
+
 def test_a_missing_column_is_named(tmp_path):
     pq.write_table(pa.Table.from_pylist([row()], schema=SCHEMA).drop_columns(["speech_feat"]), tmp_path / "x.parquet")
     (tmp_path / "data.list").write_text("x.parquet\n")
