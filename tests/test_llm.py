@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosyvoice.llm.llm import TransformerLM, Utterance, pad_left
+from cosyvoice.llm.decoding import pad_left
+from cosyvoice.llm.llm import TransformerLM, Utterance
 from cosyvoice.transformer.encoder import ConformerEncoder, TransformerEncoder
 from cosyvoice.utils.common import ras_sampling, token_to_mel_length
 
@@ -58,11 +59,10 @@ def item(batch: dict[str, Tensor], i: int) -> dict[str, Tensor]:
     return alone
 
 
-def speak(model: TransformerLM, n_text: int = 4, seed: int = 0, **options: Any) -> list[int]:
-    """Tokens from a text of n_text tokens without a prompt."""
-    torch.manual_seed(seed)
+def start_of(n_text: int) -> dict[str, Tensor]:
+    """What `inference` needs for a text of n_text tokens without a prompt."""
     generator = torch.Generator().manual_seed(9)
-    inputs = {
+    return {
         "text": torch.randint(TEXT_IDS, (1, n_text), generator=generator),
         "text_len": torch.tensor([n_text]),
         "prompt_text": torch.zeros(1, 0, dtype=torch.int32),
@@ -71,7 +71,12 @@ def speak(model: TransformerLM, n_text: int = 4, seed: int = 0, **options: Any) 
         "prompt_speech_token_len": torch.tensor([0]),
         "embedding": torch.randn(1, SPEAKER, generator=generator),
     }
-    return list(model.inference(**{**inputs, **options}))
+
+
+def speak(model: TransformerLM, n_text: int = 4, seed: int = 0, **options: Any) -> list[int]:
+    """Tokens from a text of n_text tokens without a prompt."""
+    torch.manual_seed(seed)
+    return list(model.inference(**{**start_of(n_text), **options}))
 
 
 def test_padding_does_not_change_the_loss(llm: TransformerLM) -> None:

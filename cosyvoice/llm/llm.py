@@ -1,6 +1,7 @@
 """The language model: text tokens and a speaker vector in, speech tokens out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from cosyvoice.transformer.attention import LayerCache
+from cosyvoice.llm.decoding import Decoding, left_padding_mask
+from cosyvoice.llm.static_decoding import StaticDecoding, StaticSteps
+from cosyvoice.transformer.attention import AttentionCache, LayerCache
 from cosyvoice.transformer.encoder import BaseEncoder
 from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
 from cosyvoice.utils.common import IGNORE_ID, ras_sampling, th_accuracy
@@ -17,6 +20,9 @@ from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
 
 SOS_ROW, TASK_ROW = 0, 1
 """Rows of `llm_embedding`."""
+
+KEPT_SHARE = 1 / 8
+"""Of a GPU's memory that decoding keeps from one utterance to the next."""
 
 NO_IDS = torch.zeros(1, 0, dtype=torch.int32)
 
@@ -31,22 +37,6 @@ class Utterance:
     random_state: Tensor  # of torch's generator on the CPU
     tokens: list[int] = field(default_factory=list)
     stopped_by_eos: bool = False
-
-
-def pad_left(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sequences (T_i, D) as one batch (B, T, D) that ends together, and the number of zeros before each, (B,)."""
-    longest = max((len(sequence) for sequence in sequences), default=0)
-    padding = [longest - len(sequence) for sequence in sequences]
-    padded = [F.pad(sequence, (0, 0, count, 0)) for sequence, count in zip(sequences, padding, strict=True)]
-    return (torch.stack(padded) if padded else torch.empty(0)), torch.tensor(padding, dtype=torch.long)
-
-
-def left_padding_mask(padding: Tensor, queries: int, keys: int) -> Tensor:
-    """(B, queries, keys), True where the last `queries` of so many positions may attend: to themselves and to what
-    lies before them, save the first padding[b] positions."""
-    key = torch.arange(keys, device=padding.device)
-    query = key[-queries:, None]
-    return (key <= query) & (key >= padding[:, None, None]) | (key == query)
 
 
 class TransformerLM(nn.Module):
@@ -97,11 +87,13 @@ class TransformerLM(nn.Module):
         self.max_token_text_ratio, self.min_token_text_ratio = max_token_text_ratio, min_token_text_ratio
         self.fewest_tokens = 1  # EOS is held back for so many tokens, however short the text
         self.stopped_by_eos = False  # whether the last `inference` ended with EOS and not at the length limit
+        self.static_steps: StaticSteps | None = None  # set where decoding goes by static steps
 
     def prepare_inference(self, precision: str = "full") -> None:
         """Make decoding fast, for good: the weights must not change any more. Idempotent.
 
-        precision "fast": 8-bit weights in the llm on a CPU, half precision on a GPU. Raises ValueError for others."""
+        precision "fast": 8-bit weights in the llm on a CPU, half precision on a GPU. Raises ValueError for others.
+        On a GPU tokens are decoded by CUDA graphs from now on."""
         check_precision(precision)
         device = self.llm_embedding.weight.device
         self.llm.prepare_inference()
@@ -110,6 +102,8 @@ class TransformerLM(nn.Module):
         elif precision == "fast" and has_int8(device) and not isinstance(self.llm_decoder, Int8Linear):
             use_int8(self.llm, keep=("linear_pos",))  # positions are projected once
             self.llm_decoder = Int8Linear(self.llm_decoder)
+        if device.type == "cuda":
+            self.static_steps = StaticSteps(int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory))
 
     def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
         """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.
@@ -214,22 +208,22 @@ class TransformerLM(nn.Module):
         if n_text == 0:
             return
         fewest, most = self.limits(n_text, max_token_text_ratio, min_token_text_ratio)
-        step = self.prefix(
+        prefix = self.prefix(
             text[:, :n_text],
             prompt_text[:, : int(prompt_text_len)],
             prompt_speech_token[:, : int(prompt_speech_token_len)],
             embedding,
         )
         tokens: list[int] = []
-        cache = self.llm.new_cache()
-        for _ in range(most):
-            token = self.draw(self.next_scores(step, cache)[0], tokens, fewest, sampling)
-            if token == self.speech_token_size:
-                self.stopped_by_eos = True
-                return
-            yield token
-            tokens.append(token)
-            step = self.speech_embedding.weight[token].view(1, 1, -1)
+        with closing(self.decoding([prefix[0]])) as decoding:
+            for _ in range(most):
+                token = self.draw(decoding.scores()[0], tokens, fewest, sampling)
+                if token == self.speech_token_size:
+                    self.stopped_by_eos = True
+                    return
+                yield token
+                tokens.append(token)
+                decoding.go_on([0], [token])
 
     @torch.inference_mode()
     def inference_batch(self, utterances: Sequence[Utterance], embedding: Tensor, sampling: int = 25) -> None:
@@ -239,20 +233,23 @@ class TransformerLM(nn.Module):
         take little longer than one. The draws are those of `inference` after the same seed."""
         going = [utterance for utterance in utterances if len(utterance.text) and utterance.most > 0]
         prefixes = [self.prefix(utterance.text[None], NO_IDS, NO_IDS, embedding)[0] for utterance in going]
-        saved, cache = torch.get_rng_state(), self.llm.new_cache()
-        step, padding = pad_left(prefixes)
+        saved = torch.get_rng_state()
         try:
-            while going:
-                scores = self.next_scores(step, cache, padding)
-                rows = [row for row, utterance in enumerate(going) if self.extend(utterance, scores[row], sampling)]
-                if len(rows) < len(going):
-                    going, padding = [going[row] for row in rows], padding[rows]
-                    for layer_cache in cache:
-                        layer_cache.keep(rows)
-                last = torch.tensor([utterance.tokens[-1] for utterance in going], dtype=torch.long)
-                step = self.speech_embedding(last.to(step.device)).unsqueeze(1)
+            with closing(self.decoding(prefixes)) as decoding:
+                while going:
+                    scores = decoding.scores()
+                    rows = [row for row, utterance in enumerate(going) if self.extend(utterance, scores[row], sampling)]
+                    going = [going[row] for row in rows]
+                    decoding.go_on(rows, [utterance.tokens[-1] for utterance in going])
         finally:
             torch.set_rng_state(saved)
+
+    def decoding(self, prefixes: Sequence[Tensor]) -> Decoding:
+        """What decodes utterances with these prefixes, (T_i, D), together."""
+        device = self.llm_embedding.weight.device
+        if self.static_steps is None or torch.is_autocast_enabled(device.type):  # a graph would keep autocast's weights
+            return Decoding(self, prefixes)
+        return StaticDecoding(self, prefixes, self.static_steps)
 
     def extend(self, utterance: Utterance, scores: Tensor, sampling: int) -> bool:
         """Draw the utterance's next token; whether it goes on. scores: (speech_token_size + 1,)."""
@@ -293,5 +290,9 @@ class TransformerLM(nn.Module):
         if padding is not None and padding.any():
             keys = cache[0].length + step.size(1)
             mask = left_padding_mask(padding.to(step.device), step.size(1), keys)
+        return self.scores_after(step, cache, mask)
+
+    def scores_after(self, step: Tensor, cache: Sequence[AttentionCache], mask: Tensor | None) -> Tensor:
+        """`next_scores` where the mask is known already; see `BaseEncoder.decode`."""
         lm_output = self.llm.decode(step, cache, mask)
         return self.llm_decoder(lm_output[:, -1]).float().log_softmax(dim=-1)

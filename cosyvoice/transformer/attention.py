@@ -1,12 +1,16 @@
 """Multi-head attention with relative positions, and the cache that makes decoding one token at a time cheap."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyvoice.transformer.embedding import relative_positions
+
+PerKey = Callable[[Tensor, int], Tensor]
+"""(Scores per distance (B, h, t, R), number of keys) -> scores per key (B, h, t, keys)."""
 
 CACHE_CHUNK = 128
 """Positions by which a cache grows."""
@@ -67,6 +71,19 @@ class ProjectedPositions:
         return self._rows[:, :, -(distance + 1) :]
 
 
+class AttentionCache(Protocol):
+    """What one attention layer needs to know of the positions before those that it is given."""
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values, (B, h, T, d_k) each, after adding k, v: (B, h, t, d_k)."""
+
+    def projected(self, attention: "RelPositionMultiHeadedAttention", like: Tensor) -> Tensor:
+        """Projected codes of the distances to the left, (1, h, R, d_k), in the dtype and on the device of `like`."""
+
+    def per_key(self, scores: Tensor, keys: int) -> Tensor:
+        """Scores per distance (B, h, t, R), one for each of `projected`, -> scores per key (B, h, t, keys)."""
+
+
 class LayerCache:
     """Keys, values and projected positions of one attention layer during decoding, grown CACHE_CHUNK at a time."""
 
@@ -107,6 +124,12 @@ class LayerCache:
         self.length = end
         return self.kv[..., :d_k], self.kv[..., d_k:]
 
+    def projected(self, attention: "RelPositionMultiHeadedAttention", like: Tensor) -> Tensor:
+        """Codes of the distances T .. 0, the first of them as filler for `rel_shift`: (1, h, T + 1, d_k)."""
+        return self.positions.up_to(self.length, attention, like)
+
+    per_key = staticmethod(rel_shift)
+
 
 def _capacity(length: int) -> int:
     return -(-length // CACHE_CHUNK) * CACHE_CHUNK
@@ -135,7 +158,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
         nn.init.xavier_uniform_(self.pos_bias_v)
 
     def forward(
-        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor | None = None, cache: LayerCache | None = None
+        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor | None = None, cache: AttentionCache | None = None
     ) -> Tensor:
         """(B, t, D) for x: (B, t, D).
 
@@ -150,7 +173,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
             y = self._attend_in_blocks(q, k, v, positions, mask)
         else:
             k, v = cache.append(k, v)
-            y = self._attend(q, k, v, cache.positions.up_to(cache.length, self, x).to(q.dtype), mask)
+            y = self._attend(q, k, v, cache.projected(self, x).to(q.dtype), mask, cache.per_key)
         return self.linear_out(y.transpose(1, 2).flatten(2))
 
     def _attend_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
@@ -164,14 +187,16 @@ class RelPositionMultiHeadedAttention(nn.Module):
             # from the distance end - 1, with the row before it as filler, down to the last key's from the first query
             near = positions[:, :, size - end : last - (0 if causal else start)]
             seen = None if mask is None else mask.expand(-1, size, -1)[:, start:end, :keys]
-            blocks.append(self._attend(q[:, :, start:end], k[:, :, :keys], v[:, :, :keys], near, seen))
+            blocks.append(self._attend(q[:, :, start:end], k[:, :, :keys], v[:, :, :keys], near, seen, rel_shift))
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None, per_key: PerKey
+    ) -> Tensor:
         """(B, h, t, d_k) for the queries q: (B, h, t, d_k), keys and values (B, h, T, d_k).
 
-        positions: (1, h, R + 1, d_k), a row of filler, then distances from the last query's to the first key on."""
-        bias = self._position_scores(q, positions, k.size(2))
+        positions: (1, h, R, d_k), of which per_key makes one score a key, as in `AttentionCache`."""
+        bias = per_key(self._distance_scores(q, positions), k.size(2))
         if mask is not None:
             bias = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)
         with_u = q + self.pos_bias_u.to(q.dtype).unsqueeze(1)
@@ -181,12 +206,12 @@ class RelPositionMultiHeadedAttention(nn.Module):
         """(1, h, R, d_k) for code: (1, R, D)."""
         return self._split_heads(self.linear_pos(code))
 
-    def _position_scores(self, q: Tensor, positions: Tensor, keys: int) -> Tensor:
-        """(q_i + v) . p_(i - j) / sqrt(d_k), (B, h, t, T); positions: (1, h, R + 1, d_k), row 0 is filler."""
+    def _distance_scores(self, q: Tensor, positions: Tensor) -> Tensor:
+        """(q_i + v) . p_r / sqrt(d_k), (B, h, t, R), for the distances of `positions`, (1, h, R, d_k)."""
         with_v = (q + self.pos_bias_v.to(q.dtype).unsqueeze(1)) * self.d_k**-0.5
         queries = with_v.transpose(0, 1).flatten(1, 2)  # (h, B t, d_k): all items share one product with the positions
         scores = torch.matmul(queries, positions[0].transpose(1, 2))
-        return rel_shift(scores.unflatten(1, (q.size(0), -1)).transpose(0, 1), keys)
+        return scores.unflatten(1, (q.size(0), -1)).transpose(0, 1)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.h, self.d_k)).transpose(1, 2)

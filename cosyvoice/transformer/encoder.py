@@ -1,13 +1,18 @@
 """The two encoders: ConformerEncoder (text, and speech tokens of the flow) and TransformerEncoder (language model)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cosyvoice.transformer.attention import LayerCache, ProjectedPositions, RelPositionMultiHeadedAttention
+from cosyvoice.transformer.attention import (
+    AttentionCache,
+    LayerCache,
+    ProjectedPositions,
+    RelPositionMultiHeadedAttention,
+)
 from cosyvoice.transformer.embedding import EspnetRelPositionalEncoding
 from cosyvoice.transformer.encoder_layer import ConformerEncoderLayer, TransformerEncoderLayer
 from cosyvoice.transformer.positionwise_feed_forward import PositionwiseFeedForward
@@ -125,10 +130,11 @@ class BaseEncoder(nn.Module):
         """Empty cache for `decode`, one entry per layer."""
         return [LayerCache(positions) for positions in self._positions]
 
-    def decode(self, xs: Tensor, cache: list[LayerCache], mask: Tensor | None = None) -> Tensor:
+    def decode(self, xs: Tensor, cache: Sequence[AttentionCache], mask: Tensor | None = None) -> Tensor:
         """Output at the next positions, (B, t, D) for xs: (B, t, input_size); they are added to `cache`.
 
-        mask: (B or 1, t, T), True = may attend; default: each position sees itself and all before it.
+        mask: (B or 1, t, T), True = may attend; default, with the cache of `new_cache` only: each position sees itself
+        and all before it.
         """
         x = self.embed.project(xs)
         if mask is None and xs.size(1) > 1:

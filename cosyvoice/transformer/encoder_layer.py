@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cosyvoice.transformer.attention import LayerCache, RelPositionMultiHeadedAttention
+from cosyvoice.transformer.attention import AttentionCache, RelPositionMultiHeadedAttention
 from cosyvoice.transformer.positionwise_feed_forward import PositionwiseFeedForward
 
 NORM_EPS = 1e-12
@@ -29,7 +29,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout_rate)
 
     def forward(
-        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor | None = None, cache: LayerCache | None = None
+        self, x: Tensor, pos_emb: Tensor | None, mask: Tensor | None = None, cache: AttentionCache | None = None
     ) -> Tensor:
         """(B, t, D) for x: (B, t, D); the other arguments are those of the attention."""
         norm_attention, norm_feed_forward = getattr(self, self.attention_norm), getattr(self, self.feed_forward_norm)
