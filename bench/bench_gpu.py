@@ -1,4 +1,5 @@
-"""Seconds, memory and real-time factor at full CosyVoice-300M size with random weights; JSON out.
+"""Seconds, memory and real-time factor at full CosyVoice-300M size with random weights, decoding beside its floor: the
+bytes of the weights that every step reads at the rate at which the same process copies memory. JSON out.
 
 python bench/bench_gpu.py                                  # CUDA, released sizes, needs 2 GB of disk for the stand-in
 python bench/bench_gpu.py --device cpu --tiny --steps 1    # the same code on tiny networks
@@ -8,30 +9,43 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tests")]  # a bench script stands in its own folder
 
+from floors import copy_rate, decode_weights  # noqa: E402
 from harness import TEXT_TOKENS_PER_SEC, Row, measure, print_row, random_clip, training_run, write_rows  # noqa: E402
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
-from config import load  # noqa: E402
+from config import InferenceConfig, load  # noqa: E402
 from cosyvoice.cli.cosyvoice import CosyVoice  # noqa: E402
+from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
+from cosyvoice.llm.llm import TransformerLM, Utterance  # noqa: E402
+from cosyvoice.llm.static_decoding import StaticSteps  # noqa: E402
+from cosyvoice.utils.int8 import Int8Linear  # noqa: E402
+from cosyvoice.utils.precision import PRECISIONS  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
-from dataset import Clip  # noqa: E402
+from dataset import MEL_BINS, Clip  # noqa: E402
+from speaking import BATCH  # noqa: E402
 from training_state import epoch_groups  # noqa: E402
 from training_step import optimizer_step  # noqa: E402
 from utils import GIB, SignalGuard, select_device  # noqa: E402
 
+T = TypeVar("T")
 CARD_GIB = 8.0  # the card that training is promised to run on
 PROMISED_GIB = {10: 4.5, 30: 7.0}  # longest clip in seconds -> allocated at most, joint training of whole clips
 MIXED_CLIPS = 30
+COPIED_BYTES = 2**30  # more than any card's cache holds
+FLOW = {"n_timesteps": InferenceConfig().flow_steps, "solver": InferenceConfig().flow_solver}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,6 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=16, help="clips per optimizer step in the other rows")
     parser.add_argument("--clip-seconds", type=int, nargs="+", default=[3, 10, 30], help="lengths of training clips")
     parser.add_argument("--spoken-seconds", type=int, nargs="+", default=[3, 10], help="lengths of spoken sentences")
+    parser.add_argument("--lines", type=int, default=BATCH, help="sentences that are spoken together")
     parser.add_argument("--model-dir", type=Path, help="a full-size model directory [made with random weights]")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(argv)
@@ -126,27 +141,103 @@ def limited_to(gib: float, device: torch.device) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
-def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
-    """Text to wave: each stage on its own, for so many seconds of speech; the LLM is kept from ending early."""
-    model = CosyVoice(config.directory, device=device).model
-    empty, rows = torch.zeros(1, 0, dtype=torch.int32), []
-    vector = torch.randn(1, config.spk_embed_dim)
-    for seconds in args.spoken_seconds:
-        n_text, n_speech = seconds * TEXT_TOKENS_PER_SEC, seconds * config.token_rate_hz
-        text = torch.randint(config.text_token_size, (1, n_text), dtype=torch.int32)
-        ratio = n_speech / n_text
-        limits = {"min_token_text_ratio": ratio, "max_token_text_ratio": ratio}
-        token = torch.randint(config.speech_token_size, (1, n_speech), dtype=torch.int32)
-        flow_input = (token, empty, torch.zeros(1, 0, 80), vector)
-        stages = {
-            "LLM": lambda text=text, limits=limits: list(model.speech_tokens(text, vector, **limits)),
-            "flow + vocoder": lambda given=flow_input: model.token2wav(*given, uuid="", finalize=True),
-        }
-        for name, work in stages.items():
-            median, peak = measure(work, args.steps, device)
-            rows.append(Row(f"speak {seconds} s: {name}", median, peak, f"real-time factor {median / seconds:.4f}"))
-            print_row(rows[-1])
+@dataclass(frozen=True)
+class Talk:
+    """Random text of so many seconds a line, spoken with a model that is ready for it."""
+
+    model: CosyVoiceModel
+    config: ModelConfig
+    seconds: int
+    lines: int  # where several are spoken together
+
+    @property
+    def n_text(self) -> int:
+        return self.seconds * TEXT_TOKENS_PER_SEC
+
+    @property
+    def n_speech(self) -> int:
+        return self.seconds * self.config.token_rate_hz
+
+    def text(self) -> Tensor:
+        return torch.randint(self.config.text_token_size, (1, self.n_text), dtype=torch.int32)
+
+    def speaker(self) -> Tensor:
+        return torch.randn(1, self.config.spk_embed_dim)
+
+    def tokens(self) -> list[int]:
+        """Speech tokens of one line."""
+        return list(self.model.speech_tokens(self.text(), self.speaker()))
+
+    def tokens_of_lines(self) -> list[list[int]]:
+        """Speech tokens of all lines, decoded together."""
+        n = self.n_speech
+        lines = [Utterance(self.text()[0], n, n, torch.get_rng_state()) for _ in range(self.lines)]
+        self.model.llm.inference_batch(lines, self.speaker())
+        return [line.tokens for line in lines]
+
+    def sound(self, tokens: Sequence[int]) -> Tensor:
+        """The line's samples, (1, N)."""
+        prompt = torch.zeros(1, 0, dtype=torch.int32), torch.zeros(1, 0, MEL_BINS)
+        return self.model.token2wav(torch.tensor([tokens]), *prompt, self.speaker(), uuid="", finalize=True, **FLOW)
+
+    def first_sound(self) -> Tensor:
+        """The samples that a listener of a streamed line hears first, (1, N)."""
+        with closing(self.model.tts(self.text(), self.speaker(), stream=True, **FLOW)) as pieces:
+            return next(pieces)["tts_speech"]
+
+
+def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace, bandwidth: float) -> list[Row]:
+    """Text to wave in both precisions, one line alone and several together; bandwidth: B/s of the device's memory."""
+    rows = []
+    for precision in PRECISIONS:
+        model = CosyVoice(config.directory, device=device, precision=precision).model
+        step_sec = decode_weights(config) * weight_bytes(model.llm) / bandwidth
+        for seconds in args.spoken_seconds:
+            talk = Talk(model, config, seconds, args.lines)
+            model.llm.min_token_text_ratio = model.llm.max_token_text_ratio = talk.n_speech / talk.n_text  # no EOS
+            for name, work, lines, steps in stages(talk):
+                median, peak = measure(work, args.steps, device)
+                row = Row(f"speak {seconds} s, {precision}: {name}", median, peak, floor=steps * step_sec or None)
+                if lines:
+                    note = f"{lines * talk.n_speech / median:.1f} tokens/s"
+                    row = replace(row, note=note, rtf=median / (lines * seconds))
+                print_row(row)
+                rows.append(row)
     return rows
+
+
+def stages(talk: Talk) -> list[tuple[str, Callable[[], object], int, int]]:
+    """(name, work, lines that it speaks whole, decoding steps where it does nothing else); a step serves all lines."""
+    llm, steps = talk.model.llm, talk.n_speech
+    kept = llm.static_steps or StaticSteps(GIB)
+    eager, graph = partial(decoded, llm, None), partial(decoded, llm, kept)
+    given = torch.randint(talk.config.speech_token_size, (steps,)).tolist()
+    together = f"{talk.lines} lines together"
+    return [
+        ("LLM, eager", lambda: eager(talk.tokens), 1, steps),
+        ("LLM, graph", lambda: graph(talk.tokens), 1, steps),
+        ("LLM, graph, recorded first", lambda: decoded(llm, StaticSteps(GIB), talk.tokens), 1, steps),
+        (f"LLM, eager, {together}", lambda: eager(talk.tokens_of_lines), talk.lines, steps),
+        (f"LLM, graph, {together}", lambda: graph(talk.tokens_of_lines), talk.lines, steps),
+        ("flow + vocoder", lambda: talk.sound(given), 1, 0),
+        ("time to first audio", lambda: graph(talk.first_sound), 0, 0),
+        ("whole", lambda: talk.sound(graph(talk.tokens)), 1, 0),
+        (f"whole, {together}", lambda: [*map(talk.sound, graph(talk.tokens_of_lines))], talk.lines, 0),
+    ]
+
+
+def decoded(llm: TransformerLM, steps: StaticSteps | None, work: Callable[[], T]) -> T:
+    """`work`, the LLM decoding by these steps, which are CUDA graphs on a GPU, or with a cache that grows."""
+    before, llm.static_steps = llm.static_steps, steps
+    try:
+        return work()
+    finally:
+        llm.static_steps = before
+
+
+def weight_bytes(llm: TransformerLM) -> int:
+    """Of a weight that a decoding step reads."""
+    return 1 if isinstance(llm.llm_decoder, Int8Linear) else llm.llm_embedding.weight.element_size()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,9 +250,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.model_dir is None:
             write_model(model_dir, TINY if args.tiny else Sizes())
         config = read_model_config(model_dir)
-        rows = training_rows(config, device, args) + speaking_rows(config, device, args)
+        bandwidth = copy_rate(2**24 if args.tiny else COPIED_BYTES, device)
+        print(f"copies {bandwidth / 1e9:.0f} GB/s, read plus written; floors of decoding follow from it", flush=True)
+        rows = training_rows(config, device, args) + speaking_rows(config, device, args, bandwidth)
     if args.json:
-        write_rows(args.json, rows, device)
+        write_rows(args.json, rows, device, rates={"memory_copy": bandwidth})
     broken = [row.what for row in rows if row.promised_gib and row.peak_gib >= row.promised_gib]
     if broken:
         print(f"more memory than promised: {', '.join(broken)}", file=sys.stderr)

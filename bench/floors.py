@@ -57,10 +57,10 @@ def measure_rates(file: Path, scratch: Path, scale: float = 1.0) -> dict[str, fl
     return {name: measures[name]() for name in RATES}
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], device: torch.device = CPU) -> float:
     """Median of a few calls after one that is not measured."""
     work()
-    return median(timed(work, CPU) for _ in range(REPETITIONS))
+    return median(timed(work, device) for _ in range(REPETITIONS))
 
 
 def row_rate(rows: int, columns: int, pack: Callable, linear: Callable, element_bytes: int) -> float:
@@ -87,11 +87,11 @@ def product_rate(size: int, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds(lambda: a @ a)
 
 
-def copy_rate(size: int) -> float:
-    """Bytes a second, read plus written."""
-    source = torch.ones(size, dtype=torch.uint8)
+def copy_rate(size: int, device: torch.device = CPU) -> float:
+    """Bytes a second, read plus written, of a copy in the device's memory."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * size / seconds(lambda: target.copy_(source))
+    return 2 * size / seconds(lambda: target.copy_(source), device)
 
 
 def read_rate(file: Path) -> float:

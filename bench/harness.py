@@ -41,10 +41,15 @@ class Row:
     peak_gib: float
     note: str = ""
     promised_gib: float = 0.0  # the peak must stay below it; 0: nothing is promised
+    floor: float | None = None  # seconds that the device needs at least, where that is known
+    rtf: float | None = None  # seconds for a second of speech
 
 
 def print_row(row: Row) -> None:
-    print(f"{row.what:60s} {row.seconds:9.4f} s  {row.peak_gib:6.2f} GiB  {row.note}", flush=True)
+    figures = [row.note] if row.note else []
+    figures += [f"real-time factor {row.rtf:.4f}"] if row.rtf is not None else []
+    figures += [f"floor {row.floor:.4f} s"] if row.floor is not None else []
+    print(f"{row.what:60s} {row.seconds:9.4f} s  {row.peak_gib:6.2f} GiB  {'; '.join(figures)}", flush=True)
 
 
 def measure(work: Callable[[], object], repetitions: int, device: torch.device) -> tuple[float, float]:

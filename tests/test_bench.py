@@ -11,6 +11,7 @@ import torch
 from make_standin_model import Sizes, model_yaml
 from measured import ROOT
 
+from cosyvoice.utils.precision import PRECISIONS
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 
 sys.path.append(str(ROOT / "bench"))
@@ -50,20 +51,33 @@ def bench_rows(tiny_model_dir, tmp_path, monkeypatch) -> Callable[..., dict[str,
 
 
 @pytest.mark.scripts
-def test_the_gpu_bench_measures_training_and_speaking(tmp_path):
+def test_the_gpu_bench_measures_training_and_speaking(tiny_model_dir, tmp_path):
     small = ["--steps", "1", "--accumulate", "2", "--clip-seconds", "1", "--spoken-seconds", "1"]
-    small += ["--optimizer-steps", "2", "--mixed-seconds", "0.5", "1"]
+    small += ["--optimizer-steps", "2", "--mixed-seconds", "0.5", "1", "--lines", "3"]
     result = tmp_path / "bench.json"
-    assert bench_gpu.main(["--device", "cpu", "--tiny", *small, "--json", str(result)]) == 0
-    rows = json.loads(result.read_text(encoding="utf-8"))["rows"]
-    trained, spoken = rows[:4], rows[4:]
+    where = ["--model-dir", str(tiny_model_dir), "--json", str(result)]
+    assert bench_gpu.main(["--device", "cpu", "--tiny", *small, *where]) == 0
+    written = json.loads(result.read_text(encoding="utf-8"))
+    rows, bandwidth = written["rows"], written["rates"]["memory_copy"]
+    trained, spoken = rows[:4], {row["what"]: row for row in rows[4:]}
     lengths = ["1 s clips", "1 s clips, batch 1", "30 mixed clips", "30 mixed clips, batch 1"]
     assert [row["what"] for row in trained] == [f"train {length}" for length in lengths]
     assert all("times the samples per second of batch 1" in row["note"] for row in trained[::2])
     assert "batch_frames llm 1, flow 1" in trained[1]["note"]
     assert [row["promised_gib"] for row in trained] == [4.5, 4.5, 0, 0]
-    assert len(spoken) == 2 and all(row["what"].startswith("speak") for row in spoken)
     assert all(row["seconds"] > 0 for row in rows)
+    together = ["LLM, eager, 3 lines together", "LLM, graph, 3 lines together"]
+    decoded = ["LLM, eager", "LLM, graph", "LLM, graph, recorded first", *together]
+    others = ["flow + vocoder", "time to first audio", "whole", "whole, 3 lines together"]
+    assert list(spoken) == [f"speak 1 s, {precision}: {what}" for precision in PRECISIONS for what in decoded + others]
+    for what, row in spoken.items():
+        assert (row["floor"] is None) == ("LLM" not in what)
+        seconds = 3 if "3 lines" in what else 1
+        assert row["rtf"] == (None if "first audio" in what else pytest.approx(row["seconds"] / seconds))
+    weights = floors.decode_weights(read_model_config(tiny_model_dir))
+    full = spoken["speak 1 s, full: LLM, graph"]
+    assert full["floor"] == pytest.approx(50 * 4 * weights / bandwidth)
+    assert "tokens/s" in full["note"]
 
 
 def test_more_memory_than_promised_fails_the_bench(monkeypatch, tmp_path):

@@ -1,8 +1,8 @@
 """Decoding one token at a time with fixed shapes and addresses, so that a CUDA graph can repeat the step.
 
-A step is some hundred small kernels; started one by one they take longer to start than to run. A graph starts them all
-at once, but repeats exactly what it recorded. So nothing in a step may be a Python number that changes: the position
-stands in a tensor, keys and values lie in memory for `capacity` positions, and attention always looks at all of it.
+A step is several hundred small kernels; started one by one they take longer to start than to run. A graph starts them
+all at once, but repeats exactly what it recorded. So nothing in a step may be a Python number that changes: the
+position stands in a tensor, keys and values lie in memory for `capacity` positions, and attention looks at all of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -122,7 +122,7 @@ class StaticStep:
         return sum(cache.kv.nbytes + cache.positions.nbytes for cache in self.caches)
 
     def advance(self, model: "TransformerLM") -> None:
-        """From `tokens` to `scores`, one position on. Everything in here is recorded, or takes no part in a step."""
+        """From `tokens` to `scores`, one position on. What Python does in here a graph does not repeat."""
         self.place.look()
         embedded = model.speech_embedding(self.tokens).unsqueeze(1)
         self.scores.copy_(model.scores_after(embedded, self.caches, self.place.mask))
