@@ -13,6 +13,8 @@ import pytest
 import torch
 from random_data import write_random_data
 
+import dataset
+import mel_store
 import train_joint
 import training_state
 from checkpoint import load_checkpoint
@@ -245,6 +247,30 @@ def test_a_run_resumed_without_its_best_checkpoint_looks_for_the_best_again(trai
     assert train("--resume", str(last), "--epochs", "4") == 0
     assert "the best epoch is looked for again from here" in capsys.readouterr().out
     assert load_checkpoint(best)["best_epochs"]["flow"] in (3, 4)
+
+
+@pytest.mark.scripts
+def test_a_run_whose_data_went_away_ends_with_one_line_and_goes_on_as_if_nothing_had_been(
+    train, tmp_path, monkeypatch, capsys
+):
+    assert train(*FEW, "--mode", "flow_only", output="unbroken") == 0
+    data, last = write_random_data(tmp_path / "data"), tmp_path / "output" / "joint_flow_only_last.ckpt"
+    aside, original = tmp_path / "aside", mel_store.read_group
+
+    def read_group(path: Path, group: int) -> list:
+        if last.exists() and load_checkpoint(last)["step"] and data.exists():
+            data.rename(aside)
+        return original(path, group)
+
+    monkeypatch.setattr(mel_store, "read_group", read_group)
+    monkeypatch.setattr(dataset, "MelStore", lambda: mel_store.MelStore(budget_bytes=1))  # else all are kept by then
+    assert train(*FEW, "--mode", "flow_only", data=data) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "put it back and go on with --resume" in errors[0]
+    monkeypatch.undo()
+    aside.rename(data)
+    assert train("--resume", str(last), data=data) == 0
+    assert_equal(adapters(last), adapters(tmp_path / "unbroken" / last.name))
 
 
 @pytest.mark.scripts
