@@ -4,6 +4,7 @@ BIN := .venv/bin
 JUDGES := .venv-judges
 MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-growth bench-gpu clean
 
@@ -34,10 +35,10 @@ lint: setup ## ruff: lint and format
 	$(BIN)/ruff format --check .
 
 check: setup ## a fast subset of the tests, about a minute
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not scripts"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not scripts" $(PARALLEL)
 
 test: lint ## lint and all tests that need neither a GPU nor minutes each
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PARALLEL)
 
 test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 	$(BIN)/python -m pytest -q -m slow

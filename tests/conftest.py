@@ -1,13 +1,28 @@
 """What every test file shares."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import golden
 import pytest
 import torch
 from tiny_model import make_tiny_model
 
-torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+# Tiny models: a second thread only waits for the first, and every core has a test process of its own.
+os.environ["OMP_NUM_THREADS"] = "1"  # of the scripts that tests run
+torch.set_num_threads(1)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist hands over what it compared."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["goldens"] = golden.comparisons
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
+def pytest_testnodedown(node: Any) -> None:
+    golden.comparisons.extend(node.workeroutput["goldens"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
