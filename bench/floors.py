@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import JointConfig
+from cosyvoice.utils.precision import fast_dtype
 from cosyvoice.utils.yaml_loader import ModelConfig
 from dataset import MEL_BINS, Clip, collate_draws, collate_llm, draw_flow
 from llm_flow_model import JointModel
@@ -30,7 +31,7 @@ RATES = {
     "row_fp32": "B/s, weights of one-row linear layers, float32",
     "row_int8": "B/s, weights of one-row linear layers, int8 with the input quantised at run time",
     "product_fp32": "FLOP/s, matrix product, float32",
-    "product_bf16": "FLOP/s, matrix product, bfloat16",
+    "product_bf16": "FLOP/s, matrix product, bfloat16, or float32 where the CPU would only emulate it",
     "memory_copy": "B/s, read and written bytes of a copy in memory",
     "file_read": "B/s, reading a file that the page cache holds",
     "file_write": "B/s, writing a file, without waiting for the disk",
@@ -49,7 +50,7 @@ def measure_rates(file: Path, scratch: Path, scale: float = 1.0) -> dict[str, fl
         "row_fp32": lambda: row_rate(rows, columns, lambda weight: weight, F.linear, 4),
         "row_int8": lambda: row_rate(rows, columns, packed_int8, linear_int8, 1),
         "product_fp32": lambda: product_rate(size, torch.float32),
-        "product_bf16": lambda: product_rate(size, torch.bfloat16),
+        "product_bf16": lambda: product_rate(size, fast_dtype(CPU)),
         "memory_copy": lambda: copy_rate(copied),
         "file_read": lambda: read_rate(file),
         "file_write": lambda: write_rate(file, scratch / "written.bin"),
