@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from config import JointConfig, UserError
 from cosyvoice.transformer.attention import causal_scores
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from cosyvoice.utils.precision import fast_dtype
 from dataset import MEL_BINS, Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
 from llm_flow_model import JointModel, autocast, store_half
 from utils import GIB, random_state, restore_random_state
@@ -28,11 +29,11 @@ def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
     """dtype of the forward pass: bf16 where the GPU computes it, else fp16; float32 elsewhere."""
     wanted = config.precision
     if wanted == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        return fast_dtype(device) if device.type == "cuda" else torch.float32
     if wanted == "fp16" and device.type != "cuda":
         raise UserError("precision=fp16 needs a CUDA device; use precision=auto, bf16 or fp32")
+    if wanted == "bf16" and device.type == "cpu" and fast_dtype(device) != torch.bfloat16:
+        print("warning: this CPU has no instructions for bf16, which is far slower than fp32 here; use precision=auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wanted]
 
 

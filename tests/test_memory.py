@@ -94,6 +94,20 @@ def test_the_batch_size_is_the_setting_or_what_suits_a_cpu(overrides, frames, jo
     assert f"batch_frames llm {frames}, flow {frames}" in str(plan)
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((8, 0), torch.bfloat16), ((7, 5), torch.float16)])
+def test_a_gpu_computes_in_the_half_precision_that_it_has(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert memory.choose_precision(JointConfig(), torch.device("cuda")) == dtype
+    assert memory.choose_precision(JointConfig(), CPU) == torch.float32
+
+
+@pytest.mark.parametrize(("fast", "warned"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_bf16_that_a_cpu_would_only_emulate_is_warned_of(fast, warned, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "fast_dtype", lambda _: fast)
+    assert memory.choose_precision(load(["precision=bf16"])[0], CPU) == torch.bfloat16
+    assert ("no instructions for bf16" in capsys.readouterr().out) == warned
+
+
 def test_half_precision_weights_need_a_half_precision_pass(joint, clips):
     config = load(["frozen_weights=half"])[0]
     with pytest.raises(UserError, match="needs precision=bf16 or fp16"):
