@@ -4,7 +4,7 @@ BIN := .venv/bin
 JUDGES := .venv-judges
 MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-growth bench-gpu clean
 
