@@ -98,8 +98,8 @@ class JointModel(nn.Module):
 def unit_count(name: str, batch: Mapping[str, Tensor]) -> int:
     """What a part's loss is a mean over: speech tokens with EOS ("llm") or mel frames ("flow") of a batch."""
     if name == "llm":
-        return int(batch["speech_token_len"].sum()) + len(batch["speech_token_len"])
-    return int(batch["speech_feat_len"].sum())
+        return sum(batch["speech_token_len"].tolist()) + len(batch["speech_token_len"])
+    return sum(batch["speech_feat_len"].tolist())
 
 
 def measure_times(flow_time: str) -> Tensor:

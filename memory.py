@@ -183,13 +183,13 @@ def probe_flow(clip: Clip, frames: int, tokens: int) -> dict[str, Tensor]:
 def saved_bytes(model: JointModel, name: str, batch: dict[str, Tensor], dtype: torch.dtype) -> int:
     """Bytes that the forward pass of a batch keeps for its backward pass, weights left out; each memory block once."""
     device = next(model.parameters()).device
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}  # tells blocks without data too
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
         return tensor.detach()  # an output that held itself would never be freed
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast(device, dtype):
