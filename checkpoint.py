@@ -5,6 +5,7 @@ the optimizer's state. It never holds base weights.
 """
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,12 @@ def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:
 
 def base_fingerprint(model_dir: Path) -> dict[str, str]:
     """SHA-256 of the two files that adapters are made for."""
-    prints = {}
-    for part in PARTS:
-        path = model_dir / f"{part}.pt"
+    paths = [model_dir / f"{part}.pt" for part in PARTS]
+    for path in paths:
         if not path.is_file():
             raise UserError(f"{path} is missing; download the model as README.md shows")
-        with user_mistakes():
-            prints[path.name] = file_fingerprint(path)
-    return prints
+    with user_mistakes(), ThreadPoolExecutor() as threads:
+        return dict(zip((path.name for path in paths), threads.map(file_fingerprint, paths), strict=True))
 
 
 def check_base(checkpoint: Mapping[str, Any], path: Path, fingerprint: Mapping[str, str], model_dir: Path) -> None:
@@ -156,10 +155,13 @@ def write_merged(
     """Write both merged files (to `outputs`, part -> path, where given) and spk2info.pt; returns their paths."""
     mode = checkpoint["mode"]
     outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
-    with user_mistakes():
-        for part, target in tqdm(outputs.items(), "merging", leave=False):
-            # No name for the state: the memory of one part is free again when the next one is merged.
-            save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), target)
+
+    def write(part: str) -> None:
+        save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), outputs[part])
+
+    with user_mistakes(), ThreadPoolExecutor() as threads:
+        for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
+            pass
         voices = output_dir / "spk2info.pt"
         add_voice(voices, checkpoint["speaker"])
     return [*outputs.values(), voices]
