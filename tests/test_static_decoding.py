@@ -189,13 +189,20 @@ def test_what_is_kept_has_a_limit(llm: TransformerLM) -> None:
     assert steps.idle == [made[2]]
 
 
-def test_a_failure_to_capture_is_not_hidden(llm: TransformerLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing")
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_where_a_step_cannot_be_recorded_it_is_called_and_that_is_told(
+    error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(step: Callable[[], None], device: torch.device) -> None:
+        raise error("operation not permitted when stream is capturing\nCUDA kernel errors might ...")
 
-    monkeypatch.setattr(static_decoding, "captured", fail)
-    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
-        speak(llm, min_token_text_ratio=5)
+    monkeypatch.setattr(static_decoding, "recorded", fail)
+    if error is RuntimeError:
+        with pytest.warns(UserWarning, match="without CUDA graphs, which failed here: .* is capturing$"):
+            assert static_decoding.captured(fail, torch.device("cuda")) is fail
+    else:
+        with pytest.raises(error):
+            static_decoding.captured(fail, torch.device("cuda"))
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------

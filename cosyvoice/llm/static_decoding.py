@@ -5,6 +5,7 @@ all at once, but repeats exactly what it recorded. So nothing in a step may be a
 position stands in a tensor, keys and values lie in memory for `capacity` positions, and attention looks at all of it.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,12 +25,24 @@ WARM_UPS = 3  # steps before a recording, for what libraries set up when they ar
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """What repeats `step`: a CUDA graph of it, or, on another device, the step itself.
+    """What repeats `step`: a CUDA graph of it, or, on another device and where it cannot be recorded, the step itself.
 
-    Recording runs the step, so that whatever it counts must be set afterwards. Raises what torch does where the step
-    cannot be recorded."""
+    Recording runs the step, so that whatever it counts must be set afterwards. Warns where it failed: speech is the
+    same without graphs, and slower. Raises torch.OutOfMemoryError."""
     if device.type != "cuda":
         return step
+    try:
+        return recorded(step, device).replay
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of a driver, a library or a card that cannot
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"decoding goes on without CUDA graphs, which failed here: {reason}", stacklevel=2)
+        return step
+
+
+def recorded(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """A graph of `step`, which runs several times for it. Raises RuntimeError where it cannot be recorded."""
     with torch.cuda.device(device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -40,7 +53,7 @@ def captured(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
-    return graph.replay
+    return graph
 
 
 def power_of_two(least: int) -> int:
