@@ -117,6 +117,7 @@ FIXED_ON_RESUME = {
 }
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
+BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
@@ -244,12 +245,13 @@ def check_extractors(args: argparse.Namespace, model_config: ModelConfig, made_w
 
 def measure_base(run: Run) -> None:
     """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
+    clips = spread_out(run.train_clips, BASE_CLIPS)
     epoch_sec = 0.0
     for part in run.parts.values():
         started = time.monotonic()
         part.base_loss = run.model.measure(
             part.name,
-            tqdm(run.train_clips, f"base {part.name}", leave=False),
+            tqdm(clips, f"base {part.name}", leave=False),
             run.device,
             run.autocast(),
             adapters=False,
@@ -271,9 +273,15 @@ def measure_base(run: Run) -> None:
         if part.stopped:
             print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
         else:
-            epoch_sec += FORWARDS_PER_STEP * seconds / (MEASURE_TIMES if part.name == "flow" else 1)
+            every_clip = seconds * len(run.train_clips) / len(clips)
+            epoch_sec += FORWARDS_PER_STEP * every_clip / (MEASURE_TIMES if part.name == "flow" else 1)
     most = duration_words(epoch_sec * run.config.max_epochs)
     print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
+
+
+def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
+    """At most so many of the clips, at even distances."""
+    return clips[:: max(1, math.ceil(len(clips) / most))]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

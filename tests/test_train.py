@@ -290,6 +290,26 @@ def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_mode
     assert run.step == checkpoint["step"] and run.scaler.get_scale() == 65536
 
 
+@pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (9, [0, 3, 6])])
+def test_the_base_is_measured_on_at_most_so_many_clips(clips, taken):
+    assert [*train_joint.spread_out(range(clips), 4)] == taken
+
+
+@pytest.mark.scripts
+def test_of_very_many_clips_the_base_is_measured_on_some(train, tmp_path, monkeypatch):
+    measured, measure = [], JointModel.measure
+
+    def count(model, name, clips, *more, **options):
+        clips = [*clips]
+        measured.append(len(clips))
+        return measure(model, name, clips, *more, **options)
+
+    monkeypatch.setattr(train_joint, "BASE_CLIPS", 3)
+    monkeypatch.setattr(JointModel, "measure", count)
+    assert train(*FEW, "--set", "validation_clips=0") == 0
+    assert measured[:2] == [3, 3]
+
+
 @pytest.mark.scripts
 def test_two_runs_do_not_write_to_one_folder(train, tmp_path, capsys):
     with only_run(tmp_path / "output", "train_joint.py"):
