@@ -591,7 +591,8 @@ def finetune(setup: Setup) -> dict[str, Table]:
         BASE_TUNED: Source(trained_once, base=True),
         **{mode: Source(folder / mode) for mode in modes},
     }
-    spoken = {name: speak_tuned(setup, name, source) for name, source in systems.items()}
+    texts = setup.sentences[:TUNED_SENTENCES]
+    spoken = {name: speak_tuned(setup, name, source, texts) for name, source in systems.items()}
     real = {
         REAL_TRAINING: [setup.real(clip) for clip in tqdm(train, REAL_TRAINING)],
         REAL_HELD_OUT: [setup.real(clip) for clip in tqdm(held_out, REAL_HELD_OUT)],
@@ -604,7 +605,27 @@ def finetune(setup: Setup) -> dict[str, Table]:
         row["position"] = position(row["cosine"], lowest, highest)
         row |= making(spoken[name]) if name in spoken else {}
         row |= {"training s": trained[name]["seconds"]} if name in trained else {}
-    return {"systems": table, "preparing": {"prepare_joint_data.py": prepared}}
+    rhythms = same_texts(setup, systems, real[REAL_HELD_OUT])
+    return {"systems": table, "rhythm": rhythms, "preparing": {"prepare_joint_data.py": prepared}}
+
+
+def same_texts(setup: Setup, systems: dict[str, Source], real: list[Judged]) -> Table:
+    """The rhythm of each system and of the speaker, over the clips whose texts the model can speak; {} without any."""
+    real = [clip for clip in real if clip.phones]
+    texts = [clip.text for clip in real]
+    read = {name: speak_tuned(setup, f"{name}, texts held out", source, texts) for name, source in systems.items()}
+    return {name: rhythm(clips, real) for name, clips in (read | {REAL_HELD_OUT: real}).items()} if real else {}
+
+
+def rhythm(spoken: Sequence[Judged], real: Sequence[Judged]) -> Figures:
+    """Pace and melody of clips beside those of the speaker who says the same texts."""
+    ratios = [clip.speech_seconds / own.speech_seconds for clip, own in zip(spoken, real, strict=True)]
+    return {
+        "clips": len(spoken),
+        "phones/s": phone_rate(spoken),
+        "duration / real": float(np.median(ratios)),
+        "F0 spread": mean(clip.f0_spread for clip in spoken),
+    }
 
 
 def training_count(clips: int) -> int:
@@ -651,17 +672,18 @@ def absolute(value: object) -> str:
     return str(value.resolve()) if isinstance(value, Path) else str(value)
 
 
-def speak_tuned(setup: Setup, system: str, source: Source) -> list[Judged]:
-    """The sentences as inference_joint.py speaks them."""
+def speak_tuned(setup: Setup, system: str, source: Source, texts: Sequence[str]) -> list[Judged]:
+    """Texts as inference_joint.py speaks them."""
 
     @cache
     def speaker() -> Speaker:
         return open_speaker(setup, source)
 
-    keys = {text: f"{number:02d} {text}" for number, text in enumerate(setup.sentences[:TUNED_SENTENCES], start=1)}
     return [
-        setup.rows.judged(f"finetune/{setup.speaker}/{system}/{key}", lambda text=text: spoken_sound(speaker(), text))
-        for text, key in tqdm(keys.items(), system)
+        setup.rows.judged(
+            f"finetune/{setup.speaker}/{system}/{number:02d} {text}", lambda text=text: spoken_sound(speaker(), text)
+        )
+        for number, text in enumerate(tqdm(texts, system), start=1)
     ]
 
 
@@ -723,8 +745,7 @@ def speech_checks(tables: dict[str, Table]) -> list[Check]:
 def finetune_checks(tables: dict[str, Table]) -> list[Check]:
     """Fine-tuning, for the modes that were run."""
     rows = tables["systems"]
-    base, real = rows[BASE_TUNED], rows[REAL_TRAINING]
-    found = []
+    base, found = rows[BASE_TUNED], []
     if joint := rows.get("joint"):
         found += [
             at_least("position, joint", joint["position"], POSITION),
@@ -735,12 +756,12 @@ def finetune_checks(tables: dict[str, Table]) -> list[Check]:
         ]
     if flow := rows.get("flow_only"):
         found.append(more("position, flow_only, above the base's", flow["position"], base["position"]))
-    if llm := rows.get("llm_only"):
+    if "llm_only" in rows and (same := tables["rhythm"]):  # of the same texts, as each has a pace of its own
         for column in ("phones/s", "F0 spread"):
-            near, far = (difference(row, real, column) for row in (llm, base))
+            near, far = (difference(same[name], same[REAL_HELD_OUT], column) for name in ("llm_only", BASE_TUNED))
             reached = None not in (near, far) and abs(near) < abs(far)
             words = f"nearer to 0 than the base's {shown(far)}"
-            found.append(Check(f"{column} minus the real one, llm_only", near, words, reached))
+            found.append(Check(f"{column} minus the real one, same texts, llm_only", near, words, reached))
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from build_mini import evaluate, judges, texts
-from build_mini.evaluate import BASE_TUNED, OTHERS, REAL_TRAINING, TOGETHER, Judged, Rows
+from build_mini.evaluate import BASE_TUNED, OTHERS, REAL_HELD_OUT, TOGETHER, Judged, Rows
 from config import MODES, UserError
 
 RATE = judges.RATE
@@ -163,15 +163,32 @@ def test_checks_of_fine_tuning():
         "joint": tuned(0.8, 0.14, **{"training s": 100.0}),
         "flow_only": tuned(0.2, 0.1),
         "llm_only": tuned(0.3, 0.1, 13.0),
-        REAL_TRAINING: {"phones/s": 12.0, "F0 spread": 4.0},
         OTHERS: {"cosine": 0.5},
     }
-    assert reached(evaluate.finetune_checks({"systems": table})) == [True] * 5 + [False, True, False]
+    same = {
+        BASE_TUNED: {"phones/s": 15.0, "F0 spread": 2.0},
+        "llm_only": {"phones/s": 13.0, "F0 spread": 2.0},
+        REAL_HELD_OUT: {"phones/s": 12.0, "F0 spread": 4.0},
+    }
+    tables = {"systems": table, "rhythm": same}
+    assert reached(evaluate.finetune_checks(tables)) == [True] * 5 + [False, True, False]
     table["joint"] = tuned(0.6, 0.16, **{"training s": 700.0})
-    assert reached(evaluate.finetune_checks({"systems": table}))[:5] == [False, True, False, True, False]
-    table[REAL_TRAINING]["phones/s"] = None
+    assert reached(evaluate.finetune_checks(tables))[:5] == [False, True, False, True, False]
+    same[REAL_HELD_OUT]["phones/s"] = None
     del table["joint"], table["flow_only"]
-    assert reached(evaluate.finetune_checks({"systems": table})) == [False, False]
+    assert reached(evaluate.finetune_checks(tables)) == [False, False]
+    assert evaluate.finetune_checks(tables | {"rhythm": {}}) == []
+
+
+def test_rhythm_is_compared_with_the_speaker_who_says_the_same_texts():
+    real = [clip(text="a cat", speech_seconds=2.0), clip(text="a dog", speech_seconds=1.0)]
+    slow = [
+        clip(text="a cat", speech_seconds=4.0, f0_spread=3.0),
+        clip(text="a dog", speech_seconds=2.0, f0_spread=1.0),
+    ]
+    figures = evaluate.rhythm(slow, real)
+    assert figures["duration / real"] == pytest.approx(2.0) and figures["F0 spread"] == 2.0
+    assert figures["phones/s"] == pytest.approx(evaluate.phone_rate(real) / 2)
 
 
 def test_checks_of_resynthesis_and_speech():
