@@ -39,14 +39,14 @@ from utils import random_state, read_lines, restore_random_state
 from voice_metrics import cosine, recited_tokens
 
 TEXTS = 4  # sentences that the base and the merged voice speak, every other one a held-out clip's own
-JUDGED_TEXTS = 2  # of them, by which epochs are judged: those that the base says most clearly
+FEWEST_JUDGED = 2  # of them, by which epochs are judged
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1
 CLEAR = 15.0  # nats a second: where the base is less clear it cannot tell who else is
 
 # When an epoch is out of the race, beside the base
 CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
-NOISE = 0.05  # cosine by which the mean over JUDGED_TEXTS sentences differs for no reason
+NOISE = 0.05  # cosine by which the mean over FEWEST_JUDGED sentences differs for no reason
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
 # Signs of overfitting that are named in the log
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
@@ -188,14 +188,19 @@ def most(hearing: Hearing, name: str) -> float:
 
 
 def judged_sentences(base: Hearing) -> list[int]:
-    """Numbers of the JUDGED_TEXTS sentences that the base says most clearly: of these it can tell best how clear others
-    are. A text in a language that it does not know is the last to be among them."""
+    """Numbers of the sentences that the base says clearly, for of these it can tell how clear others are.
 
-    def unclear(number: int) -> float:
-        clarity = mean([base[number]], "token_clarity")
-        return math.inf if math.isnan(clarity) else -clarity
+    All from CLEAR up; the clearest where they are fewer than FEWEST_JUDGED. Not the best few of many: what was picked
+    for its luck looks better than any later take, its own second one too.
+    """
 
-    return sorted(sorted(range(len(base)), key=unclear)[:JUDGED_TEXTS])
+    def clarity(number: int) -> float:
+        value = mean([base[number]], "token_clarity")
+        return -math.inf if math.isnan(value) else value
+
+    clearest_first = sorted(range(len(base)), key=clarity, reverse=True)
+    clear = sum(clarity(number) >= CLEAR for number in clearest_first)
+    return sorted(clearest_first[: max(clear, FEWEST_JUDGED)])
 
 
 def kept_clarity(hearing: Hearing, base: Hearing, part: str) -> float:

@@ -23,6 +23,9 @@ JOINT_TRAINING_CONFIG = {
         "lora_r": 8,  # rank | 秩
         "lora_alpha": 16,  # update is scaled by alpha / r | 缩放 = alpha / r
         "lora_dropout": 0.15,  # on the LoRA branch only | 只作用于 LoRA 分支
+        # share of the learned update that is heard, measured and merged; training has all of it. Below 1: clearer, and
+        # less like the speaker. 试听、测量和合并时用多少学到的更新量（训练时为全部）；小于 1：更清楚，但没那么像
+        "merge_scale": 1.0,
         # names of Linear layers: equal, or ending in ".name" | 线性层名称：完全相同或以 ".名称" 结尾
         "target_modules": ["linear_q", "linear_k", "linear_v", "linear_out", "w_1", "w_2"],
     },
@@ -31,6 +34,7 @@ JOINT_TRAINING_CONFIG = {
         "lora_r": 16,
         "lora_alpha": 32,
         "lora_dropout": 0.05,
+        "merge_scale": 1.0,
         "target_modules": ["to_q", "to_k", "to_v", "to_out.0", "linear_q", "linear_k", "linear_v", "w_1", "w_2"],
     },
     "learning_rate": 2e-4,  # peak, AdamW | 峰值学习率
@@ -54,7 +58,7 @@ JOINT_TRAINING_CONFIG = {
         "rule": "each",  # each: a part stops by itself; any: the first one ends the run | each 各自停，any 任一停
     },
     # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
-    "eval_every_epochs": "auto",  # auto (about a tenth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
+    "eval_every_epochs": "auto",  # auto (about a sixth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
     "select_by": "audio",  # what gets merged: audio (how it sounds) or val_loss | 按声音或按留出 loss 选检查点
     "keep_every_epochs": 0,  # also keep a checkpoint of every so many epochs; 0 = none | 每隔几轮另存检查点
     "validation_clips": "auto",  # held out, never trained on: auto (2-5, none below 8 clips) or a number | 留出条数
@@ -104,11 +108,12 @@ def one_of(*choices: Any) -> Any:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapter of one part; scaling = lora_alpha / lora_r."""
+    """Low-rank adapter of one part."""
 
     lora_r: int = bounded(8, 1, 1024)
     lora_alpha: float = bounded(16, 1e-3, 1e5)
     lora_dropout: float = bounded(0.15, 0, 0.95)
+    merge_scale: float = bounded(1.0, 0.01, 2)
     target_modules: tuple[str, ...] = ("linear_q", "linear_k", "linear_v", "linear_out", "w_1", "w_2")
 
 

@@ -121,12 +121,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @contextmanager
 def adapters_in_eval(model: nn.Module, active: bool = True) -> Iterator[None]:
-    """Within it the adapters' dropout is off; with active=False the adapters do nothing at all."""
+    """Within it the adapters act as they will when merged, without dropout; with active=False not at all."""
     saved = [(layer, layer.scaling, layer.lora_dropout.training) for _, layer in lora_layers(model)]
     try:
-        for layer, scaling, _ in saved:
+        for layer, _, _ in saved:
             layer.lora_dropout.eval()
-            layer.scaling = scaling if active else 0.0
+            layer.scaling = layer.merged_scaling if active else 0.0
         yield
     finally:
         for layer, scaling, training in saved:

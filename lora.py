@@ -15,6 +15,20 @@ from config import LoraConfig, UserError
 ROWS_AT_ONCE = 256  # of a weight in float64: they stay in the cache, which is four times as fast as all at once
 
 
+def scaling(config: LoraConfig) -> float:
+    """What B A is multiplied by in training."""
+    return config.lora_alpha / config.lora_r
+
+
+def merged_scaling(config: LoraConfig) -> float:
+    """What B A is multiplied by once training is over, and whenever the model is measured or heard.
+
+    Less than the trained update keeps more of what the base could do. Source: Wortsman et al. 2022, "Robust fine-tuning
+    of zero-shot models", section 3.
+    """
+    return config.merge_scale * scaling(config)
+
+
 class AdapterDropout(nn.Dropout):
     """nn.Dropout that on a CPU draws 16 random bits an element, four elements at once: a third of the time.
 
@@ -40,7 +54,7 @@ class LoRALinear(nn.Linear):
     def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.scaling = config.lora_alpha / config.lora_r
+        self.scaling, self.merged_scaling = scaling(config), merged_scaling(config)
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.empty(config.lora_r, base.in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.lora_r, device=device))
@@ -114,7 +128,7 @@ def load_adapter(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig, scale: float) -> None:
-    """Add scale * (alpha / r) * B A to the adapted layers' weights of `state`, in place and in float64.
+    """Add scale * merge_scale * (alpha / r) * B A to the adapted layers' weights of `state`, in place and in float64.
 
     In place, because a copy of a large model is what merging would need most memory for. Raises UserError where the
     adapter does not fit, before anything is changed.
@@ -124,7 +138,7 @@ def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], co
         check_fit(layer, state, adapter, config)
     for layer in layers:
         a, b = adapter[f"{layer}.lora_A"].double(), adapter[f"{layer}.lora_B"].double()
-        b = b * (scale * config.lora_alpha / config.lora_r)
+        b = b * (scale * merged_scaling(config))
         for rows, factors in zip(state[f"{layer}.weight"].split(ROWS_AT_ONCE), b.split(ROWS_AT_ONCE), strict=True):
             rows.copy_(torch.addmm(rows.double(), factors, a))
 

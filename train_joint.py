@@ -113,7 +113,7 @@ FIXED_ON_RESUME = {
     "speaker_embedding",
     "speaker_name",
     "flow_time",
-    *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "target_modules")),
+    *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making

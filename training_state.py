@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import JUDGED_TEXTS, TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
+from audition import TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
 from checkpoint import FORMAT, PARTS, best_beside, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint
 from config import JointConfig, UserError, to_dict
 from dataset import Clip, clips_per_step, hold_out
@@ -35,7 +35,7 @@ RUN_FILES = (
 )
 
 
-HEARING_SHARE = 0.09  # of the time if all epochs were as long as the first; more where a part stops early
+HEARING_SHARE = 0.15  # of the time if all epochs were as long as the first; more where a part stops early
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:
@@ -273,9 +273,10 @@ def base_figures(run: Run) -> Hearing:
 def settle_interval(run: Run, epoch_sec: float) -> None:
     """How often the voice is heard where the settings leave it open: so that all hearings take HEARING_SHARE."""
     sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0]["figures"])  # of the base
-    surely = 2 * TEXTS + JUDGED_TEXTS  # the base, what is merged, and the last epoch
+    judged = len(base_figures(run))
+    surely = 2 * TEXTS + judged  # the base, what is merged, and the last epoch
     affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
-    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // JUDGED_TEXTS))
+    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
 
 
 def why_finished(run: Run) -> str:

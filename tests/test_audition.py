@@ -120,7 +120,10 @@ def test_where_the_base_is_not_clear_it_cannot_judge_clarity():
 def test_epochs_are_judged_by_what_the_base_says_clearly():
     foreign = hearing(token_clarity=3)
     assert judged_sentences([foreign[0], BASE[0], foreign[1], BASE[1]]) == [1, 3]
-    assert judged_sentences(BASE) == [0, 1]
+    assert judged_sentences(BASE) == [0, 1, 2, 3], "the luckiest two would make every epoch look worse"
+    clearer = hearing(token_clarity=5)
+    assert judged_sentences([foreign[0], clearer[0], foreign[1], BASE[0]]) == [1, 3], "two at least"
+    assert 2 in judged_sentences([{}, {}, foreign[0], {}]), "and silent ones last"
 
 
 def test_similarity_decides_where_it_differs_and_the_loss_where_it_does_not():

@@ -1,10 +1,13 @@
 """lora.py: zero start, exact targets, merging."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from config import LoraConfig, UserError
+from llm_flow_model import adapters_in_eval
 from lora import (
     ROWS_AT_ONCE,
     AdapterDropout,
@@ -89,6 +92,26 @@ def test_merged_weights_give_the_adapted_output(model):
     plain = nn.ModuleDict({"a": Block(), "b": Block()}).eval()
     plain.load_state_dict(merged, strict=True)
     torch.testing.assert_close(run(plain, x), adapted)
+
+
+def test_half_a_merge_scale_is_heard_and_merged_but_not_trained(model):
+    """Training has the whole update; measuring, hearing and merging have the same half of it."""
+    config = replace(CONFIG, merge_scale=0.5, lora_dropout=0.0)
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    add_lora(model, config, "llm")
+    layer, x = model["a"].to_q, torch.randn(4, 8)
+    before = layer(x)
+    with_random_adapters(model)
+    trained = layer(x)
+    with adapters_in_eval(model):
+        heard = layer(x)
+        with adapters_in_eval(model):
+            torch.testing.assert_close(layer(x), heard)
+    assert not torch.allclose(trained, before)
+    torch.testing.assert_close(heard, (before + trained) / 2)
+    torch.testing.assert_close(layer(x), trained)
+    merge_adapter(base, adapter_state_dict(model), config, 1.0)
+    torch.testing.assert_close(torch.nn.functional.linear(x, base["a.to_q.weight"], base.get("a.to_q.bias")), heard)
 
 
 def merged_state_dict(base, adapter, scale=1.0):
