@@ -39,14 +39,14 @@ from utils import random_state, read_lines, restore_random_state
 from voice_metrics import cosine, recited_tokens
 
 TEXTS = 4  # sentences that the base and the merged voice speak, every other one a held-out clip's own
-FEWEST_JUDGED = 2  # of them, by which epochs are judged
+FEWEST_JUDGED = 2  # of them, at least, tell which epoch is best
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1
 CLEAR = 15.0  # nats a second: where the base is less clear it cannot tell who else is
 
 # When an epoch is out of the race, beside the base
 CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
-NOISE = 0.05  # cosine by which the mean over FEWEST_JUDGED sentences differs for no reason
+NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
 # Signs of overfitting that are named in the log
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
