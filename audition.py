@@ -5,8 +5,8 @@ apart: the LLM by its speech tokens, the flow by what it makes of them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -117,6 +117,18 @@ class Audition:
             stack.enter_context(adapters_in_eval(network, adapters))
         return stack
 
+    @contextmanager
+    def graphs(self) -> Iterator[None]:
+        """Within it a GPU speaks by CUDA graphs. They go at its end, for training changes what they read."""
+        llm, estimator = self.networks.llm, self.networks.flow.decoder.estimator
+        under_autocast = torch.is_autocast_enabled(self.device.type)
+        llm.use_graphs(under_autocast)
+        estimator.use_graphs(under_autocast)
+        try:
+            yield
+        finally:
+            llm.static_steps = estimator.static_velocities = None
+
     def hear(
         self,
         numbers: Sequence[int] | None = None,
@@ -129,7 +141,7 @@ class Audition:
         texts = self.texts if numbers is None else [self.texts[number] for number in numbers]
         state = random_state(self.device)
         try:
-            with self.all_in_eval(adapters), self.autocast():
+            with self.all_in_eval(adapters), self.autocast(), self.graphs():
                 spoken = self.speak(texts, between)
             with self.all_in_eval(adapters=False):
                 pairs = zip(texts, spoken, strict=True)

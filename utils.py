@@ -116,7 +116,7 @@ def find_folder(given: Path | None, default: str, remedy: str = DOWNLOAD) -> Pat
 def select_device(name: str) -> torch.device:
     """Device for "auto" (CUDA where there is one, else CPU) or a device name; UserError where it cannot be used."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -128,6 +128,8 @@ def select_device(name: str) -> torch.device:
     }
     if device.type not in usable or not usable[device.type]():
         raise UserError(f"--device {name} is not available on this machine; use --device auto or --device cpu")
+    if device.type == "cuda" and device.index is None:  # some of torch's functions want to know which
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -6,6 +6,7 @@ python bench/bench_gpu.py --device cpu --tiny --steps 1    # the same code on ti
 """
 
 import argparse
+import gc
 import random
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,8 +31,10 @@ from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 from config import InferenceConfig, load  # noqa: E402
 from cosyvoice.cli.cosyvoice import CosyVoice  # noqa: E402
 from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
+from cosyvoice.flow.static_velocity import StaticVelocities  # noqa: E402
 from cosyvoice.llm.llm import TransformerLM, Utterance  # noqa: E402
 from cosyvoice.llm.static_decoding import StaticSteps  # noqa: E402
+from cosyvoice.utils.common import token_to_mel_length  # noqa: E402
 from cosyvoice.utils.int8 import Int8Linear  # noqa: E402
 from cosyvoice.utils.precision import PRECISIONS  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
@@ -44,6 +48,7 @@ T = TypeVar("T")
 CARD_GIB = 8.0  # the card that training is promised to run on
 PROMISED_GIB = {10: 4.5, 30: 7.0}  # longest clip in seconds -> allocated at most, joint training of whole clips
 MIXED_CLIPS = 30
+ALONE = 4  # clips that are trained one at a time, where all are of one length
 COPIED_BYTES = 2**30  # more than any card's cache holds
 FLOW = {"n_timesteps": InferenceConfig().flow_steps, "solver": InferenceConfig().flow_solver}
 
@@ -60,47 +65,59 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spoken-seconds", type=int, nargs="+", default=[3, 10], help="lengths of spoken sentences")
     parser.add_argument("--lines", type=int, default=BATCH, help="sentences that are spoken together")
     parser.add_argument("--model-dir", type=Path, help="a full-size model directory [made with random weights]")
+    parser.add_argument("--only", choices=("train", "speak"), help="one half of the rows")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     return parser.parse_args(argv)
 
 
-def training_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> list[Row]:
-    """Joint training as the settings choose it, each beside the same clips one at a time (batch 1).
+def training_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace) -> Iterator[Row]:
+    """Joint training as the settings choose it: clips of one length, whole in both parts, within the memory that is
+    promised to be enough, and with all that the device has; then 30 clips of 3-8 s with the shipped settings.
 
-    Clips of one length, whole in both parts, within the memory that is promised to be enough; then 30 clips of 3-8 s
-    with the shipped settings.
-    """
-    rows = []
+    Before them a few of the clips one at a time, since each of them takes as long as in a large step."""
     for seconds in args.clip_seconds:
         clips = [random_clip(seconds, config, number) for number in range(args.accumulate)]
         settings = [f"accumulate_grad_batches={args.accumulate}", f"max_feat_len={clips[0].speech_feat.shape[0]}"]
+        single = alone(f"train {seconds} s clips", config, settings, device, clips[:ALONE], args.steps)
+        yield single
         promised = min((gib for longest, gib in PROMISED_GIB.items() if seconds <= longest), default=0.0)
         with limited_to(CARD_GIB, device):
-            pair = beside_batch_1(f"train {seconds} s clips", config, settings, device, clips, args.steps, args.steps)
-        rows += [replace(row, promised_gib=promised) for row in pair]
+            what = f"train {seconds} s clips, {CARD_GIB:g} GiB"
+            row = training_row(what, config, settings, device, clips, args.steps)
+        yield replace(beside(row, single, len(clips)), promised_gib=promised)
+        row = training_row(f"train {seconds} s clips, whole device", config, settings, device, clips, args.steps)
+        yield beside(row, single, len(clips))
     lengths = random.Random(0)
     clips = [random_clip(lengths.uniform(*args.mixed_seconds), config, number) for number in range(MIXED_CLIPS)]
+    single = alone(f"train {len(clips)} mixed clips", config, [], device, sample(clips), args.steps)
+    yield single
     epochs = max(1, args.optimizer_steps // len(epoch_groups(len(clips), 0, load()[0])))
-    return rows + beside_batch_1(f"train {len(clips)} mixed clips", config, [], device, clips, epochs, args.steps)
+    yield beside(training_row(f"train {len(clips)} mixed clips", config, [], device, clips, epochs), single, len(clips))
 
 
-def beside_batch_1(
+def sample(clips: Sequence[Clip]) -> Sequence[Clip]:
+    """ALONE of them that are together about as long as so many are on average."""
+    by_length = sorted(clips, key=lambda clip: clip.duration)
+    return by_length[len(by_length) // (2 * ALONE) :: len(by_length) // ALONE][:ALONE]
+
+
+def alone(
     what: str,
     config: ModelConfig,
-    overrides: Sequence[str],
+    settings: Sequence[str],
     device: torch.device,
     clips: Sequence[Clip],
     repetitions: int,
-    repetitions_1: int,
-) -> list[Row]:
-    """An epoch over the clips with micro-batches as chosen, and the same one clip at a time."""
-    chosen = training_row(what, config, overrides, device, clips, repetitions)
-    single = training_row(f"{what}, batch 1", config, [*overrides, "batch_frames=1"], device, clips, repetitions_1)
-    gain = f"{single.seconds / chosen.seconds:.1f} times the samples per second of batch 1"
-    rows = [replace(chosen, note=f"{gain}; {chosen.note}"), single]
-    for row in rows:
-        print_row(row)
-    return rows
+) -> Row:
+    """The clips one at a time, for each of them the median seconds."""
+    row = training_row(f"{what}, batch 1", config, [*settings, "batch_frames=1"], device, clips, repetitions)
+    return replace(row, seconds=row.seconds / len(clips), what=f"{row.what}, one of them")
+
+
+def beside(row: Row, single: Row, clips: int) -> Row:
+    """A row of so many clips with its gain over one of them at a time."""
+    gain = f"{clips * single.seconds / row.seconds:.1f} times the samples per second of batch 1"
+    return replace(row, note=f"{gain}; {row.note}")
 
 
 def training_row(
@@ -111,6 +128,7 @@ def training_row(
     clips: Sequence[Clip],
     repetitions: int,
 ) -> Row:
+    gc.collect()  # what an earlier row left behind would count as this one's memory
     settings = load([*overrides, "validation_clips=0"])[0]
     run, plan = training_run(config, settings, device, list(clips), Path("unused"))
     groups = epoch_groups(len(clips), 0, settings)
@@ -180,59 +198,93 @@ class Talk:
         prompt = torch.zeros(1, 0, dtype=torch.int32), torch.zeros(1, 0, MEL_BINS)
         return self.model.token2wav(torch.tensor([tokens]), *prompt, self.speaker(), uuid="", finalize=True, **FLOW)
 
+    @torch.inference_mode()
+    def vocoded(self) -> Tensor:
+        """Samples (1, N) of noise in place of the line's mel."""
+        frames = token_to_mel_length(self.n_speech, self.config.token_rate_hz)
+        return self.model.hift.inference(torch.randn(1, MEL_BINS, frames).to(self.model.device))[0].cpu()
+
     def first_sound(self) -> Tensor:
         """The samples that a listener of a streamed line hears first, (1, N)."""
         with closing(self.model.tts(self.text(), self.speaker(), stream=True, **FLOW)) as pieces:
             return next(pieces)["tts_speech"]
 
 
-def speaking_rows(config: ModelConfig, device: torch.device, args: argparse.Namespace, bandwidth: float) -> list[Row]:
+def speaking_rows(
+    config: ModelConfig, device: torch.device, args: argparse.Namespace, bandwidth: float
+) -> Iterator[Row]:
     """Text to wave in both precisions, one line alone and several together; bandwidth: B/s of the device's memory."""
-    rows = []
     for precision in PRECISIONS:
         model = CosyVoice(config.directory, device=device, precision=precision).model
         step_sec = decode_weights(config) * weight_bytes(model.llm) / bandwidth
         for seconds in args.spoken_seconds:
             talk = Talk(model, config, seconds, args.lines)
             model.llm.min_token_text_ratio = model.llm.max_token_text_ratio = talk.n_speech / talk.n_text  # no EOS
-            for name, work, lines, steps in stages(talk):
-                median, peak = measure(work, args.steps, device)
-                row = Row(f"speak {seconds} s, {precision}: {name}", median, peak, floor=steps * step_sec or None)
-                if lines:
-                    note = f"{lines * talk.n_speech / median:.1f} tokens/s"
-                    row = replace(row, note=note, rtf=median / (lines * seconds))
-                print_row(row)
-                rows.append(row)
-    return rows
+            for stage in stages(talk, eager=seconds == min(args.spoken_seconds)):
+                median, peak = measure(stage.work, 1 if stage.slow else args.steps, device)
+                floor = talk.n_speech * step_sec if stage.decodes_only else None
+                row = Row(f"speak {seconds} s, {precision}: {stage.name}", median, peak, floor=floor)
+                if stage.lines:
+                    note = f"{stage.lines * talk.n_speech / median:.1f} tokens/s"
+                    row = replace(row, note=note, rtf=median / (stage.lines * seconds))
+                yield row
 
 
-def stages(talk: Talk) -> list[tuple[str, Callable[[], object], int, int]]:
-    """(name, work, lines that it speaks whole, decoding steps where it does nothing else); a step serves all lines."""
-    llm, steps = talk.model.llm, talk.n_speech
-    kept = llm.static_steps or StaticSteps(GIB)
-    eager, graph = partial(decoded, llm, None), partial(decoded, llm, kept)
-    given = torch.randint(talk.config.speech_token_size, (steps,)).tolist()
-    together = f"{talk.lines} lines together"
-    return [
-        ("LLM, eager", lambda: eager(talk.tokens), 1, steps),
-        ("LLM, graph", lambda: graph(talk.tokens), 1, steps),
-        ("LLM, graph, recorded first", lambda: decoded(llm, StaticSteps(GIB), talk.tokens), 1, steps),
-        (f"LLM, eager, {together}", lambda: eager(talk.tokens_of_lines), talk.lines, steps),
-        (f"LLM, graph, {together}", lambda: graph(talk.tokens_of_lines), talk.lines, steps),
-        ("flow + vocoder", lambda: talk.sound(given), 1, 0),
-        ("time to first audio", lambda: graph(talk.first_sound), 0, 0),
-        ("whole", lambda: talk.sound(graph(talk.tokens)), 1, 0),
-        (f"whole, {together}", lambda: [*map(talk.sound, graph(talk.tokens_of_lines))], talk.lines, 0),
+@dataclass(frozen=True)
+class Stage:
+    """A piece of work on the way from text to wave."""
+
+    name: str
+    work: Callable[[], object]
+    lines: int = 1  # that it speaks whole
+    decodes_only: bool = False  # the steps of a line are all that it does; a step serves all lines
+    slow: bool = False  # it is measured once
+
+
+def stages(talk: Talk, eager: bool) -> list[Stage]:
+    """eager: with what shows the gain of CUDA graphs, and takes longest."""
+    llm, estimator, lines = talk.model.llm, talk.model.flow.decoder.estimator, talk.lines
+    kept, solved = llm.static_steps or StaticSteps(GIB), estimator.static_velocities or StaticVelocities()
+    one_by_one, graph = partial(with_graphs, talk.model, None, None), partial(with_graphs, talk.model, kept, solved)
+    given = torch.randint(talk.config.speech_token_size, (talk.n_speech,)).tolist()
+    together = f"{lines} lines together"
+
+    def anew(work: Callable[[], T]) -> T:
+        return with_graphs(talk.model, StaticSteps(GIB), StaticVelocities(), work)
+
+    def sound(tokens: Sequence[int] = given) -> Tensor:
+        """Of a length that did not come before, as is the rule."""
+        return anew(partial(talk.sound, tokens))
+
+    compared = [
+        Stage("LLM, eager", lambda: one_by_one(talk.tokens), decodes_only=True, slow=True),
+        Stage(f"LLM, eager, {together}", lambda: one_by_one(talk.tokens_of_lines), lines, True, slow=True),
+        Stage("flow + vocoder, eager", lambda: one_by_one(partial(talk.sound, given)), slow=True),
+        Stage("flow + vocoder, same length again", lambda: graph(partial(talk.sound, given))),
+        Stage("vocoder", talk.vocoded),
+    ]
+    return (compared if eager else []) + [
+        Stage("LLM", lambda: graph(talk.tokens), decodes_only=True),
+        Stage("LLM, recorded first", lambda: anew(talk.tokens), decodes_only=True),
+        Stage(f"LLM, {together}", lambda: graph(talk.tokens_of_lines), lines, decodes_only=True, slow=True),
+        Stage("flow + vocoder", sound),
+        Stage("time to first audio", lambda: graph(talk.first_sound), lines=0),
+        Stage("whole", lambda: sound(graph(talk.tokens))),
+        Stage(f"whole, {together}", lambda: [*map(sound, graph(talk.tokens_of_lines))], lines, slow=True),
     ]
 
 
-def decoded(llm: TransformerLM, steps: StaticSteps | None, work: Callable[[], T]) -> T:
-    """`work`, the LLM decoding by these steps, which are CUDA graphs on a GPU, or with a cache that grows."""
-    before, llm.static_steps = llm.static_steps, steps
+def with_graphs(
+    model: CosyVoiceModel, steps: StaticSteps | None, velocities: StaticVelocities | None, work: Callable[[], T]
+) -> T:
+    """`work`, the LLM decoding and the flow solving by these, which are CUDA graphs on a GPU, or without any."""
+    llm, estimator = model.llm, model.flow.decoder.estimator
+    before = llm.static_steps, estimator.static_velocities
+    llm.static_steps, estimator.static_velocities = steps, velocities
     try:
         return work()
     finally:
-        llm.static_steps = before
+        llm.static_steps, estimator.static_velocities = before
 
 
 def weight_bytes(llm: TransformerLM) -> int:
@@ -252,9 +304,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_model_config(model_dir)
         bandwidth = copy_rate(2**24 if args.tiny else COPIED_BYTES, device)
         print(f"copies {bandwidth / 1e9:.0f} GB/s, read plus written; floors of decoding follow from it", flush=True)
-        rows = training_rows(config, device, args) + speaking_rows(config, device, args, bandwidth)
-    if args.json:
-        write_rows(args.json, rows, device, rates={"memory_copy": bandwidth})
+        rows: list[Row] = []
+        halves = {
+            "train": training_rows(config, device, args),
+            "speak": speaking_rows(config, device, args, bandwidth),
+        }
+        for row in chain.from_iterable([halves[args.only]] if args.only else halves.values()):
+            print_row(row)
+            rows.append(row)
+            if args.json:  # again and again, so that nothing is lost where a row fails
+                write_rows(args.json, rows, device, rates={"memory_copy": bandwidth})
     broken = [row.what for row in rows if row.promised_gib and row.peak_gib >= row.promised_gib]
     if broken:
         print(f"more memory than promised: {', '.join(broken)}", file=sys.stderr)

@@ -59,23 +59,25 @@ def test_the_gpu_bench_measures_training_and_speaking(tiny_model_dir, tmp_path):
     assert bench_gpu.main(["--device", "cpu", "--tiny", *small, *where]) == 0
     written = json.loads(result.read_text(encoding="utf-8"))
     rows, bandwidth = written["rows"], written["rates"]["memory_copy"]
-    trained, spoken = rows[:4], {row["what"]: row for row in rows[4:]}
-    lengths = ["1 s clips", "1 s clips, batch 1", "30 mixed clips", "30 mixed clips, batch 1"]
-    assert [row["what"] for row in trained] == [f"train {length}" for length in lengths]
-    assert all("times the samples per second of batch 1" in row["note"] for row in trained[::2])
-    assert "batch_frames llm 1, flow 1" in trained[1]["note"]
-    assert [row["promised_gib"] for row in trained] == [4.5, 4.5, 0, 0]
+    trained, spoken = rows[:5], {row["what"]: row for row in rows[5:]}
+    one_length = ["1 s clips, batch 1, one of them", "1 s clips, 8 GiB", "1 s clips, whole device"]
+    mixed = ["30 mixed clips, batch 1, one of them", "30 mixed clips"]
+    assert [row["what"] for row in trained] == [f"train {name}" for name in one_length + mixed]
+    assert ["times the samples per second of batch 1" in row["note"] for row in trained] == [0, 1, 1, 0, 1]
+    assert ["batch_frames llm 1, flow 1" in row["note"] for row in trained] == [1, 0, 0, 1, 0]
+    assert [row["promised_gib"] for row in trained] == [0, 4.5, 0, 0, 0]
     assert all(row["seconds"] > 0 for row in rows)
-    together = ["LLM, eager, 3 lines together", "LLM, graph, 3 lines together"]
-    decoded = ["LLM, eager", "LLM, graph", "LLM, graph, recorded first", *together]
+    eager = ["LLM, eager", "LLM, eager, 3 lines together", "flow + vocoder, eager"]
+    decoded = ["LLM", "LLM, recorded first", "LLM, 3 lines together"]
     others = ["flow + vocoder", "time to first audio", "whole", "whole, 3 lines together"]
-    assert list(spoken) == [f"speak 1 s, {precision}: {what}" for precision in PRECISIONS for what in decoded + others]
+    names = [*eager, "flow + vocoder, same length again", "vocoder", *decoded, *others]
+    assert list(spoken) == [f"speak 1 s, {precision}: {name}" for precision in PRECISIONS for name in names]
     for what, row in spoken.items():
         assert (row["floor"] is None) == ("LLM" not in what)
         seconds = 3 if "3 lines" in what else 1
         assert row["rtf"] == (None if "first audio" in what else pytest.approx(row["seconds"] / seconds))
     weights = floors.decode_weights(read_model_config(tiny_model_dir))
-    full = spoken["speak 1 s, full: LLM, graph"]
+    full = spoken["speak 1 s, full: LLM"]
     assert full["floor"] == pytest.approx(50 * 4 * weights / bandwidth)
     assert "tokens/s" in full["note"]
 

@@ -16,6 +16,7 @@ from cosyvoice.llm import static_decoding
 from cosyvoice.llm.decoding import Decoding
 from cosyvoice.llm.llm import TransformerLM
 from cosyvoice.llm.static_decoding import StaticDecoding, StaticSteps
+from cosyvoice.utils import cuda_graphs
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select")  # operators that wait for the device
 PLENTY = 2**30
@@ -34,7 +35,7 @@ class Recorder(TorchDispatchMode):
         return made
 
 
-def repeated(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def repeated(step: Callable[[], None], device: torch.device, warm_ups: int = 0) -> Callable[[], None]:
     """In place of `captured`: repeats the operators of `step` on the same memory, whatever Python would do by now."""
     with Recorder() as recorder:
         step()
@@ -193,16 +194,16 @@ def test_what_is_kept_has_a_limit(llm: TransformerLM) -> None:
 def test_where_a_step_cannot_be_recorded_it_is_called_and_that_is_told(
     error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(step: Callable[[], None], device: torch.device) -> None:
+    def fail(*_: object) -> None:
         raise error("operation not permitted when stream is capturing\nCUDA kernel errors might ...")
 
-    monkeypatch.setattr(static_decoding, "recorded", fail)
+    monkeypatch.setattr(cuda_graphs, "recorded", fail)
     if error is RuntimeError:
         with pytest.warns(UserWarning, match="without CUDA graphs, which failed here: .* is capturing$"):
-            assert static_decoding.captured(fail, torch.device("cuda")) is fail
+            assert cuda_graphs.captured(fail, torch.device("cuda")) is fail
     else:
         with pytest.raises(error):
-            static_decoding.captured(fail, torch.device("cuda"))
+            cuda_graphs.captured(fail, torch.device("cuda"))
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------

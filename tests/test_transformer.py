@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cosyvoice.transformer import attention as attention_module
-from cosyvoice.transformer.attention import RelPositionMultiHeadedAttention
+from cosyvoice.transformer.attention import RelPositionMultiHeadedAttention, aligned, rel_shift
 from cosyvoice.transformer.embedding import distance_code, relative_positions
 from cosyvoice.transformer.encoder import BaseEncoder, ConformerEncoder, TransformerEncoder
 
@@ -244,3 +244,11 @@ def test_half_precision(dtype: torch.dtype, static_chunk_size: int) -> None:
     assert half.dtype == dtype
     for result in (automatic, half):
         torch.testing.assert_close(result[1, :5].float(), expected[1, :5], atol=0.1, rtol=0.1)
+
+
+def test_a_bias_is_handed_to_a_gpu_at_an_address_that_it_can_read() -> None:
+    bias = rel_shift(torch.randn(1, 2, 1, 16, dtype=torch.bfloat16), 15)
+    assert bias.data_ptr() % 16, "what a single query gets begins one score late"
+    assert torch.equal(aligned(bias), bias) and aligned(bias).data_ptr() % 16 == 0
+    readable = aligned(bias)
+    assert aligned(readable) is readable

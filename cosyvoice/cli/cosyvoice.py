@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.utils.precision import keep_float32_exact
 from cosyvoice.utils.weights import load_spk2info, load_weights
 from cosyvoice.utils.yaml_loader import YAML_NAME, ModelConfig, read_model_config, require_files
 
@@ -32,6 +33,7 @@ def load_part(
     if part not in PARTS:
         raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
     config = config if isinstance(config, ModelConfig) else read_model_config(config)
+    keep_float32_exact()
     if weights is None:
         require_files(config.directory, [f"{part}.pt"])
         weights = config.directory / f"{part}.pt"

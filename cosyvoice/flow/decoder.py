@@ -1,11 +1,13 @@
 """ConditionalDecoder: the U-Net that predicts the velocity of the flow from noise to mel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cosyvoice.flow.static_velocity import StaticVelocities
 from cosyvoice.utils.precision import check_precision, fast_dtype
 from matcha.models.components.channels_last import use_channels_last
 from matcha.models.components.decoder import (
@@ -71,6 +73,7 @@ class ConditionalDecoder(nn.Module):
         channels = tuple(channels)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.gradient_checkpointing = False
+        self.static_velocities: StaticVelocities | None = None  # set where a solver's evaluations are repeated by them
         time_emb_dim = channels[0] * 4
         self.time_embeddings = SinusoidalPosEmb(in_channels)
         self.time_mlp = TimestepEmbedding(in_channels, time_emb_dim)
@@ -110,6 +113,7 @@ class ConditionalDecoder(nn.Module):
     def prepare_inference(self, precision: str = "full") -> None:
         """Lay the weights out for speed, for good; precision "fast": half precision where the device gains by it.
 
+        On a GPU a solver's evaluations are CUDA graphs from now on, so that the weights must not change any more.
         Idempotent. Raises ValueError for another precision."""
         check_precision(precision)
         device = self.final_proj.weight.device
@@ -117,6 +121,14 @@ class ConditionalDecoder(nn.Module):
             use_channels_last(self)
         if precision == "fast":
             self.to(fast_dtype(device))
+        self.use_graphs()
+
+    def use_graphs(self, under_autocast: bool = False) -> None:
+        """Repeat evaluations by CUDA graphs from now on, where the device has them; see `StaticVelocities`.
+
+        The weights must not change before `static_velocities` is None again."""
+        if self.final_proj.weight.device.type == "cuda":
+            self.static_velocities = StaticVelocities(under_autocast)
 
     def time_embedding(self, t: Tensor) -> Tensor:
         """(B, 4 * channels[0]) from flow times t, (B,) or 0-dim."""
@@ -151,6 +163,14 @@ class ConditionalDecoder(nn.Module):
             h = sampler(masked(h, level[0]))
         full = levels[0][0]
         return masked(self.final_proj(self.final_block(h, full)), full)
+
+    def evaluator(self, inputs: Tensor, mask: Tensor | None, time_emb: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """(inputs, time_emb) -> `velocity`, for many evaluations in the shapes of these; each holds until the next."""
+        if mask is None and self.static_velocities is not None:
+            repeated = self.static_velocities.of(inputs, time_emb)
+            if repeated is not None:
+                return partial(repeated, self)
+        return lambda inputs, time_emb: self.velocity(inputs, mask, time_emb)
 
     def _group(self, *arguments: object) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():

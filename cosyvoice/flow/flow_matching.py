@@ -179,10 +179,11 @@ class ConditionalCFM(nn.Module):
         conditions = estimator.conditions(mu, spks, cond)
         inputs = conditions.new_zeros(2, channels + conditions.shape[1], shape[2])
         inputs[0, channels:] = conditions[0]
+        evaluate = estimator.evaluator(inputs, mask, time_embs[:1])
 
         def velocity(x: Tensor, k: int) -> Tensor:
             inputs[:, :channels] = x
-            v, v0 = estimator.velocity(inputs, mask, time_embs[k : k + 1]).float().chunk(2)
+            v, v0 = evaluate(inputs, time_embs[k : k + 1]).float().chunk(2)
             return torch.lerp(v0, v, 1 + w)
 
         return velocity

@@ -102,8 +102,16 @@ class TransformerLM(nn.Module):
         elif precision == "fast" and has_int8(device) and not isinstance(self.llm_decoder, Int8Linear):
             use_int8(self.llm, keep=("linear_pos",))  # positions are projected once
             self.llm_decoder = Int8Linear(self.llm_decoder)
+        self.use_graphs()
+
+    def use_graphs(self, under_autocast: bool = False) -> None:
+        """Decode by CUDA graphs from now on, where the device has them; under_autocast: see `StaticSteps`.
+
+        The weights must not change before `static_steps` is None again."""
+        device = self.llm_embedding.weight.device
         if device.type == "cuda":
-            self.static_steps = StaticSteps(int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory))
+            most_bytes = int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory)
+            self.static_steps = StaticSteps(most_bytes, under_autocast)
 
     def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
         """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.
@@ -247,7 +255,7 @@ class TransformerLM(nn.Module):
     def decoding(self, prefixes: Sequence[Tensor]) -> Decoding:
         """What decodes utterances with these prefixes, (T_i, D), together."""
         device = self.llm_embedding.weight.device
-        if self.static_steps is None or torch.is_autocast_enabled(device.type):  # a graph would keep autocast's weights
+        if self.static_steps is None or not self.static_steps.serve(device):
             return Decoding(self, prefixes)
         return StaticDecoding(self, prefixes, self.static_steps)
 

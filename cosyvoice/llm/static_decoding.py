@@ -5,8 +5,7 @@ all at once, but repeats exactly what it recorded. So nothing in a step may be a
 position stands in a tensor, keys and values lie in memory for `capacity` positions, and attention looks at all of it.
 """
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,44 +15,12 @@ from torch import Tensor
 
 from cosyvoice.llm.decoding import Decoding
 from cosyvoice.transformer.attention import ProjectedPositions, RelPositionMultiHeadedAttention
+from cosyvoice.utils.cuda_graphs import captured
 
 if TYPE_CHECKING:
     from cosyvoice.llm.llm import TransformerLM
 
 SMALLEST_CAPACITY = 256  # positions; capacities grow by doubling
-WARM_UPS = 3  # steps before a recording, for what libraries set up when they are first called
-
-
-def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """What repeats `step`: a CUDA graph of it, or, on another device and where it cannot be recorded, the step itself.
-
-    Recording runs the step, so that whatever it counts must be set afterwards. Warns where it failed: speech is the
-    same without graphs, and slower. Raises torch.OutOfMemoryError."""
-    if device.type != "cuda":
-        return step
-    try:
-        return recorded(step, device).replay
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # of a driver, a library or a card that cannot
-        reason = str(error).partition("\n")[0]
-        warnings.warn(f"decoding goes on without CUDA graphs, which failed here: {reason}", stacklevel=2)
-        return step
-
-
-def recorded(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
-    """A graph of `step`, which runs several times for it. Raises RuntimeError where it cannot be recorded."""
-    with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-    return graph
 
 
 def power_of_two(least: int) -> int:
@@ -83,10 +50,10 @@ class StaticLayerCache:
     Whoever decodes with it masks the keys that do not count, which are finite, and moves the place on."""
 
     def __init__(self, attention: RelPositionMultiHeadedAttention, positions: ProjectedPositions, place: Place) -> None:
-        rows, capacity, like = len(place.padding), len(place.keys), attention.linear_pos.weight
+        rows, capacity = len(place.padding), len(place.keys)
         self.place, self.d_k = place, attention.d_k
-        self.kv = like.new_zeros(rows, attention.h, capacity, 2 * attention.d_k)  # keys first
-        self.positions = positions.up_to(capacity - 1, attention, like)
+        self.positions = positions.up_to(capacity - 1, attention, like=attention.linear_pos.weight)
+        self.kv = self.positions.new_zeros(rows, attention.h, capacity, 2 * attention.d_k)  # keys first
 
     def fill(self, kv: Tensor) -> None:
         """Hold kv, (n, h, T, 2 * d_k), in the first rows and positions, and zeros elsewhere: what is masked counts
@@ -173,10 +140,15 @@ class StaticSteps:
 
     A step serves one decoding at a time, so that utterances whose tokens come in turns do not meet in its memory."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """most_bytes: memory of the steps that are kept; beyond it those go that were not used for longest."""
-        self.most_bytes = most_bytes
+    def __init__(self, most_bytes: int, under_autocast: bool = False) -> None:
+        """most_bytes: memory of the steps that are kept; beyond it those go that were not used for longest.
+        under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
+        self.most_bytes, self.under_autocast = most_bytes, under_autocast
         self.idle: list[StaticStep] = []
+
+    def serve(self, device: torch.device) -> bool:
+        """Whether they may be used as torch stands now."""
+        return torch.is_autocast_enabled(device.type) == self.under_autocast
 
     def take(self, model: "TransformerLM", rows: int, length: int) -> StaticStep:
         """A step for so many rows and for more than `length` positions, recorded now if there is none."""

@@ -19,6 +19,9 @@ QUERY_BLOCK = 256
 """Queries that attend at once: a causal one then never meets most of the keys to its right, and scores of 16 heads stay
 below the 32 MiB from which glibc takes memory from the system, page by page, each time that it is asked for."""
 
+BIAS_ALIGNMENT = 16
+"""Bytes that fused attention on a GPU reads at once."""
+
 
 def query_blocks(size: int) -> list[tuple[int, int]]:
     """(start, end) of the blocks in which `size` queries attend."""
@@ -48,11 +51,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout_rate: float) -
     """softmax(q k^T / sqrt(d_k) + bias) v, (B, h, t, d_k), for q: (B, h, t, d_k), k, v: (B, h, T, d_k) and
     bias: (B, h, t, T)."""
     if bias.device.type == "cuda" or not bias.requires_grad:
+        bias = aligned(bias) if bias.device.type == "cuda" else bias
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_rate)
     # No fused kernel of a CPU gives the gradient of a bias, and what takes its place copies queries and keys.
     q, k, v = (x.flatten(0, 1) for x in (q * q.size(-1) ** -0.5, k, v))
     weights = torch.baddbmm(bias.flatten(0, 1), q, k.transpose(1, 2)).softmax(dim=-1)
     return torch.bmm(F.dropout(weights, dropout_rate), v).unflatten(0, bias.shape[:2])
+
+
+def aligned(bias: Tensor) -> Tensor:
+    """The bias at an address that fused attention on a GPU can read: what `rel_shift` gives a single query is a view
+    that begins one score late, and half precision stops there with "misaligned address"."""
+    return bias.clone() if bias.data_ptr() % BIAS_ALIGNMENT else bias
 
 
 class ProjectedPositions:

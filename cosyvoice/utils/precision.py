@@ -24,3 +24,10 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def has_int8(device: torch.device) -> bool:
     """Whether 8-bit linear layers run there."""
     return device.type == "cpu" and torch.backends.quantized.engine != "none"
+
+
+def keep_float32_exact() -> None:
+    """Let convolutions on a GPU compute in float32 where they are asked to, as matrix products do.
+
+    By default cuDNN rounds their inputs to the 11 significant bits of TF32. For the whole process."""
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,0 +1,65 @@
+"""The flow's velocity at one length with fixed addresses, so that a CUDA graph can repeat it.
+
+One evaluation is more than a thousand small kernels, which take longer to start than to run, and a sound needs several
+of the same shape: the first is computed as it is, the second is recorded, and the rest repeats it. Lengths cannot be
+rounded up to a few, as the language model's are: the estimator's norms average over all frames.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cosyvoice.utils.cuda_graphs import captured
+
+if TYPE_CHECKING:
+    from cosyvoice.flow.decoder import ConditionalDecoder
+
+KEPT_LENGTHS = 8  # streamed pieces come in few lengths, sentences hardly ever in the same one
+
+
+class StaticVelocity:
+    """`ConditionalDecoder.velocity` in one shape, nothing of it padding."""
+
+    def __init__(self, inputs: Tensor, time_emb: Tensor) -> None:
+        """inputs, time_emb: as they will be given."""
+        self.inputs, self.time_emb = torch.empty_like(inputs), torch.empty_like(time_emb)
+        self.velocity: Tensor | None = None  # None until it was called
+        self.repeat: Callable[[], None] | None = None  # None until it is called again
+
+    def __call__(self, estimator: "ConditionalDecoder", inputs: Tensor, time_emb: Tensor) -> Tensor:
+        """The velocity, float32; it holds until the next call."""
+        self.inputs.copy_(inputs)
+        self.time_emb.copy_(time_emb)
+        if self.velocity is None:
+            self.velocity = estimator.velocity(self.inputs, None, self.time_emb).float()
+            return self.velocity
+        if self.repeat is None:
+            self.repeat = captured(partial(self.advance, estimator), inputs.device, warm_ups=0)
+        self.repeat()
+        return self.velocity
+
+    def advance(self, estimator: "ConditionalDecoder") -> None:
+        """From `inputs` and `time_emb` to `velocity`."""
+        self.velocity.copy_(estimator.velocity(self.inputs, None, self.time_emb))
+
+
+class StaticVelocities:
+    """Velocities in the shapes that were used last. The estimator's weights must not change while they are kept."""
+
+    def __init__(self, under_autocast: bool = False) -> None:
+        """under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
+        self.under_autocast = under_autocast
+        self.kept: dict[torch.Size, StaticVelocity] = {}  # by the shape of the inputs, the one used last at the end
+
+    def of(self, inputs: Tensor, time_emb: Tensor) -> StaticVelocity | None:
+        """The one for such inputs; None where none may be used as torch stands now."""
+        if torch.is_autocast_enabled(inputs.device.type) != self.under_autocast:
+            return None
+        velocity = self.kept.pop(inputs.shape, None) or StaticVelocity(inputs, time_emb)
+        self.kept[inputs.shape] = velocity
+        if len(self.kept) > KEPT_LENGTHS:
+            del self.kept[next(iter(self.kept))]
+        return velocity
