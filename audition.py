@@ -48,6 +48,7 @@ CLEAR = 15.0  # nats a second: where the base is less clear it cannot tell who e
 CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
 NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
+MARKED_CHANGE = 0.15  # of the base's clarity: named in the verdict also where it may be chance
 # Signs of overfitting that are named in the log
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
 MUCH_MORE = 1.5  # times the base's
@@ -307,6 +308,15 @@ def overfit_signs(hearing: Hearing, base: Hearing, max_silence_sec: float) -> di
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
+def clarity_unproven(gain: float, clarity: float) -> str:
+    """A change of clarity by `gain`, to `clarity`, that so few sentences do not prove: told where it is not small."""
+    before = clarity - gain
+    if not before > 0 or abs(gain) < MARKED_CHANGE * before:
+        return "unchanged"
+    word = "better" if gain > 0 else "worse"
+    return f"perhaps {word} ({clarity / before:.0%} of the base's clarity; evaluate_joint.py hears more sentences)"
+
+
 def verdict(comparisons: Sequence[Comparison], hearing: Hearing) -> str:
     """Better or not, in one sentence."""
     found = {comparison.name: comparison for comparison in comparisons}
@@ -317,8 +327,10 @@ def verdict(comparisons: Sequence[Comparison], hearing: Hearing) -> str:
         ("duration_ratio", "pace", "closer to the speaker's", "further from the speaker's"),
     ):
         if name in found:
-            known = found[name].gain.excludes_zero
-            words.append(f"{what} {(better if found[name].gain.value > 0 else worse) if known else 'unchanged'}")
+            gain = found[name].gain
+            unproven = clarity_unproven(gain.value, mean(hearing, name)) if name == "clarity" else "unchanged"
+            proven = better if gain.value > 0 else worse
+            words.append(f"{what} {proven if gain.excludes_zero else unproven}")
     wrong = round(sum(sentence["failed"][0] for sentence in hearing))
     run_on = round(sum(sentence["run_on"][0] for sentence in hearing))
     words.append(f"{run_on} of {len(hearing)} run on" if run_on else "no run-ons")

@@ -48,7 +48,7 @@ T = TypeVar("T")
 CARD_GIB = 8.0  # the card that training is promised to run on
 PROMISED_GIB = {10: 4.5, 30: 7.0}  # longest clip in seconds -> allocated at most, joint training of whole clips
 MIXED_CLIPS = 30
-ALONE = 4  # clips that are trained one at a time, where all are of one length
+ALONE = 4  # clips that are trained one at a time
 COPIED_BYTES = 2**30  # more than any card's cache holds
 FLOW = {"n_timesteps": InferenceConfig().flow_steps, "solver": InferenceConfig().flow_solver}
 

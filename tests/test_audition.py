@@ -197,6 +197,19 @@ def test_the_verdict_in_words():
     )
 
 
+@pytest.mark.parametrize(
+    ("clarity", "words"),
+    [
+        ((5, 60, 5, 42), "perhaps worse (70% of the base's clarity; evaluate_joint.py hears more sentences)"),
+        ((20, 80, 35, 65), "perhaps better (125% of the base's clarity; evaluate_joint.py hears more sentences)"),
+        ((30, 50, 30, 42), "unchanged"),
+    ],
+)
+def test_a_change_that_few_sentences_do_not_prove_is_not_called_none(clarity, words):
+    mixed = [{**sentence, "clarity": (3 * value, 3)} for sentence, value in zip(hearing(), clarity, strict=True)]
+    assert f"intelligibility {words}, pace" in verdict(compared(mixed, BASE), mixed)
+
+
 # ---- while training --------------------------------------------------------------------------------------------------
 
 
