@@ -62,9 +62,8 @@ class LoRALinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            x = x.to(torch.get_autocast_dtype(kind))  # here once, and not for W and again for A
+        if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+            x = x.to(torch.get_autocast_dtype("cuda"))  # here once, and not for W and again for A
         update = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
         return super().forward(x) + update * self.scaling
 

@@ -9,6 +9,9 @@ import pytest
 import torch
 from tiny_model import make_tiny_model
 
+from cosyvoice.utils.precision import keep_float32_exact
+
+keep_float32_exact()  # as every network that is loaded does
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
 if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a test process, so a script that it runs gets one as well
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -90,6 +90,7 @@ def test_nothing_waits_for_the_device_before_all_micro_batches_are_under_way(par
 
 
 def test_float32_convolutions_are_not_rounded_to_tf32(tiny_model_dir):
+    torch.backends.cudnn.allow_tf32 = True
     load_part(tiny_model_dir, "hift", device=CUDA)
     torch.manual_seed(0)
     conv, x = torch.nn.Conv1d(512, 512, 7), torch.randn(2, 512, 400)

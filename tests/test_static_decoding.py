@@ -218,6 +218,27 @@ def test_a_cpu_keeps_the_cache_that_grows_and_so_does_autocast(llm: TransformerL
     assert type(llm.decoding(prefixes(3))) is Decoding
 
 
+@pytest.mark.parametrize("prepared", [False, True])
+def test_steps_made_for_autocast_agree_with_a_cache_that_grows_in_it(llm: TransformerLM, prepared: bool) -> None:
+    if not prepared:
+        llm = make_llm()
+    llm.static_steps = StaticSteps(PLENTY, under_autocast=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        for static, growing in both(llm, 3, 8, 5, steps=40, ends={4: 1}):
+            torch.testing.assert_close(static, growing, rtol=0.05, atol=0.05)
+
+
+def test_autocast_leaves_nothing_behind_that_other_steps_trip_over(llm: TransformerLM) -> None:
+    """Projected positions outlive an utterance, in the precision in which they were first needed."""
+    plain, made_for_it = llm.static_steps, StaticSteps(PLENTY, under_autocast=True)
+    for steps, tokens in ((made_for_it, 60), (plain, 20), (made_for_it, 130)):
+        llm.static_steps = steps
+        with torch.autocast("cpu", torch.bfloat16, enabled=steps is made_for_it):
+            pairs = both(llm, 4, 6, steps=tokens, ends={})
+        for static, growing in pairs:
+            torch.testing.assert_close(static, growing, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_graph_on_a_gpu_agrees_with_steps_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """The flow's evaluations repeated as a GPU does it with CUDA graphs: the same mel as without, in any order."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from acoustic import tiny_flow
@@ -53,6 +56,33 @@ def test_the_lengths_used_last_are_kept(flow: MaskedDiffWithXvec) -> None:
     mel_of(flow, 10, 0, "euler", 1)
     mel_of(flow, 50, 0, "euler", 1)
     assert first in kept and second not in kept and len(kept) == KEPT_LENGTHS
+
+
+def test_threads_do_not_meet_in_one_memory(flow: MaskedDiffWithXvec) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        barrier = Barrier(2)
+
+        def speak(seed: int) -> Tensor:
+            barrier.wait()
+            return mel_of(flow, 12, seed, "multistep", 6)
+
+        together = list(threads.map(speak, (1, 2)))
+    assert len(flow.decoder.estimator.static_velocities.kept) == 2
+    for seed, mel in zip((1, 2), together, strict=True):
+        torch.testing.assert_close(mel, mel_of(flow, 12, seed, "multistep", 6), rtol=0, atol=1e-6)
+
+
+def test_where_memory_is_too_scarce_for_a_graph_there_is_none(
+    flow: MaskedDiffWithXvec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = mel_of(flow, 11, 0, "euler", 3)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(static_velocity, "captured", full)
+    flow.decoder.estimator.static_velocities = StaticVelocities()
+    torch.testing.assert_close(mel_of(flow, 11, 0, "euler", 3), expected, rtol=0, atol=1e-6)
 
 
 def test_under_autocast_only_those_made_for_it_are_used(flow: MaskedDiffWithXvec) -> None:

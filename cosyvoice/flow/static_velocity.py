@@ -7,6 +7,7 @@ rounded up to a few, as the language model's are: the estimator's norms average 
 
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from cosyvoice.utils.cuda_graphs import captured
 if TYPE_CHECKING:
     from cosyvoice.flow.decoder import ConditionalDecoder
 
-KEPT_LENGTHS = 8  # streamed pieces come in few lengths, sentences hardly ever in the same one
+KEPT_LENGTHS = 4  # streamed pieces come in few lengths, sentences hardly ever in the same one
 
 
 class StaticVelocity:
@@ -37,9 +38,17 @@ class StaticVelocity:
             self.velocity = estimator.velocity(self.inputs, None, self.time_emb).float()
             return self.velocity
         if self.repeat is None:
-            self.repeat = captured(partial(self.advance, estimator), inputs.device, warm_ups=0)
+            self.repeat = self.recorded(estimator)
         self.repeat()
         return self.velocity
+
+    def recorded(self, estimator: "ConditionalDecoder") -> Callable[[], None]:
+        """A graph of the evaluation, or the evaluation as it is, also where memory is too scarce for a graph."""
+        work = partial(self.advance, estimator)
+        try:
+            return captured(work, self.inputs.device, warm_ups=0)
+        except torch.OutOfMemoryError:
+            return work
 
     def advance(self, estimator: "ConditionalDecoder") -> None:
         """From `inputs` and `time_emb` to `velocity`."""
@@ -52,14 +61,17 @@ class StaticVelocities:
     def __init__(self, under_autocast: bool = False) -> None:
         """under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
         self.under_autocast = under_autocast
-        self.kept: dict[torch.Size, StaticVelocity] = {}  # by the shape of the inputs, the one used last at the end
+        self.kept: dict[
+            tuple[int, torch.Size], StaticVelocity
+        ] = {}  # by thread and shape, the one used last at the end
 
     def of(self, inputs: Tensor, time_emb: Tensor) -> StaticVelocity | None:
         """The one for such inputs; None where none may be used as torch stands now."""
         if torch.is_autocast_enabled(inputs.device.type) != self.under_autocast:
             return None
-        velocity = self.kept.pop(inputs.shape, None) or StaticVelocity(inputs, time_emb)
-        self.kept[inputs.shape] = velocity
+        key = get_ident(), inputs.shape  # two threads must not meet in its memory
+        velocity = self.kept.pop(key, None) or StaticVelocity(inputs, time_emb)
+        self.kept[key] = velocity
         if len(self.kept) > KEPT_LENGTHS:
             del self.kept[next(iter(self.kept))]
         return velocity

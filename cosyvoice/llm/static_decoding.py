@@ -44,16 +44,22 @@ class Place:
         self.columns = (self.keys + self.farthest - self.position).clamp(max=self.farthest)  # farthest .. 0 to the left
 
 
+def output_dtype(weight: Tensor) -> torch.dtype:
+    """Of a linear layer with this weight, as torch stands now."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
 class StaticLayerCache:
     """Keys, values and projected positions of one attention layer; an `AttentionCache` for single positions.
 
     Whoever decodes with it masks the keys that do not count, which are finite, and moves the place on."""
 
     def __init__(self, attention: RelPositionMultiHeadedAttention, positions: ProjectedPositions, place: Place) -> None:
-        rows, capacity = len(place.padding), len(place.keys)
+        rows, capacity, weight = len(place.padding), len(place.keys), attention.linear_pos.weight
         self.place, self.d_k = place, attention.d_k
-        self.positions = positions.up_to(capacity - 1, attention, like=attention.linear_pos.weight)
-        self.kv = self.positions.new_zeros(rows, attention.h, capacity, 2 * attention.d_k)  # keys first
+        self.kv = weight.new_zeros(rows, attention.h, capacity, 2 * attention.d_k, dtype=output_dtype(weight))
+        self.positions = positions.up_to(capacity - 1, attention, like=weight)
 
     def fill(self, kv: Tensor) -> None:
         """Hold kv, (n, h, T, 2 * d_k), in the first rows and positions, and zeros elsewhere: what is masked counts

@@ -35,6 +35,6 @@ def recorded(work: Callable[[], None], device: torch.device, warm_ups: int) -> t
                 work()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):  # a failure leaves its own stream
             work()
     return graph
