@@ -151,6 +151,7 @@ def test_a_step_of_decoding_reads_the_weights_without_the_position_projections(f
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # half a minute for what changes with the networks only
 def test_speaking_takes_the_operations_that_the_references_count(full_size):
     flow = floors.operations(floors.flow_work(full_size, tokens=150, n_timesteps=10))
     assert sum(flow.values()) == pytest.approx(references.FLOW, rel=0.01)
