@@ -124,7 +124,7 @@ class ConditionalDecoder(nn.Module):
         self.use_graphs()
 
     def use_graphs(self, under_autocast: bool = False) -> None:
-        """Repeat evaluations by CUDA graphs from now on, where the device has them; see `StaticVelocities`.
+        """Repeat evaluations by CUDA graphs from now on, where the device has them; see `Recordings`.
 
         The weights must not change before `static_velocities` is None again."""
         if self.final_proj.weight.device.type == "cuda":
@@ -166,10 +166,9 @@ class ConditionalDecoder(nn.Module):
 
     def evaluator(self, inputs: Tensor, mask: Tensor | None, time_emb: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """(inputs, time_emb) -> `velocity`, for many evaluations in the shapes of these; each holds until the next."""
-        if mask is None and self.static_velocities is not None:
-            repeated = self.static_velocities.of(inputs, time_emb)
-            if repeated is not None:
-                return partial(repeated, self)
+        static = self.static_velocities
+        if mask is None and static is not None and static.serve(inputs.device):
+            return partial(static.of(inputs, time_emb), self)
         return lambda inputs, time_emb: self.velocity(inputs, mask, time_emb)
 
     def _group(self, *arguments: object) -> Tensor:

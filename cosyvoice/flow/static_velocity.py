@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cosyvoice.utils.cuda_graphs import captured
+from cosyvoice.utils.cuda_graphs import Recordings, captured
 
 if TYPE_CHECKING:
     from cosyvoice.flow.decoder import ConditionalDecoder
@@ -55,20 +55,15 @@ class StaticVelocity:
         self.velocity.copy_(estimator.velocity(self.inputs, None, self.time_emb))
 
 
-class StaticVelocities:
-    """Velocities in the shapes that were used last. The estimator's weights must not change while they are kept."""
+class StaticVelocities(Recordings):
+    """Velocities in the shapes that were used last."""
 
     def __init__(self, under_autocast: bool = False) -> None:
-        """under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
-        self.under_autocast = under_autocast
-        self.kept: dict[
-            tuple[int, torch.Size], StaticVelocity
-        ] = {}  # by thread and shape, the one used last at the end
+        super().__init__(under_autocast)
+        self.kept: dict[tuple[int, torch.Size], StaticVelocity] = {}  # by thread and shape, last used last
 
-    def of(self, inputs: Tensor, time_emb: Tensor) -> StaticVelocity | None:
-        """The one for such inputs; None where none may be used as torch stands now."""
-        if torch.is_autocast_enabled(inputs.device.type) != self.under_autocast:
-            return None
+    def of(self, inputs: Tensor, time_emb: Tensor) -> StaticVelocity:
+        """The one for such inputs."""
         key = get_ident(), inputs.shape  # two threads must not meet in its memory
         velocity = self.kept.pop(key, None) or StaticVelocity(inputs, time_emb)
         self.kept[key] = velocity

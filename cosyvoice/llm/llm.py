@@ -105,7 +105,7 @@ class TransformerLM(nn.Module):
         self.use_graphs()
 
     def use_graphs(self, under_autocast: bool = False) -> None:
-        """Decode by CUDA graphs from now on, where the device has them; under_autocast: see `StaticSteps`.
+        """Decode by CUDA graphs from now on, where the device has them; under_autocast: see `Recordings`.
 
         The weights must not change before `static_steps` is None again."""
         device = self.llm_embedding.weight.device

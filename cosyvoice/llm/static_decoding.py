@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosyvoice.llm.decoding import Decoding
 from cosyvoice.transformer.attention import ProjectedPositions, RelPositionMultiHeadedAttention
-from cosyvoice.utils.cuda_graphs import captured
+from cosyvoice.utils.cuda_graphs import Recordings, captured
 
 if TYPE_CHECKING:
     from cosyvoice.llm.llm import TransformerLM
@@ -141,20 +141,16 @@ def beside_host(shape: Sequence[int], dtype: torch.dtype, device: torch.device) 
     return torch.zeros(shape, dtype=dtype, device=device), on_host
 
 
-class StaticSteps:
-    """Steps that are not in use, for the next utterance: the weights that they were recorded with must not change.
+class StaticSteps(Recordings):
+    """Steps that are not in use, for the next utterance.
 
     A step serves one decoding at a time, so that utterances whose tokens come in turns do not meet in its memory."""
 
     def __init__(self, most_bytes: int, under_autocast: bool = False) -> None:
-        """most_bytes: memory of the steps that are kept; beyond it those go that were not used for longest.
-        under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
-        self.most_bytes, self.under_autocast = most_bytes, under_autocast
+        """most_bytes: memory of the steps that are kept; beyond it those go that were not used for longest."""
+        super().__init__(under_autocast)
+        self.most_bytes = most_bytes
         self.idle: list[StaticStep] = []
-
-    def serve(self, device: torch.device) -> bool:
-        """Whether they may be used as torch stands now."""
-        return torch.is_autocast_enabled(device.type) == self.under_autocast
 
     def take(self, model: "TransformerLM", rows: int, length: int) -> StaticStep:
         """A step for so many rows and for more than `length` positions, recorded now if there is none."""

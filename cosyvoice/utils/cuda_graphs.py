@@ -8,6 +8,18 @@ import torch
 WARM_UPS = 3  # calls before a recording, for what libraries set up when they are first called
 
 
+class Recordings:
+    """What is kept of recorded work for the next use. The weights that it reads must not change meanwhile."""
+
+    def __init__(self, under_autocast: bool = False) -> None:
+        """under_autocast: they serve only within one autocast region, whose copies of weights a graph reads."""
+        self.under_autocast = under_autocast
+
+    def serve(self, device: torch.device) -> bool:
+        """Whether they may be used as torch stands now."""
+        return torch.is_autocast_enabled(device.type) == self.under_autocast
+
+
 def captured(work: Callable[[], None], device: torch.device, warm_ups: int = WARM_UPS) -> Callable[[], None]:
     """What repeats `work`: a CUDA graph of it, or, on another device and where it cannot be recorded, `work` itself.
 
