@@ -5,8 +5,8 @@ apart: the LLM by its speech tokens, the flow by what it makes of them.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -118,17 +118,13 @@ class Audition:
             stack.enter_context(adapters_in_eval(network, adapters))
         return stack
 
-    @contextmanager
-    def graphs(self) -> Iterator[None]:
+    def graphs(self) -> ExitStack:
         """Within it a GPU speaks by CUDA graphs. They go at its end, for training changes what they read."""
-        llm, estimator = self.networks.llm, self.networks.flow.decoder.estimator
         under_autocast = torch.is_autocast_enabled(self.device.type)
-        llm.use_graphs(under_autocast)
-        estimator.use_graphs(under_autocast)
-        try:
-            yield
-        finally:
-            llm.static_steps = estimator.static_velocities = None
+        stack = ExitStack()
+        stack.enter_context(self.networks.llm.graphs(under_autocast))
+        stack.enter_context(self.networks.flow.decoder.estimator.graphs(under_autocast))
+        return stack
 
     def hear(
         self,

@@ -48,7 +48,8 @@ class JointModel(nn.Module):
         """
         if name == "llm":
             nats, tokens = self.llm.clip_losses(batch, device)
-            mean = nats @ (tokens / tokens.sum()).to(nats, non_blocking=True)
+            shares = (tokens / tokens.sum()).to(nats, non_blocking=True)
+            mean = (nats * shares).sum()  # as a product of vectors autocast would round it to half precision
         else:
             draws = {key: batch[key].to(device) for key in ("t", "keep", "noise")}
             mean = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time, **draws)["loss"]

@@ -350,7 +350,7 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     training = checkpoint["training"]
     for name, adapter in checkpoint["adapters"].items():
         load_adapter(run.model.part(name), adapter, str(path))
-        run.optimizers[name].load_state_dict(training["optimizers"][name])
+        load_moments(run.optimizers[name], training["optimizers"][name])
         state = training["parts"][name]
         run.parts[name] = Part(**{**state, "choice": Choice(**state.get("choice", {}))})
         run.parts[name].stopped = run.parts[name].why_stop(run.config)
@@ -366,6 +366,14 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
     if run.chooses and is_writer():
         restore_best(run, best_beside(path))
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """What the optimizer remembers of earlier steps, and not its settings: those may change where a run is resumed."""
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def restore_best(run: Run, path: Path) -> None:

@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
             wanted = inspect.signature(stage.build).parameters
             options = {"minutes": args.minutes, "warm_start": args.warm_start}
             stage.build(args.work_dir, **{k: v for k, v in options.items() if k in wanted and v is not None})
-    except Interrupted as signal:
-        print(f"stopped by {signal}; the same command goes on from here", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as signal:
+        print(f"stopped by {str(signal) or 'Ctrl-C'}; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
 

@@ -363,12 +363,11 @@ def test_kept_checkpoints_hold_the_adapters_of_their_epochs(train, tmp_path):
 # ---- on a model that speaks ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def audition() -> Audition:
+def make_audition(device: torch.device) -> Audition:
     """Ears on the base of the mini model in one of its own voices."""
     config = load(["inference.max_retries=0", "inference.min_token_text_ratio=0.5", "inference.max_token_text_ratio=8"])
     model_config = read_model_config(MINI)
-    parts = {name: load_part(model_config, name) for name in ("llm", "flow", "hift")}
+    parts = {name: load_part(model_config, name, device=device) for name in ("llm", "flow", "hift")}
     frontend = CosyVoiceFrontEnd(model_config)
     voice = Voice("slt", load_spk2info(MINI / "spk2info.pt")["slt"], 0.11)
     texts = ["The cat sat on the mat by the door.", "We will leave early tomorrow.", "Is it raining again?"]
@@ -382,8 +381,13 @@ def audition() -> Audition:
         )
         for number, text in enumerate(texts)
     ]
-    model = JointModel(parts["llm"], parts["flow"], JointConfig())
-    return Audition(model, parts["hift"], frontend, clips[:2], clips[2:], voice, config[0].inference, CPU)
+    model = JointModel(parts["llm"], parts["flow"], JointConfig()).to(device)
+    return Audition(model, parts["hift"], frontend, clips[:2], clips[2:], voice, config[0].inference, device)
+
+
+@pytest.fixture(scope="module")
+def audition() -> Audition:
+    return make_audition(CPU)
 
 
 def test_held_out_texts_come_in_turn_with_shipped_ones_and_trained_ones_never(audition):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from acoustic import tiny_flow, tiny_hift
 from random_data import write_random_data
+from test_audition import make_audition
 from test_static_velocity import mel_of
 
 import inference_joint
@@ -131,7 +132,19 @@ def test_a_graph_of_the_flow_agrees_with_evaluations_without_it():
         torch.testing.assert_close(graph, mel_of(flow, tokens, seed, "multistep", 5), rtol=1e-4, atol=1e-4)
         estimator.static_velocities = kept
     assert len(kept.kept) == 3
-    assert all(isinstance(velocity.repeat.__self__, torch.cuda.CUDAGraph) for velocity in kept.kept.values())
+    assert all(isinstance(velocity.graph, torch.cuda.CUDAGraph) for velocity in kept.kept.values())
+
+
+def test_a_hearing_by_graphs_is_the_one_without(monkeypatch):
+    ears = make_audition(CUDA)
+    by_graphs = ears.hear([1])
+    assert ears.networks.llm.static_steps is None, "what is kept would be of weights that change"
+    for network in (ears.networks.llm, ears.networks.flow.decoder.estimator):
+        monkeypatch.setattr(network, "use_graphs", lambda *_: None)
+    [one], [other] = by_graphs, ears.hear([1])
+    assert one.wave.shape == other.wave.shape
+    for name, (above, below) in other.parts.items():
+        assert one.parts[name] == pytest.approx((above, below), rel=0.01, abs=0.01), name
 
 
 def test_a_step_that_does_not_fit_is_done_again_with_the_least_memory(new_run, capsys):

@@ -3,7 +3,10 @@
 On a CPU a step is called, or, as a graph would, repeated: the operators of one step, with their tensors and numbers.
 """
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,20 +38,20 @@ class Recorder(TorchDispatchMode):
         return made
 
 
-def repeated(step: Callable[[], None], device: torch.device, warm_ups: int = 0) -> Callable[[], None]:
-    """In place of `captured`: repeats the operators of `step` on the same memory, whatever Python would do by now."""
+def repeated(step: Callable[[], None], device: torch.device, warm_ups: int = 0) -> SimpleNamespace:
+    """In place of `captured`: replays the operators of `step` on the same memory, whatever Python would do by now."""
     with Recorder() as recorder:
         step()
     assert not [call[0] for call in recorder.calls if any(name in str(call[0]) for name in WAITS)]
 
-    def repeat() -> None:
+    def replay() -> None:
         for func, args, kwargs, made in recorder.calls:
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(made), tree_leaves(again), strict=True):
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
-    return repeat
+    return SimpleNamespace(replay=replay)
 
 
 @pytest.fixture(params=["called", "repeated"])
@@ -190,6 +193,55 @@ def test_what_is_kept_has_a_limit(llm: TransformerLM) -> None:
     assert steps.idle == [made[2]]
 
 
+@torch.inference_mode()
+def test_a_step_that_is_not_kept_is_gone_at_once(llm: TransformerLM) -> None:
+    """Its memory is not to wait for the collector of cycles, which knows nothing of a GPU's memory."""
+    gc.disable()
+    try:
+        step = llm.static_steps.take(llm, 2, 20)
+        gone = weakref.ref(step)
+        llm.static_steps.most_bytes = 0
+        llm.static_steps.give_back(step)
+        del step
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def scarce(monkeypatch: pytest.MonkeyPatch, *fits: bool) -> list[tuple[int, int]]:
+    """Whether the next steps that are made find memory; (rows, capacity) of all that were tried."""
+    make, tried = static_decoding.StaticStep, []
+
+    def make_if_it_fits(model: TransformerLM, rows: int, capacity: int) -> static_decoding.StaticStep:
+        tried.append((rows, capacity))
+        if not fits[len(tried) - 1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return make(model, rows, capacity)
+
+    monkeypatch.setattr(static_decoding, "StaticStep", make_if_it_fits)
+    return tried
+
+
+@torch.inference_mode()
+def test_where_memory_is_short_the_steps_that_are_kept_make_room(
+    llm: TransformerLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm.static_steps.give_back(llm.static_steps.take(llm, 4, 100))
+    tried = scarce(monkeypatch, False, True)
+    assert llm.static_steps.take(llm, 2, 20).capacity == 32
+    assert tried == [(2, 32)] * 2 and llm.static_steps.idle == []
+
+
+@pytest.mark.parametrize("fits", [(), (True,)])  # not even the first step fits; the second one does not
+def test_where_there_is_no_memory_at_all_the_cache_grows(
+    llm: TransformerLM, fits: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = scarce(monkeypatch, *fits, False, False)
+    for static, growing in both(llm, 3, 8, 5, 1, steps=60, ends={0: 2, 7: 1, 30: 0}):
+        torch.testing.assert_close(static, growing, rtol=1e-4, atol=1e-5)
+    assert len(tried) == len(fits) + 2
+
+
 @pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
 def test_where_a_step_cannot_be_recorded_it_is_called_and_that_is_told(
     error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
@@ -200,7 +252,7 @@ def test_where_a_step_cannot_be_recorded_it_is_called_and_that_is_told(
     monkeypatch.setattr(cuda_graphs, "recorded", fail)
     if error is RuntimeError:
         with pytest.warns(UserWarning, match="without CUDA graphs, which failed here: .* is capturing$"):
-            assert cuda_graphs.captured(fail, torch.device("cuda")) is fail
+            assert cuda_graphs.captured(fail, torch.device("cuda")) is None
     else:
         with pytest.raises(error):
             cuda_graphs.captured(fail, torch.device("cuda"))
@@ -247,7 +299,7 @@ def test_a_graph_on_a_gpu_agrees_with_steps_without_it(monkeypatch: pytest.Monke
     model.prepare_inference("full")
     pairs = both(model, 3, 8, 1, 12, 5, steps=70, ends={0: 4, 9: 1, 40: 0, 66: 2})
     pairs += both(model, 2, 11, 7, 1, steps=40, ends={5: 0})  # steps recorded above, with other numbers in them
-    recorded = [step.repeat.__self__ for step in model.static_steps.idle]
+    recorded = [step.graph for step in model.static_steps.idle]
     assert len(recorded) == 4 and all(isinstance(graph, torch.cuda.CUDAGraph) for graph in recorded)
     for graph, eager in pairs:
         torch.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-4)

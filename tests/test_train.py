@@ -115,6 +115,14 @@ def test_padding_does_not_change_the_llm_loss(adapters_only, data_dir):
     assert float(together.mean.detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_llm_loss_keeps_its_digits_where_the_network_is_in_half_precision(adapters_only, data_dir):
+    """Stopping and choosing compare losses, and one of 2 to 4 nats would come in steps of 1/64 in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [adapters_only.loss("llm", collate_llm([clip]), CPU).mean for clip in read_rows(data_dir)[:3]]
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    assert any(loss != loss.bfloat16().float() for loss in losses)
+
+
 # ---- schedule --------------------------------------------------------------------------------------------------------
 
 
@@ -223,9 +231,11 @@ def test_a_finished_run_says_so_and_can_be_prolonged(train, tmp_path, capsys):
     assert train("--resume", str(last)) == 0
     assert "this run is finished (max_epochs = 3)" in capsys.readouterr().out
     assert last.read_bytes() == before
-    assert train("--resume", str(last), "--epochs", "4") == 0
+    assert train("--resume", str(last), "--epochs", "4", "--set", "weight_decay=0.5") == 0
     assert "setting max_epochs = 4   (from command line)" in capsys.readouterr().out
-    assert load_checkpoint(last)["epoch"] == 4
+    checkpoint = load_checkpoint(last)
+    assert checkpoint["epoch"] == 4
+    assert checkpoint["training"]["optimizers"]["llm"]["param_groups"][0]["weight_decay"] == 0.5
 
 
 @pytest.mark.scripts

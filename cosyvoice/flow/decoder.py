@@ -1,6 +1,7 @@
 """ConditionalDecoder: the U-Net that predicts the velocity of the flow from noise to mel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -124,11 +125,18 @@ class ConditionalDecoder(nn.Module):
         self.use_graphs()
 
     def use_graphs(self, under_autocast: bool = False) -> None:
-        """Repeat evaluations by CUDA graphs from now on, where the device has them; see `Recordings`.
-
-        The weights must not change before `static_velocities` is None again."""
+        """Repeat evaluations by CUDA graphs from now on, if the device has them; under_autocast: see `Recordings`."""
         if self.final_proj.weight.device.type == "cuda":
             self.static_velocities = StaticVelocities(under_autocast)
+
+    @contextmanager
+    def graphs(self, under_autocast: bool = False) -> Iterator[None]:
+        """`use_graphs` within it: for weights that change afterwards."""
+        self.use_graphs(under_autocast)
+        try:
+            yield
+        finally:
+            self.static_velocities = None
 
     def time_embedding(self, t: Tensor) -> Tensor:
         """(B, 4 * channels[0]) from flow times t, (B,) or 0-dim."""

@@ -5,7 +5,6 @@ of the same shape: the first is computed as it is, the second is recorded, and t
 rounded up to a few, as the language model's are: the estimator's norms average over all frames.
 """
 
-from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -28,7 +27,8 @@ class StaticVelocity:
         """inputs, time_emb: as they will be given."""
         self.inputs, self.time_emb = torch.empty_like(inputs), torch.empty_like(time_emb)
         self.velocity: Tensor | None = None  # None until it was called
-        self.repeat: Callable[[], None] | None = None  # None until it is called again
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.recording_tried = False
 
     def __call__(self, estimator: "ConditionalDecoder", inputs: Tensor, time_emb: Tensor) -> Tensor:
         """The velocity, float32; it holds until the next call."""
@@ -37,18 +37,20 @@ class StaticVelocity:
         if self.velocity is None:
             self.velocity = estimator.velocity(self.inputs, None, self.time_emb).float()
             return self.velocity
-        if self.repeat is None:
-            self.repeat = self.recorded(estimator)
-        self.repeat()
+        if not self.recording_tried:
+            self.graph, self.recording_tried = self.recorded(estimator), True
+        if self.graph is None:
+            self.advance(estimator)
+        else:
+            self.graph.replay()
         return self.velocity
 
-    def recorded(self, estimator: "ConditionalDecoder") -> Callable[[], None]:
-        """A graph of the evaluation, or the evaluation as it is, also where memory is too scarce for a graph."""
-        work = partial(self.advance, estimator)
+    def recorded(self, estimator: "ConditionalDecoder") -> torch.cuda.CUDAGraph | None:
+        """A graph of the evaluation; None where there is none, also where memory is too scarce for one."""
         try:
-            return captured(work, self.inputs.device, warm_ups=0)
+            return captured(partial(self.advance, estimator), self.inputs.device, warm_ups=0)
         except torch.OutOfMemoryError:
-            return work
+            return None
 
     def advance(self, estimator: "ConditionalDecoder") -> None:
         """From `inputs` and `time_emb` to `velocity`."""

@@ -1,7 +1,7 @@
 """The language model: text tokens and a speaker vector in, speech tokens out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -105,13 +105,20 @@ class TransformerLM(nn.Module):
         self.use_graphs()
 
     def use_graphs(self, under_autocast: bool = False) -> None:
-        """Decode by CUDA graphs from now on, where the device has them; under_autocast: see `Recordings`.
-
-        The weights must not change before `static_steps` is None again."""
+        """Decode by CUDA graphs from now on, where the device has them; under_autocast: see `Recordings`."""
         device = self.llm_embedding.weight.device
         if device.type == "cuda":
             most_bytes = int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory)
             self.static_steps = StaticSteps(most_bytes, under_autocast)
+
+    @contextmanager
+    def graphs(self, under_autocast: bool = False) -> Iterator[None]:
+        """`use_graphs` within it: for weights that change afterwards."""
+        self.use_graphs(under_autocast)
+        try:
+            yield
+        finally:
+            self.static_steps = None
 
     def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
         """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.

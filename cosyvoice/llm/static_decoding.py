@@ -96,7 +96,7 @@ class StaticStep:
         ]
         self.tokens, self.tokens_on_host = beside_host((rows,), torch.long, device)
         self.scores, self.scores_on_host = beside_host((rows, model.speech_token_size + 1), torch.float32, device)
-        self.repeat = captured(partial(self.advance, model), device)
+        self.graph = captured(partial(self.advance, model), device)
 
     @property
     def rows(self) -> int:
@@ -123,13 +123,16 @@ class StaticStep:
         self.place.position.fill_(length)
         self.place.padding.copy_(F.pad(padding, (0, self.rows - len(padding))))
 
-    def after(self, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    def after(self, model: "TransformerLM", rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """Log-probabilities after these tokens of these rows, (len(rows), speech_token_size + 1), on the CPU.
 
         The other rows are decoded again with the token that they had last, and nobody looks at them."""
         self.tokens_on_host[rows] = torch.tensor(tokens, dtype=torch.long)
         self.tokens.copy_(self.tokens_on_host, non_blocking=True)
-        self.repeat()
+        if self.graph is None:
+            self.advance(model)
+        else:
+            self.graph.replay()
         self.length += 1
         self.scores_on_host.copy_(self.scores)  # the only wait for the device in a step
         return self.scores_on_host[rows]
@@ -152,14 +155,21 @@ class StaticSteps(Recordings):
         self.most_bytes = most_bytes
         self.idle: list[StaticStep] = []
 
-    def take(self, model: "TransformerLM", rows: int, length: int) -> StaticStep:
-        """A step for so many rows and for more than `length` positions, recorded now if there is none."""
+    def take(self, model: "TransformerLM", rows: int, length: int) -> StaticStep | None:
+        """A step for so many rows and for more than `length` positions, recorded now if there is none; None where the
+        device has no memory for it, that of the steps which are kept included."""
         rows, capacity = power_of_two(rows), max(SMALLEST_CAPACITY, power_of_two(length + 1))
         for step in self.idle:
             if (step.rows, step.capacity) == (rows, capacity):
                 self.idle.remove(step)
                 return step
-        return StaticStep(model, rows, capacity)
+        for _ in range(2):
+            try:
+                return StaticStep(model, rows, capacity)
+            except torch.OutOfMemoryError:
+                self.idle.clear()
+            torch.cuda.empty_cache()  # here and not above: the error's traceback holds the step that was begun
+        return None
 
     def give_back(self, step: StaticStep) -> None:
         self.idle.append(step)
@@ -172,32 +182,44 @@ class StaticDecoding(Decoding):
 
     Utterances that end leave their row in the batch until the batch moves to a larger step. A smaller batch would have
     to be recorded, which takes several steps as they are without a graph, and saves only reading the keys and values
-    of the rows that are done: those of 16 rows of 256 positions are two thirds as many bytes as the weights."""
+    of the rows that are done: those of 16 rows of 256 positions are two thirds as many bytes as the weights. Where
+    there is no memory for a step it goes on with a cache that grows."""
 
     def __init__(self, model: "TransformerLM", prefixes: Sequence[Tensor], steps: StaticSteps) -> None:
         super().__init__(model, prefixes)
         self.steps = steps
         self.static: StaticStep | None = None
+        self.grows = False  # until the end, for want of memory
         self.rows, self.tokens = [*range(len(prefixes))], []  # of those that go on: row in the batch, last token
 
     def scores(self) -> Tensor:
-        if not self.tokens:
-            return super().scores()
-        if self.static is None or self.static.length == self.static.capacity:
+        if self.tokens and not self.grows and (self.static is None or self.static.length == self.static.capacity):
             self.move()
-        return self.static.after(self.rows, self.tokens)
+        return super().scores() if self.static is None else self.static.after(self.model, self.rows, self.tokens)
 
     def go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        self.rows, self.tokens = [self.rows[row] for row in rows], tokens
+        if self.grows:
+            super().go_on(rows, tokens)
+        else:
+            self.rows, self.tokens = [self.rows[row] for row in rows], tokens
 
     def move(self) -> None:
-        """Take a step with more room; rows that are done stay behind."""
+        """Take a step with more room, or where there is none a cache that grows; rows that are done stay behind."""
         length, padding = self.caches[0].kv.size(2), self.padding[self.rows]
+        kept = (cache.kv[self.rows] for cache in self.caches)
         larger = self.steps.take(self.model, len(self.rows), length)
-        larger.start((cache.kv[self.rows] for cache in self.caches), length, padding)
+        if larger is not None:
+            larger.start(kept, length, padding)
+            caches = larger.caches
+        else:
+            caches = self.model.llm.new_cache()
+            for cache, kv in zip(caches, kept, strict=True):
+                cache.append(*kv.chunk(2, dim=-1))
         self.close()
-        self.static, self.caches = larger, larger.caches
+        self.static, self.caches, self.grows = larger, caches, larger is None
         self.padding, self.rows = padding, [*range(len(self.rows))]
+        if self.grows:
+            super().go_on(self.rows, self.tokens)
 
     def close(self) -> None:
         if self.static is not None:

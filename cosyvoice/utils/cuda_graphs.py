@@ -20,21 +20,21 @@ class Recordings:
         return torch.is_autocast_enabled(device.type) == self.under_autocast
 
 
-def captured(work: Callable[[], None], device: torch.device, warm_ups: int = WARM_UPS) -> Callable[[], None]:
-    """What repeats `work`: a CUDA graph of it, or, on another device and where it cannot be recorded, `work` itself.
+def captured(work: Callable[[], None], device: torch.device, warm_ups: int = WARM_UPS) -> torch.cuda.CUDAGraph | None:
+    """A CUDA graph of `work`; None on another device and where it cannot be recorded: the work is to be called then.
 
     The warm-ups run the work, so that whatever it counts must be set afterwards; 0 where it has run before in the same
     shapes. Warns where it failed: speech is the same without graphs, and slower. Raises torch.OutOfMemoryError."""
     if device.type != "cuda":
-        return work
+        return None
     try:
-        return recorded(work, device, warm_ups).replay
+        return recorded(work, device, warm_ups)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # of a driver, a library or a card that cannot
         reason = str(error).partition("\n")[0]
         warnings.warn(f"speaking goes on without CUDA graphs, which failed here: {reason}", stacklevel=2)
-        return work
+        return None
 
 
 def recorded(work: Callable[[], None], device: torch.device, warm_ups: int) -> torch.cuda.CUDAGraph:
