@@ -64,8 +64,8 @@ class LoRALinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
             x = x.to(torch.get_autocast_dtype("cuda"))  # here once, and not for W and again for A
-        update = F.linear(F.linear(self.lora_dropout(x), self.lora_A), self.lora_B)
-        return super().forward(x) + update * self.scaling
+        inner = F.linear(self.lora_dropout(x), self.lora_A) * self.scaling  # here, where it is r numbers wide
+        return super().forward(x) + F.linear(inner, self.lora_B)
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str], model_name: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import soundfile
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part
 from config import InferenceConfig, UserError
@@ -146,29 +146,33 @@ def load_voice(
 
     precision: "full", "fast", or "auto", which is the fast one wherever the device gains by it.
     """
+    precision = "fast" if precision == "auto" else precision
     files, checkpoint = find_weights(source, model_dir)
+
     with user_mistakes():
         config = read_model_config(model_dir)
-        parts = {part: load_part(config, part, path) for part, path in files.items()}
-        if checkpoint is not None:
-            for part, network in parts.items():
+
+    def load(part: str) -> nn.Module:
+        with user_mistakes():
+            network = load_part(config, part, files.get(part), precision=precision)
+            if checkpoint is not None and part in PARTS:
                 state = merged_part(checkpoint, source.ckpt, model_dir, part, lora_scale=source.lora_scale)
                 network.load_state_dict(state, assign=True)
-        hift = load_part(config, "hift")
+        return ready_to_speak(network.to(device), precision)  # before the next one is read: it may be far smaller then
+
+    llm, flow, hift = map(load, (*PARTS, "hift"))
     if checkpoint is not None:
         speaker = checkpoint["speaker"]
         voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
     else:
         folder = source.output_dir if source.base else files["llm"].parent
-        open_input = not all(is_baked(network.state_dict()) for network in parts.values())
+        open_input = not (is_baked(llm.state_dict()) and is_baked(flow.state_dict()))
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     names = source.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
-    precision = "fast" if precision == "auto" else precision
-    networks = [ready_to_speak(network.to(device), precision) for network in (*parts.values(), hift)]
-    return CosyVoiceModel(*networks, device), voice
+    return CosyVoiceModel(llm, flow, hift, device), voice
 
 
 # ---- speaking --------------------------------------------------------------------------------------------------------

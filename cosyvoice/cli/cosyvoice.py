@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
-from cosyvoice.utils.precision import keep_float32_exact
+from cosyvoice.utils.precision import has_int8, keep_float32_exact
 from cosyvoice.utils.weights import load_spk2info, load_weights
 from cosyvoice.utils.yaml_loader import YAML_NAME, ModelConfig, read_model_config, require_files
 
@@ -26,9 +26,9 @@ def load_part(
 ) -> nn.Module:
     """One network ("llm", "flow" or "hift") with its weights, float32, in eval mode.
 
-    weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`, in a
-    precision of `cosyvoice.utils.precision`. Raises FileNotFoundError and ValueError, naming the file, as the loaders
-    below do.
+    weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`. precision: the
+    one of `cosyvoice.utils.precision` that it speaks in, now or later. Raises FileNotFoundError and ValueError, naming
+    the file, as the loaders below do.
     """
     if part not in PARTS:
         raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
@@ -38,7 +38,8 @@ def load_part(
         require_files(config.directory, [f"{part}.pt"])
         weights = config.directory / f"{part}.pt"
     network = config.build(part, device="meta")
-    load_weights(network, weights)
+    replaced = part == "llm" and precision == "fast" and has_int8(torch.device(device))
+    load_weights(network, weights, mapped=not replaced)
     network = network.to(device).eval()
     return ready_to_speak(network, precision) if inference else network
 

@@ -161,6 +161,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
         self.linear_k = nn.Linear(n_feat, n_feat, bias=key_bias)
         self.linear_v = nn.Linear(n_feat, n_feat)
         self.linear_out = nn.Linear(n_feat, n_feat)
+        self.linear_qkv: nn.Linear | None = None  # in their place where they are one product
         self.linear_pos = nn.Linear(n_feat, n_feat, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(self.h, self.d_k))
         self.pos_bias_v = nn.Parameter(torch.empty(self.h, self.d_k))
@@ -177,7 +178,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
         cache: the T - t positions before x; x is added to it. It supplies the positions, so pos_emb is None then, and
         queries see no key to their right, so t > 1 needs a causal mask.
         """
-        q, k, v = (self._split_heads(linear(x)) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        q, k, v = map(self._split_heads, self._queries_keys_values(x))
         if cache is None:
             positions = F.pad(self.project_positions(pos_emb), (0, 0, 1, 0)).to(q.dtype)
             y = self._attend_in_blocks(q, k, v, positions, mask)
@@ -185,6 +186,23 @@ class RelPositionMultiHeadedAttention(nn.Module):
             k, v = cache.append(k, v)
             y = self._attend(q, k, v, cache.projected(self, x).to(q.dtype), mask, cache.per_key)
         return self.linear_out(y.transpose(1, 2).flatten(2))
+
+    def prepare_inference(self) -> None:
+        """One product for queries, keys and values, for good: one row has less to compute than to start. Idempotent."""
+        if self.linear_qkv is None:
+            parts = self.linear_q, self.linear_k, self.linear_v
+            weight, size = self.linear_q.weight, self.d_model
+            biases = [weight.new_zeros(size) if linear.bias is None else linear.bias for linear in parts]
+            self.linear_qkv = nn.Linear(size, 3 * size, device="meta")
+            self.linear_qkv.weight = nn.Parameter(torch.cat([linear.weight for linear in parts]), requires_grad=False)
+            self.linear_qkv.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+            del self.linear_q, self.linear_k, self.linear_v
+
+    def _queries_keys_values(self, x: Tensor) -> Sequence[Tensor]:
+        """(B, t, D) each."""
+        if self.linear_qkv is None:
+            return self.linear_q(x), self.linear_k(x), self.linear_v(x)
+        return self.linear_qkv(x).chunk(3, dim=-1)
 
     def _attend_in_blocks(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """`_attend` for T queries and as many keys; positions: (1, h, R + 1, d_k), R = T only where queries see no key
@@ -208,17 +226,17 @@ class RelPositionMultiHeadedAttention(nn.Module):
         positions: (1, h, R, d_k), of which per_key makes one score a key, as in `AttentionCache`."""
         bias = per_key(self._distance_scores(q, positions), k.size(2))
         if mask is not None:
-            bias = bias.masked_fill(~mask.unsqueeze(1), -torch.inf)
+            bias = torch.where(mask.unsqueeze(1), bias, -torch.inf)
         with_u = q + self.pos_bias_u.to(q.dtype).unsqueeze(1)
         return attend(with_u, k, v, bias, self.dropout_rate if self.training else 0.0)
 
     def project_positions(self, code: Tensor) -> Tensor:
-        """(1, h, R, d_k) for code: (1, R, D)."""
-        return self._split_heads(self.linear_pos(code))
+        """p / sqrt(d_k), (1, h, R, d_k), for code: (1, R, D)."""
+        return self._split_heads(self.linear_pos(code)) * self.d_k**-0.5
 
     def _distance_scores(self, q: Tensor, positions: Tensor) -> Tensor:
-        """(q_i + v) . p_r / sqrt(d_k), (B, h, t, R), for the distances of `positions`, (1, h, R, d_k)."""
-        with_v = (q + self.pos_bias_v.to(q.dtype).unsqueeze(1)) * self.d_k**-0.5
+        """(q_i + v) . p_r / sqrt(d_k), (B, h, t, R), for the projected `positions`, (1, h, R, d_k)."""
+        with_v = q + self.pos_bias_v.to(q.dtype).unsqueeze(1)
         queries = with_v.transpose(0, 1).flatten(1, 2)  # (h, B t, d_k): all items share one product with the positions
         scores = torch.matmul(queries, positions[0].transpose(1, 2))
         return scores.unflatten(1, (q.size(0), -1)).transpose(0, 1)

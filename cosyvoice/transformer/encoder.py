@@ -85,9 +85,12 @@ class BaseEncoder(nn.Module):
         self._positions: list[ProjectedPositions | None] = [None] * num_blocks  # set where they outlive an utterance
 
     def prepare_inference(self) -> None:
-        """Keep projected positions from one utterance to the next. The weights must not change any more. Idempotent."""
+        """Keep projected positions from one utterance to the next, and multiply for queries, keys and values at once.
+        The weights must not change any more. Idempotent."""
         if None in self._positions:
             self._positions = [ProjectedPositions() for _ in self.encoders]
+        for layer in self.encoders:
+            layer.self_attn.prepare_inference()
 
     def _require(self, option: str, value: object, *supported: object) -> None:
         if value not in supported:

@@ -48,12 +48,14 @@ def has_vnni() -> bool:
 def use_int8(model: nn.Module, keep: tuple[str, ...] = ()) -> None:
     """Replace every nn.Linear inside `model` by an Int8Linear, in place, save those named in `keep`. Idempotent."""
     places = [
-        (module, name, child)
+        (module, name)
         for module in model.modules()
         for name, child in module.named_children()
         if type(child) is nn.Linear and name not in keep
     ]
+
+    def pack(module: nn.Module, name: str) -> None:
+        setattr(module, name, Int8Linear(getattr(module, name)))  # frees the weight before others are packed
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # packing is single-threaded and outside Python's lock
-        packed = list(pool.map(Int8Linear, [child for _, _, child in places]))
-    for (module, name, _), layer in zip(places, packed, strict=True):
-        setattr(module, name, layer)
+        list(pool.map(pack, *zip(*places, strict=True)))

@@ -29,7 +29,8 @@ _FOLDED = ".weight"
 def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Tensor]:
     """Parameters by name, on the CPU, in the file's own precision and weight-norm spelling.
 
-    mapped: leave them in the file where that is possible, which is best where they are not changed.
+    mapped: leave them in the file where that is possible, which is best where they are neither changed nor replaced:
+    the memory of a mapped file goes only with its last tensor.
 
     Trainers' extras are cut: `epoch`, `step`, a dict under `module`, the prefixes `module.` and `generator.`, and
     everything under `discriminator.`. Raises FileNotFoundError, and ValueError for a file that is no state dict.
@@ -53,15 +54,15 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
     return state
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fill `model` (it may be on "meta") with the file's tensors, as float32 parameters.
+def load_weights(model: nn.Module, path: str | Path, mapped: bool = True) -> None:
+    """Fill `model` (it may be on "meta") with the file's tensors, as float32 parameters; mapped: see above.
 
     The keys must fit exactly, save that each weight-normalised tensor may be spelled either way or be folded, in the
     file and in the model alike. Raises ValueError naming the keys that are missing, unexpected, of another shape or not
     finite.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = {key: _checked(key, value, path) for key, value in load_state_dict_file(path).items()}
+    state = {key: _checked(key, value, path) for key, value in load_state_dict_file(path, mapped).items()}
     state = _respell_weight_norm(state, expected, path)
     _check_keys(state, expected, f"{path} does not fit {type(model).__name__}")
     model.load_state_dict(state, strict=True, assign=True)
