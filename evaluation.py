@@ -254,8 +254,9 @@ def parts_of(sentences: Sequence[Sentence], name: str) -> list[Part]:
 
 
 def shown(interval: Interval, digits: int) -> tuple[str, str, str]:
-    """Value and both ends of its range, as printed."""
-    return tuple(f"{number:.{digits}f}" for number in (interval.value, interval.low, interval.high))
+    """Value and both ends of its range, as printed; "?" for an end that one sentence alone does not have."""
+    numbers = interval.value, interval.low, interval.high
+    return tuple(f"{number:.{digits}f}" if math.isfinite(number) else "?" for number in numbers)
 
 
 def summary(sentences: Sequence[Sentence]) -> dict[str, Interval]:
@@ -308,10 +309,15 @@ def as_cost(figure: Figure, part: Part, targets: Mapping[str, float]) -> Part:
     return (-part[0], part[1]) if figure.better == "more" else part
 
 
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity."""
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+
+
 def as_json(sentences: Sequence[Sentence]) -> dict[str, Any]:
     """Figures with intervals, and every sentence by itself."""
     return {
-        "figures": {name: vars(interval) for name, interval in summary(sentences).items()},
+        "figures": {name: finite(vars(interval)) for name, interval in summary(sentences).items()},
         "sentences": [
             {
                 "text": sentence.text,

@@ -12,7 +12,7 @@ import torch
 
 import evaluate_joint
 import prepare_joint_data
-from evaluation import Sentence, compare
+from evaluation import Sentence, as_json, compare, shown
 from recogniser import compared, errors, language_of
 from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
 
@@ -46,16 +46,31 @@ def test_pitch_of_a_tone_that_glides_an_octave():
 def test_an_error_rate_weighs_sentences_by_their_words():
     interval = mean_interval([(1, 2), (0, 8)])
     assert interval.value == pytest.approx(0.1)
-    assert interval.low == 0 and interval.high == pytest.approx(0.5)
+    assert interval.low == 0, "no rate is negative"
+    assert interval.high == pytest.approx(0.1 + 12.7062 * 0.16)  # t of one degree of freedom; residuals 0.16 and -0.16
     assert mean_interval([]) is None
 
 
-def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
-    rng, inside = np.random.default_rng(0), 0
-    for k in range(200):
-        found = mean_interval([(value, 1) for value in rng.normal(size=30)], seed=k)
-        inside += found.low <= 0 <= found.high
-    assert 0.88 <= inside / 200 <= 0.98
+def test_one_sentence_alone_proves_nothing():
+    assert mean_interval([(0.5, 1)]).value == 0.5
+    assert not difference_interval([(3, 1)], [(1, 1)]).excludes_zero
+    assert shown(mean_interval([(-0.5, 1)]), 2) == ("-0.50", "?", "?")
+    lonely = Sentence("a", torch.zeros(1, 1), 16000, {"clarity": (1.0, 1)})
+    assert as_json([lonely])["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
+
+
+@pytest.mark.parametrize("sentences", [3, 4, 10, 50])
+def test_chance_is_called_proven_about_one_time_in_twenty(sentences):
+    """Also where sentences are as few as training hears."""
+    rng, trials, proven, covered = np.random.default_rng(0), 1000, 0, 0
+    for _ in range(trials):
+        words = rng.integers(5, 12, size=sentences)
+        rates = rng.normal(0.3, 0.1, size=(2, sentences))
+        ours, theirs = (list(zip(row * words, words, strict=True)) for row in rates)
+        proven += difference_interval(ours, theirs).excludes_zero
+        found = mean_interval(ours)
+        covered += found.low <= 0.3 <= found.high
+    assert 0.03 <= proven / trials <= 0.075 and 0.925 <= covered / trials <= 0.97
 
 
 def test_what_all_sentences_share_cancels_out_of_a_difference():
