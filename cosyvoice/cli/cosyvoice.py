@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
-from cosyvoice.utils.precision import has_int8, keep_float32_exact
+from cosyvoice.utils.precision import attend_without_plans, has_int8, keep_float32_exact
 from cosyvoice.utils.weights import load_spk2info, load_weights
 from cosyvoice.utils.yaml_loader import YAML_NAME, ModelConfig, read_model_config, require_files
 
@@ -34,6 +34,7 @@ def load_part(
         raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
     config = config if isinstance(config, ModelConfig) else read_model_config(config)
     keep_float32_exact()
+    attend_without_plans()
     if weights is None:
         require_files(config.directory, [f"{part}.pt"])
         weights = config.directory / f"{part}.pt"

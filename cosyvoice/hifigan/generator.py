@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,40 @@ from matcha.utils.audio import hann_window
 SNAKE_EPS = 1e-9
 MAX_MAGNITUDE = 100.0
 LAST_LRELU_SLOPE = 0.01  # before conv_post; the slopes inside the stages are the yaml's lrelu_slope
+
+
+def cosines(size: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of 2 pi k n / size, (size / 2 + 1, size) each, float64."""
+    angle = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).double() * (2 * math.pi / size)
+    return angle.cos(), angle.sin()
+
+
+def exactly(device: torch.device) -> torch.autocast:
+    """Within it products are in float32, as FFTs are."""
+    return torch.autocast(device.type, enabled=False)
+
+
+@cache
+def dft(size: int, device: torch.device) -> Tensor:
+    """(size, size + 2): of a frame, under the window, the real half of its spectrum and then the imaginary one.
+
+    For so short frames a product is as fast as an FFT, and needs no plan: on a GPU cuFFT makes one for each new length
+    of a sound, which takes longer than the sound."""
+    with torch.inference_mode(False):
+        cosine, sine = cosines(size)
+        window = hann_window(size, torch.device("cpu")).double()
+        return (torch.cat([cosine, -sine]) * window).T.float().contiguous().to(device)
+
+
+@cache
+def inverse_dft(size: int, device: torch.device) -> Tensor:
+    """(size, size + 2): from the halves of a spectrum to its frame under the window."""
+    with torch.inference_mode(False):
+        cosine, sine = cosines(size)
+        both = torch.full((size // 2 + 1, 1), 2.0, dtype=torch.float64)  # a bin stands for its mirror image too
+        both[0] = both[-1] = 1.0
+        window = hann_window(size, torch.device("cpu")).double()
+        return (torch.cat([cosine * both, -sine * both]) * window / size).T.float().contiguous().to(device)
 
 
 class Snake(nn.Module):
@@ -201,15 +236,26 @@ class HiFTGenerator(nn.Module):
 
     def stft(self, x: Tensor) -> Tensor:
         """Spectrum of x (B, N) as (B, n_fft + 2, N / hop + 1): the real rows, then the imaginary rows."""
-        window = hann_window(self.n_fft, x.device)
-        spectrum = torch.stft(x.float(), self.n_fft, self.hop_length, window=window, return_complex=True)
-        return torch.cat([spectrum.real, spectrum.imag], dim=1)
+        padded = F.pad(x.float(), (self.n_fft // 2, self.n_fft // 2), mode="reflect")
+        frames = padded.unfold(1, self.n_fft, self.hop_length)  # (B, N / hop + 1, n_fft)
+        with exactly(x.device):
+            return (frames @ dft(self.n_fft, x.device)).transpose(1, 2)
 
     def istft(self, magnitude: Tensor, phase: Tensor) -> Tensor:
         """Waveform (B, N) from magnitude, cut at 100, and phase in radians, each (B, n_fft / 2 + 1, N / hop + 1)."""
-        spectrum = torch.polar(magnitude.float().clamp(max=MAX_MAGNITUDE), phase.float())
-        window = hann_window(self.n_fft, magnitude.device)
-        return torch.istft(spectrum, self.n_fft, self.hop_length, window=window)
+        magnitude, phase = magnitude.float().clamp(max=MAX_MAGNITUDE), phase.float()
+        spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=1)
+        with exactly(spectrum.device):
+            frames = inverse_dft(self.n_fft, spectrum.device) @ spectrum  # (B, n_fft, N / hop + 1)
+        weight = hann_window(self.n_fft, magnitude.device).square()[:, None].expand(-1, frames.shape[2])
+        return self.overlapped(frames) / self.overlapped(weight[None])
+
+    def overlapped(self, frames: Tensor) -> Tensor:
+        """Sum (B, N) of frames (B, n_fft, N / hop + 1), each a hop after the one before, without half a frame at each
+        end."""
+        size = self.n_fft + self.hop_length * (frames.shape[2] - 1)
+        summed = F.fold(frames, (1, size), (1, self.n_fft), stride=(1, self.hop_length))
+        return summed[:, 0, 0, self.n_fft // 2 : -(self.n_fft // 2)]
 
     def decode(self, x: Tensor, s: Tensor) -> Tensor:
         """Waveform (B, N) in +-audio_limit from mel x (B, 80, T) and excitation s (B, 1, N)."""

@@ -31,3 +31,9 @@ def keep_float32_exact() -> None:
 
     By default cuDNN rounds their inputs to the 11 significant bits of TF32. For the whole process."""
     torch.backends.cudnn.allow_tf32 = False
+
+
+def attend_without_plans() -> None:
+    """Let attention on a GPU use kernels that start at once: cuDNN's, which torch takes first on some cards, is planned
+    anew for every length, and sentences hardly ever have the same one. For the whole process."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
