@@ -255,7 +255,7 @@ def stages(talk: Talk, eager: bool) -> list[Stage]:
     longer = chain.from_iterable((number, -number) for number in count(1))
 
     def sound(tokens: Sequence[int] = given) -> Tensor:
-        """Of a length that did not come before, as is the rule: libraries plan some of their kernels for each length."""
+        """Of a length that did not come before, as is the rule: libraries plan some kernels for each length."""
         tokens = [*tokens, *tokens][: len(tokens) + next(longer)]
         return anew(partial(talk.sound, tokens))
 
