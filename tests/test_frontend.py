@@ -65,6 +65,7 @@ def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFro
         ("See [5] or 7.", "See [five] or seven."),
         ("5  times\tten\u00a0or 6", "five times ten or six"),
         ("naïve7", "naïveseven"),
+        ("x² plus H₂O, ①②③ and ④ of 20 m²", "x two plus H two O, one two three and four of twenty square meters"),
     ],
 )
 def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEnd, text: str, spoken: str):

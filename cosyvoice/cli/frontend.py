@@ -117,6 +117,19 @@ def remove_bracket(text: str) -> str:
     return re.sub("[（）【】`]", "", text).replace("——", " ")
 
 
+def plain_digits(text: str) -> str:
+    """Text whose raised, lowered and circled digits, which `spell_out_number` takes for zero, are plain and apart."""
+
+    def odd(char: str) -> bool:
+        return char.isdigit() and not char.isdecimal()
+
+    plain = ""
+    for before, char in zip(f" {text}", text, strict=False):
+        apart = not before.isspace() and (odd(char) or odd(before) and char.isalnum())
+        plain += (" " if apart else "") + (str(unicodedata.digit(char)) if odd(char) else char)
+    return plain
+
+
 def spell_out_number(text: str) -> str:
     """Text in which every run of digits is written as English words; other signs of a number stay."""
     pieces = []
@@ -328,7 +341,7 @@ class CosyVoiceFrontEnd:
         if self.normalizer is not None and text:
             text = self.normalizer.normalize(text, language)
         if language == "en":
-            return spell_out_number(text)
+            return spell_out_number(plain_digits(text))
         text = replace_corner_mark(replace_blank(text.replace("\n", "")))
         text = remove_bracket(text.replace(".", "。").replace(" - ", "，"))
         return re.sub("[，,、]+$", "。", text)
