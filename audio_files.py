@@ -92,6 +92,11 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     return sorted(clips.values(), key=lambda clip: clip.name), notes + csv_notes
 
 
+def left_out_twin(clip: RawClip) -> str:
+    """What --split and --fix print about a recording that has the flag duplicate_name."""
+    return f"{clip.file}: left out, {clip.flags['duplicate_name']['used_file']} has the same name and is used"
+
+
 def printable(name: str) -> str:
     """File names that are not UTF-8 (from old archives) with their odd bytes spelled out."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
@@ -266,6 +271,9 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
     """
     lines = []
     for clip in clips:
+        if "duplicate_name" in clip.flags:  # its pieces would go to the folder of the other's
+            lines.append(left_out_twin(clip))
+            continue
         try:
             recording = read_audio(clip.path)
         except AudioError as error:

@@ -17,7 +17,7 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from audio_doctor import decibel, measure
-from audio_files import AudioError, RawClip, read_audio
+from audio_files import AudioError, RawClip, left_out_twin, read_audio
 from config import UserError
 from utils import atomic_path
 
@@ -72,8 +72,8 @@ def mend(samples: np.ndarray, sample_rate: int) -> Mended:
 def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     """Write fixed copies with their texts to `fixed_folder`, in place of an earlier run's; what was done, by file.
 
-    Raises UserError where the folder holds other things or the disk refuses; a recording that cannot be read is named
-    and left out."""
+    Raises UserError where the folder holds other things or the disk refuses; a recording that cannot be read, or
+    that shares its name with one that is used, is named and left out."""
     target, lines = fixed_folder(input_dir), []
     if target.exists() and not (target / DONE).is_file():
         raise UserError(f"{target} is there and was not made by --fix; move it away")
@@ -82,6 +82,9 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
         shutil.rmtree(folder, ignore_errors=True)  # of a killed run
         folder.mkdir()
         for clip in tqdm(clips, "fixing", unit="clip"):
+            if "duplicate_name" in clip.flags:  # its copy would get the name and the text of the other's
+                lines.append(left_out_twin(clip))
+                continue
             try:
                 recording = read_audio(clip.path)
             except AudioError as error:

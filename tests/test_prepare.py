@@ -695,6 +695,15 @@ def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, m
     assert stamps == [path.stat().st_mtime_ns for path in pieces], "never written over"
 
 
+def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, run, capsys, monkeypatch):
+    for name in ("talk.wav", "talk.flac"):
+        write_clip(tmp_path / "录音", name, None, np.tile(voice(4), 10))
+    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--split")
+    assert "talk.flac: left out, talk.wav has the same name and is used" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "录音/talk_split").iterdir()] == ["talk_001.wav"]
+
+
 def test_silero_finds_no_speech_in_noise(tmp_path, run, capsys):
     write_clip(tmp_path / "录音", "noise.wav", None, 0.1 * np.random.default_rng(0).normal(size=31 * RATE))
     run("--split")
