@@ -17,8 +17,9 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from audio_doctor import decibel, measure
-from audio_files import AudioError, RawClip, left_out_twin, read_audio
+from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio
 from config import UserError
+from cosyvoice.utils.weights import file_fingerprint
 from utils import atomic_path
 
 LOUDNESS_LUFS = -23.0  # EBU R 128
@@ -28,6 +29,7 @@ EDGE_SEC = 0.2  # silence that stays before and after the speech
 LONGEST_EDGE_SEC = 0.3  # edges up to this are left alone
 SHORTEST_SEC = 0.4  # loudness is measured in blocks of this length
 DONE = "fixed.json"
+DROPPED_BY_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # nobody's work
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,36 @@ class Mended:
 def fixed_folder(input_dir: Path) -> Path:
     """Where the copies of a folder's recordings go."""
     return input_dir.with_name(input_dir.name + "_fixed")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """{path below the folder: sha256} of all that it holds besides DONE; a link has "", as --fix writes none."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return {
+        printable(path.relative_to(folder).as_posix()): "" if path.is_symlink() else file_fingerprint(path)
+        for path in paths
+        if path != folder / DONE and path.name not in DROPPED_BY_DESKTOPS
+    }
+
+
+def refuse_changed_copies(target: Path) -> None:
+    """UserError where an earlier run's folder holds anything that this run did not write, or lacks a file of it."""
+    if not target.exists():
+        return
+    if not (target / DONE).is_file():
+        raise UserError(f"{target} is there and was not made by --fix; move it away")
+    remedy = f"move {target} away, or go on with it by --input-dir"
+    try:
+        written = dict(json.loads((target / DONE).read_text(encoding="utf-8"))["files"])
+        found = digests(target)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{target / DONE} does not say what --fix wrote, so nothing is replaced; {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}; {remedy}") from error
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
+            what = "added" if name not in written else "deleted" if name not in found else "changed"
+            raise UserError(f"{target / name} was {what} after --fix had written its copies; {remedy}")
 
 
 def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
@@ -72,11 +104,10 @@ def mend(samples: np.ndarray, sample_rate: int) -> Mended:
 def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     """Write fixed copies with their texts to `fixed_folder`, in place of an earlier run's; what was done, by file.
 
-    Raises UserError where the folder holds other things or the disk refuses; a recording that cannot be read, or
+    Raises UserError where the folder holds anything else or the disk refuses; a recording that cannot be read, or
     that shares its name with one that is used, is named and left out."""
     target, lines = fixed_folder(input_dir), []
-    if target.exists() and not (target / DONE).is_file():
-        raise UserError(f"{target} is there and was not made by --fix; move it away")
+    refuse_changed_copies(target)
     known: dict[str, list[str]] = {}
     with atomic_path(target) as folder:
         shutil.rmtree(folder, ignore_errors=True)  # of a killed run
@@ -98,6 +129,8 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
-        (folder / DONE).write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        record = {"done": known, "files": digests(folder)}
+        (folder / DONE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        refuse_changed_copies(target)  # it may have been worked on in the meantime
         shutil.rmtree(target, ignore_errors=True)  # the copies of an earlier run; the new ones take their name
     return lines

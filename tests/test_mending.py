@@ -26,3 +26,32 @@ def test_a_second_file_of_the_same_name_is_left_out_and_named(raw, capsys):
     write_clip(raw, "001.mp3", None, voice(2, seed=5))
     assert soundfile.info(fix(raw) / "001.wav").duration == 3
     assert "001.mp3: left out, 001.flac has the same name and is used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("work", "what"),
+    [
+        (lambda copies: (copies / "001.txt").write_text("corrected"), "001.txt was changed"),
+        (lambda copies: write_clip(copies, "new.wav", None), "new.wav was added"),
+        (lambda copies: (copies / "more").symlink_to(copies.parent), "more was added"),
+        (lambda copies: (copies / "001.wav").unlink(), "001.wav was deleted"),
+    ],
+)
+def test_work_on_the_copies_is_not_thrown_away(raw, capsys, work, what):
+    copies = fix(raw)
+    (copies / ".DS_Store").touch()  # by looking at the folder on a Mac
+    assert fix(raw) == copies
+    work(copies)
+    before = {path: path.read_bytes() for path in copies.iterdir() if path.is_file()}
+    fix(raw, code=2)
+    assert f"{what} after --fix had written its copies; move {copies} away" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in copies.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("record", ['{"001.flac": []}', "not JSON", "[]", '{"files": 1}'])
+def test_copies_without_a_record_of_what_was_written_are_kept(raw, capsys, record):
+    copies = fix(raw)
+    (copies / "fixed.json").write_text(record, encoding="utf-8")
+    fix(raw, code=2)
+    assert "does not say what --fix wrote" in capsys.readouterr().err
+    assert (copies / "001.txt").exists()

@@ -120,7 +120,7 @@ def test_fix_makes_copies_and_leaves_the_originals(spoilt, capsys):
     assert {path.name: path.read_bytes() for path in spoilt.iterdir()} == before
     target = fixed_folder(spoilt)
     assert f"--input-dir {target}" in capsys.readouterr().out
-    done = json.loads((target / "fixed.json").read_text(encoding="utf-8"))
+    done = json.loads((target / "fixed.json").read_text(encoding="utf-8"))["done"]
     assert done.keys() == {f"{path.stem}.wav" for path in spoilt.glob("*.wav")}
     assert "cut off before the speech" in done["018.wav"][0]
     for path in target.glob("*.wav"):
