@@ -41,8 +41,9 @@ class Mended:
 
 
 def fixed_folder(input_dir: Path) -> Path:
-    """Where the copies of a folder's recordings go."""
-    return input_dir.with_name(input_dir.name + "_fixed")
+    """Where the copies of a folder's recordings go: beside it, also where it is given as `.` or `..`."""
+    folder = input_dir.resolve() if input_dir.name in ("", "..") else input_dir
+    return folder.parent / f"{folder.name}_fixed"
 
 
 def digests(folder: Path) -> dict[str, str]:

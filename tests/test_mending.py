@@ -55,3 +55,11 @@ def test_copies_without_a_record_of_what_was_written_are_kept(raw, capsys, recor
     fix(raw, code=2)
     assert "does not say what --fix wrote" in capsys.readouterr().err
     assert (copies / "001.txt").exists()
+
+
+@pytest.mark.parametrize(("inside", "given"), [(".", "."), ("sub", ".."), ("..", "raw")])
+def test_copies_lie_beside_the_folder_however_it_is_given(raw, monkeypatch, inside, given):
+    (raw / "sub").mkdir()
+    monkeypatch.chdir(raw / inside)
+    assert prepare_joint_data.main(["--input-dir", given, "--fix"]) == 0
+    assert sorted(path.name for path in (raw.parent / "raw_fixed").iterdir()) == ["001.txt", "001.wav", "fixed.json"]
