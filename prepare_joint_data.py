@@ -335,6 +335,7 @@ def prepare(args: argparse.Namespace) -> None:
         return fix(args, input_dir, raw_clips)
     if args.split or args.transcribe:
         return make_clips(args, input_dir, raw_clips)
+    refuse_output_among_recordings(args.output_dir, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     args.llm_device, args.device = select_device(args.device), onnx_device(args.device)
     with user_mistakes():
@@ -365,6 +366,12 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"report    {args.output_dir / 'report.txt'}, report.html, report.json")
     following = command_line("train_joint.py", data_dir=args.output_dir, model_dir=args.model_dir)
     print(f"next\n{following}", flush=True)
+
+
+def refuse_output_among_recordings(output_dir: Path, input_dir: Path, clips: Sequence[RawClip]) -> None:
+    """UserError where report.txt would lie beside recordings: it is the transcript of a recording report.wav."""
+    if output_dir.resolve() in {folder.resolve() for folder in (input_dir, *(clip.path.parent for clip in clips))}:
+        raise UserError(f"--output-dir {output_dir} holds recordings; choose another folder for the training data")
 
 
 def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:

@@ -470,6 +470,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, raw, run, capsys, lim
     assert not list((tmp_path / "数据").rglob("*.part"))
 
 
+@pytest.mark.parametrize("output", [".", "sub", "../link"])
+def test_an_output_among_the_recordings_is_refused_before_anything_is_written(tmp_path, raw, run, capsys, output):
+    write_clip(raw, "report.wav", "the report is in")
+    write_clip(raw, "sub/report.wav", "the other report is in")
+    (tmp_path / "link").symlink_to(raw)
+    before = sorted(raw.rglob("*"))
+    run("--output-dir", str(raw / output), code=2)
+    assert "holds recordings; choose another folder" in capsys.readouterr().err
+    assert sorted(raw.rglob("*")) == before
+    assert (raw / "report.txt").read_text(encoding="utf-8") == "the report is in"
+
+
 def test_two_runs_on_one_output_do_not_mix(tmp_path, raw, run, capsys):
     with prepare_joint_data.only_run(tmp_path / "数据", "prepare_joint_data.py"):
         run(code=2)
