@@ -1,5 +1,6 @@
 """The user's recordings and transcripts: found, read, cut at pauses, drafted."""
 
+import io
 import os
 import shutil
 import unicodedata
@@ -252,6 +253,13 @@ def _read_with_ffmpeg(path: Path, refusal: str) -> Recording:
     return Recording(wave.T.numpy(), rate, wave.shape[1] / rate)
 
 
+def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+    """A 24-bit wav file of samples (N, channels). Raises OSError with the reason, which libsndfile does not tell."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_24")
+    path.write_bytes(encoded.getvalue())
+
+
 def wave_16k(recording: Recording) -> Tensor:
     """(N,) mono at 16 kHz, what voice activity and speech recognition take."""
     mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
@@ -349,19 +357,13 @@ def with_margins(spans: Sequence[Span], duration_sec: float) -> list[Span]:
 
 def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, stem: str) -> None:
     """Wav files of the spans; the folder appears under its name only when all are written."""
-    part = target.with_name(target.name + PART_SUFFIX)
-    shutil.rmtree(part, ignore_errors=True)
     rate = recording.sample_rate
-    try:
+    with atomic_path(target) as part:
+        shutil.rmtree(part, ignore_errors=True)  # of a killed run
         part.mkdir()
         for number, (start, end) in enumerate(spans, 1):
             piece = recording.samples[round(start * rate) : round(end * rate)]
-            soundfile.write(part / f"{stem}_{number:03}.wav", piece, rate, subtype="PCM_24")
-        part.rename(target)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"cannot write the clips of {target}: {error}; nothing was left half-written") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            write_wav(part / f"{stem}_{number:03}.wav", piece, rate)
 
 
 # ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------

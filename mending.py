@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio.functional
 from tqdm import tqdm
 
 from audio_doctor import decibel, measure
-from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio
+from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
 from utils import atomic_path
@@ -125,7 +124,7 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             mended = mend(recording.samples, recording.sample_rate)
             path = (folder / clip.file).with_suffix(".wav")
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, mended.samples, recording.sample_rate, subtype="PCM_24")
+            write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
             known[clip.file] = mended.done

@@ -63,3 +63,15 @@ def test_copies_lie_beside_the_folder_however_it_is_given(raw, monkeypatch, insi
     monkeypatch.chdir(raw / inside)
     assert prepare_joint_data.main(["--input-dir", given, "--fix"]) == 0
     assert sorted(path.name for path in (raw.parent / "raw_fixed").iterdir()) == ["001.txt", "001.wav", "fixed.json"]
+
+
+def test_a_full_disk_ends_with_its_reason_and_keeps_the_earlier_copies(raw, capsys):
+    from test_mistakes import full_disk  # skips where the system has no such limit
+
+    copies = fix(raw)
+    write_clip(raw, "002.flac", "another text", voice(12))
+    with full_disk(200_000):
+        fix(raw, code=2)
+    assert f"cannot write {copies}: File too large; nothing was left half-written" in capsys.readouterr().err
+    assert sorted(path.name for path in copies.parent.iterdir()) == ["raw", "raw_fixed"]
+    assert (copies / "001.wav").exists()
