@@ -80,7 +80,7 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     for path in audio:
         name, file = _name(path, input_dir), printable(path.relative_to(input_dir).as_posix())
         if split_folder(path).is_dir():
-            notes.append(f"{file} is left out, its clips in {split_folder(path).name} are used")
+            notes.append(f"{file} is left out, its clips in {printable(split_folder(path).name)} are used")
         elif name in clips:
             clip = RawClip(file, path, file, flags={"duplicate_name": {"used_file": clips[name].file}})
             clips[file] = clip
@@ -131,13 +131,13 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
     try:
         clip.text = listed if txt is None else one_line(read_utf8(txt))
     except (ValueError, OSError) as error:
-        clip.flags["unreadable_text"] = {"text_problem": f"{txt.name}: {error}"}
+        clip.flags["unreadable_text"] = {"text_problem": f"{printable(txt.name)}: {error}"}
         return
     if clip.text is None:
-        draft = clip.sibling(DRAFT_SUFFIX)
-        problem = f"write it in {clip.path.stem}.txt beside the audio, or in {METADATA}"
+        draft, stem = clip.sibling(DRAFT_SUFFIX), printable(clip.path.stem)
+        problem = f"write it in {stem}.txt beside the audio, or in {METADATA}"
         if draft.is_file():
-            problem = f"check {draft.name} and rename it to {clip.path.stem}.txt"
+            problem = f"check {stem}{DRAFT_SUFFIX} and rename it to {stem}.txt"
         clip.flags["missing_text"] = {"text_problem": problem}
     elif listed is not None and listed != clip.text:
         clip.flags["text_conflict"] = {"other_text": listed}
@@ -227,7 +227,7 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
         if path.stat().st_size == 0:
             raise AudioError("the file is empty (0 bytes)")
         path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(frontend.sound_file_name(path)) as file:
             rate, length = file.samplerate, file.frames
             limit = -1 if max_sec is None else int(max_sec * rate)
             samples = file.read(limit, dtype="float32", always_2d=True)
@@ -299,7 +299,7 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
         left_out = (
             f", {len(spans) - len(kept)} shorter than {MIN_PIECE_SEC} s left out" if len(kept) < len(spans) else ""
         )
-        lines.append(f"{clip.file}: {len(kept)} clips in {target}{left_out}")
+        lines.append(f"{clip.file}: {len(kept)} clips in {printable(str(target))}{left_out}")
     return lines
 
 

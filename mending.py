@@ -122,7 +122,7 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
                 lines.append(f"{clip.file}: cannot be read: {error}")
                 continue
             mended = mend(recording.samples, recording.sample_rate)
-            path = (folder / clip.file).with_suffix(".wav")
+            path = (folder / clip.path.relative_to(input_dir)).with_suffix(".wav")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:

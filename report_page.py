@@ -50,7 +50,7 @@ def report_page(findings: Sequence[Finding], notes: Sequence[str], input_dir: Pa
 def link(recording: Path, page_dir: Path) -> str:
     """The recording as seen from the page: a relative path where there is one."""
     try:
-        return quote(Path(os.path.relpath(recording, page_dir)).as_posix())
+        return quote(os.fsencode(Path(os.path.relpath(recording, page_dir)).as_posix()))
     except ValueError:  # another drive
         return recording.resolve().as_uri()
 

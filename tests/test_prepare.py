@@ -298,6 +298,41 @@ def test_usual_formats_are_read(tmp_path, name, options):
     assert not audio_doctor.audio_flags(measure(recording.samples, rate)), "a clean recording has no flag"
 
 
+def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_path, run, monkeypatch):
+    """As an archive from an old Chinese Windows unpacks; the folder's name too."""
+    folder, odd = tmp_path / os.fsdecode(b"\xc4\xe3"), os.fsdecode(b"\xba\xc3")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    plain = write_clip(tmp_path, "plain.flac", SENTENCES[0])
+    for number in "1234":
+        shutil.copy(plain, folder / f"{number}{odd}.flac")
+    shutil.copy(plain.with_suffix(".txt"), folder / f"1{odd}.txt")
+    (folder / f"2{odd}.txt").write_bytes("床前明月光".encode("gbk"))
+    (folder / f"3{odd}.draft.txt").touch()
+    (folder / f"4{odd}_split").mkdir()
+    (folder / f"5{odd}.m4a").write_text("<html>")
+    run("--input-dir", str(folder))
+    assert flags(tmp_path) == {
+        r"1\xba\xc3": [],
+        r"2\xba\xc3": ["unreadable_text"],
+        r"3\xba\xc3": ["missing_text"],
+        r"5\xba\xc3": ["unreadable", "missing_text"],
+    }
+    text = (tmp_path / "数据/report.txt").read_text(encoding="utf-8")
+    assert r"rename it to 3\xba\xc3.txt" in text and r"its clips in 4\xba\xc3_split are used" in text
+    write_clip(tmp_path, "talk.wav", None, np.tile(voice(4), 10)).rename(folder / f"6{odd}.wav")
+    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--input-dir", str(folder), "--split")
+    assert soundfile.info(os.fsencode(folder / f"6{odd}_split/6{odd}_001.wav")).duration == pytest.approx(8.3)
+    run("--input-dir", str(folder), "--fix")
+    fixed = tmp_path / os.fsdecode(b"\xc4\xe3_fixed")
+    assert (fixed / f"1{odd}.txt").read_text(encoding="utf-8") == SENTENCES[0] + "\n"
+    assert soundfile.info(os.fsencode(fixed / f"1{odd}.wav")).duration == 3.5
+    run("--input-dir", str(folder), "--fix")  # in place of its own copies
+
+
 def test_a_clip_of_a_hair_over_thirty_seconds_is_dropped_and_not_an_error(tmp_path, raw, run):
     write_clip(raw, "edge.wav", "x", np.resize(voice(3), 30 * RATE + 1))
     write_clip(raw, "full.wav", "x", np.resize(voice(3, seed=5), 30 * RATE))

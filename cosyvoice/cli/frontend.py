@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -228,7 +229,7 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; record or copy it again")
     try:
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, sample_rate = soundfile.read(sound_file_name(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError):
         samples, sample_rate = _decode_with_ffmpeg(path)
     if sample_rate < MIN_SOURCE_RATE:
@@ -238,6 +239,11 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     if not np.isfinite(samples).all():
         raise ValueError(f"{path}: holds samples that are not numbers (NaN or infinite); export it again")
     return torch.from_numpy(samples.mean(axis=1, dtype=np.float32))[None], sample_rate
+
+
+def sound_file_name(path: Path) -> Path | bytes:
+    """The path as soundfile opens it: it cannot encode names that are not UTF-8 (from old archives)."""
+    return path if os.name == "nt" else os.fsencode(path)
 
 
 def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
