@@ -17,7 +17,7 @@ from tqdm import tqdm
 from audio_doctor import MAX_SEC
 from config import UserError
 from cosyvoice.cli import frontend
-from utils import atomic_path
+from utils import atomic_path, user_mistakes
 
 # In order of preference where two files differ only in the suffix.
 FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()
@@ -79,7 +79,7 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     clips: dict[str, RawClip] = {}
     for path in audio:
         name, file = _name(path, input_dir), printable(path.relative_to(input_dir).as_posix())
-        if split_folder(path).is_dir():
+        if os.path.isdir(split_folder(path)):  # unlike Path's it says no to a name that is too long to exist
             notes.append(f"{file} is left out, its clips in {printable(split_folder(path).name)} are used")
         elif name in clips:
             clip = RawClip(file, path, file, flags={"duplicate_name": {"used_file": clips[name].file}})
@@ -136,7 +136,7 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
     if clip.text is None:
         draft, stem = clip.sibling(DRAFT_SUFFIX), printable(clip.path.stem)
         problem = f"write it in {stem}.txt beside the audio, or in {METADATA}"
-        if draft.is_file():
+        if os.path.isfile(draft):
             problem = f"check {stem}{DRAFT_SUFFIX} and rename it to {stem}.txt"
         clip.flags["missing_text"] = {"text_problem": problem}
     elif listed is not None and listed != clip.text:
@@ -358,7 +358,7 @@ def with_margins(spans: Sequence[Span], duration_sec: float) -> list[Span]:
 def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, stem: str) -> None:
     """Wav files of the spans; the folder appears under its name only when all are written."""
     rate = recording.sample_rate
-    with atomic_path(target) as part:
+    with user_mistakes(), atomic_path(target) as part:
         shutil.rmtree(part, ignore_errors=True)  # of a killed run
         part.mkdir()
         for number, (start, end) in enumerate(spans, 1):
@@ -394,8 +394,10 @@ def whisper_transcriber(asr_model: Path | None) -> Callable[[Recording], str]:
 
 
 def write_drafts(clips: Sequence[RawClip], transcribe: Callable[[Recording], str]) -> list[Path]:
-    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written."""
-    todo = [clip for clip in clips if "missing_text" in clip.flags and not clip.sibling(DRAFT_SUFFIX).exists()]
+    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written.
+
+    Raises UserError where one cannot be written."""
+    todo = [clip for clip in clips if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX))]
     written = []
     for clip in tqdm(todo, desc="transcribing", unit="clip"):
         try:
@@ -404,7 +406,7 @@ def write_drafts(clips: Sequence[RawClip], transcribe: Callable[[Recording], str
             continue  # the next run reports it with its reason
         text = transcribe(recording) if recording.duration_sec <= MAX_SEC else ""
         if text:
-            with atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
+            with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
                 part.write_text(text + "\n", encoding="utf-8")
             written.append(clip.sibling(DRAFT_SUFFIX))
     return written

@@ -333,6 +333,22 @@ def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_pa
     run("--input-dir", str(folder), "--fix")  # in place of its own copies
 
 
+def test_a_name_as_long_as_names_can_be_is_read(tmp_path, run, capsys, monkeypatch):
+    name = "a" * 250
+    write_clip(tmp_path / "录音", f"{name}.wav", SENTENCES[0])
+    write_clip(tmp_path / "录音", f"{name[:-1]}b.wav", None)
+    run()
+    assert flags(tmp_path) == {name: [], f"{name[:-1]}b": ["missing_text"]}
+    run("--fix")
+    assert (tmp_path / f"录音_fixed/{name}.txt").exists()
+    with pytest.raises(UserError, match="draft.txt.*File name too long"):
+        write_drafts(find_clips(tmp_path / "录音")[0], lambda recording: "what is said")
+    write_clip(tmp_path / "录音", f"{name[:-1]}c.flac", None, np.tile(voice(4), 10))
+    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--split", code=2)
+    assert "_split: File name too long" in capsys.readouterr().err
+
+
 def test_a_clip_of_a_hair_over_thirty_seconds_is_dropped_and_not_an_error(tmp_path, raw, run):
     write_clip(raw, "edge.wav", "x", np.resize(voice(3), 30 * RATE + 1))
     write_clip(raw, "full.wav", "x", np.resize(voice(3, seed=5), 30 * RATE))
