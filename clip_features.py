@@ -35,6 +35,7 @@ from utils import atomic_path, user_mistakes
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features.
 EXTRACTION_VERSION = 1
+ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
 CLIP_SEC, CLIP_SEC_PER_BYTE = 0.05, 1 / 0.5e9
@@ -64,13 +65,16 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
-        """The record without its arrays, or None where there is none that can be read."""
+        """The record without its arrays, or None where there is none that can be read whole."""
         try:
             with np.load(path, allow_pickle=False) as file:
+                damaged = file.zip.testzip()  # the first member whose checksum is wrong
+                if damaged or set(file.files) not in ({"values"}, {"values", *ARRAYS}):
+                    return None
                 values = json.loads(file["values"].tobytes())
             figures = AudioFigures(**values["figures"]) if "figures" in values else None
             return cls(path, values.get("problem"), figures, values.get("text", ""))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 
     def array(self, name: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -251,6 +252,20 @@ def test_another_model_or_a_damaged_record_is_noticed(tmp_path, raw, run, model_
     (other / "campplus.onnx").write_bytes((other / "campplus.onnx").read_bytes() + b"\x32\x01\x00")  # doc field
     run("--model-dir", str(other))
     assert "4 new or changed of 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("member", ["speech_feat", "values"])
+def test_a_record_with_one_wrong_bit_is_computed_again(tmp_path, raw, run, capsys, member):
+    run()
+    path = next(iter((tmp_path / "数据/cache").glob("*.npz")))
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        place = file.getinfo(f"{member}.npy").header_offset + 300
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    capsys.readouterr()
+    run()
+    assert "1 new or changed of 4" in capsys.readouterr().out
+    assert len(read_rows(tmp_path / "数据")) == 4
 
 
 def test_a_killed_run_keeps_what_is_finished_and_the_old_data_set(tmp_path, raw, run, model_dir):
