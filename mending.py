@@ -127,6 +127,8 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
+            if "unreadable_text" in clip.flags:
+                lines.append(f"{clip.file}: copied without its text: {clip.flags['unreadable_text']['text_problem']}")
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
         record = {"done": known, "files": digests(folder)}

@@ -332,7 +332,7 @@ def prepare(args: argparse.Namespace) -> None:
     input_dir = find_folder(args.input_dir, "raw_audio", "put 001.wav, 001.txt, ... there or give --input-dir")
     raw_clips, notes = find_clips(input_dir)
     if args.fix:
-        return fix(args, input_dir, raw_clips)
+        return fix(args, input_dir, raw_clips, notes)
     if args.split or args.transcribe:
         return make_clips(args, input_dir, raw_clips)
     refuse_output_among_recordings(args.output_dir, input_dir, raw_clips)
@@ -392,12 +392,12 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
     print(f"then\n{command_line('prepare_joint_data.py', input_dir=args.input_dir)}", flush=True)
 
 
-def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
+def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
     """--fix: mended copies beside the recordings; no training data is made."""
     if args.split or args.transcribe:
         raise UserError("give --fix by itself: cut and draft first, then fix what came out")
     lines, target = fix_recordings(clips, input_dir), fixed_folder(input_dir)
-    print("\n".join(lines) or "nothing had to be changed")
+    print("\n".join(lines + notes) or "nothing had to be changed")
     print(f"copies are in {target}, what was done to each in {target / DONE}; the originals are untouched")
     print(f"then\n{command_line('prepare_joint_data.py', input_dir=target)}", flush=True)
 

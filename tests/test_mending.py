@@ -75,3 +75,13 @@ def test_a_full_disk_ends_with_its_reason_and_keeps_the_earlier_copies(raw, caps
     assert f"cannot write {copies}: File too large; nothing was left half-written" in capsys.readouterr().err
     assert sorted(path.name for path in copies.parent.iterdir()) == ["raw", "raw_fixed"]
     assert (copies / "001.wav").exists()
+
+
+def test_what_does_not_come_along_is_named(raw, capsys):
+    (raw / "001.txt").write_bytes("床前明月光".encode("gbk"))
+    write_clip(raw, "talk.wav", None)
+    (raw / "talk_split").mkdir()
+    assert not (fix(raw) / "001.txt").exists()
+    printed = capsys.readouterr().out
+    assert "001.flac: copied without its text: 001.txt: line 1 is not UTF-8 (looks like GBK" in printed
+    assert "talk.wav is left out, its clips in talk_split are used" in printed
