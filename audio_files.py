@@ -86,11 +86,21 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
             clips[file] = clip
         else:
             clips[name] = RawClip(name, path, file)
-    transcripts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    transcripts = _transcripts(files, audio)
     listed, csv_notes = read_metadata(input_dir / METADATA, list(clips.values()))
     for clip in clips.values():
         _attach_text(clip, transcripts.get(clip.path.with_suffix("")), listed.get(clip.name))
     return sorted(clips.values(), key=lambda clip: clip.name), notes + csv_notes
+
+
+def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> dict[Path, Path]:
+    """{audio file without suffix: its .txt}. The same name may be spelled in two ways (an e with an accent is one
+    character in NFC and two in NFD, as on a Mac), so that a .txt whose own spelling has no audio serves another's."""
+    exact = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    stems = {path.with_suffix("") for path in audio}
+    spare = {_place(str(stem)): path for stem, path in exact.items() if stem not in stems}
+    found = {stem: exact.get(stem) or spare.get(_place(str(stem))) for stem in stems}
+    return {stem: path for stem, path in found.items() if path is not None}
 
 
 def left_out_twin(clip: RawClip) -> str:

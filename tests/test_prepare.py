@@ -564,6 +564,25 @@ def test_texts_of_windows_editors_are_read(tmp_path):
     assert find_clips(tmp_path)[0][0].text == "床前明月光， 疑是地上霜。"
 
 
+def test_a_text_is_found_under_either_spelling_of_its_name(tmp_path):
+    write_clip(tmp_path, "\u00e9/\u00e91.wav", None)
+    write_clip(tmp_path, "\u00e92.wav", "one character")
+    write_clip(tmp_path, "e\u03012.wav", "two characters")
+    if len(list(tmp_path.glob("*2.wav"))) == 1:
+        pytest.skip("this file system takes both spellings for one name")
+    write_clip(tmp_path, "\u00e93.wav", "of this spelling only")
+    write_clip(tmp_path, "e\u03013.wav", None)
+    (tmp_path / "\u00e9/e\u03011.txt").write_text("from a Mac")
+    texts = {clip.name: clip.text for clip in find_clips(tmp_path)[0]}
+    assert texts == {
+        "\u00e9/\u00e91": "from a Mac",
+        "\u00e92": "one character",
+        "e\u03012": "two characters",
+        "\u00e93": "of this spelling only",
+        "e\u03013": None,
+    }
+
+
 def test_a_text_in_utf_16_is_named_as_such(tmp_path):
     (tmp_path / "a.txt").write_bytes("hello".encode("utf-16"))
     with pytest.raises(ValueError, match="line 1 is not UTF-8 .looks like UTF-16.; save it as UTF-8"):
