@@ -17,9 +17,10 @@ from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import CAMPPLUS
 from matcha.utils.audio import mel_spectrogram
-from utils import atomic_path, run_main, user_mistakes
+from utils import atomic_path, read_lines, run_main, user_mistakes
 
 UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
+METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
 MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
 
 
@@ -35,11 +36,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of metrics.csv as numbers, empty cells as NaN; UserError where the run has no finished epoch."""
+    """Rows of metrics.csv as numbers, empty cells as NaN.
+
+    UserError where the run has no finished epoch, or naming the line that is not as training wrote it.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing: the run has no finished epoch; run: python train_joint.py")
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+    reader, rows = csv.DictReader(read_lines(path)), []
+    try:
+        missing = METRICS - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"no column {min(missing)}")
+        for row in reader:
+            if None in row:
+                raise ValueError("too many cells")
+            rows.append({key: float(value or "nan") for key, value in row.items()})
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: line {reader.line_num} is not as training wrote it ({error}); a spreadsheet may have changed "
+            "the file: put back an unchanged copy, or go on training, which writes it anew"
+        ) from error
+    return rows
 
 
 def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: float, threshold: float) -> None:

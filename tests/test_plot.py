@@ -1,0 +1,44 @@
+"""The table of losses that plot_joint.py draws."""
+
+import math
+
+import pytest
+
+from config import UserError
+from plot_joint import read_metrics
+
+HEAD = "epoch,step,llm_train,llm_held_out,flow_train,flow_held_out\n"
+
+
+def test_rows_are_numbers_and_empty_cells_are_nan(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(HEAD + "1,4,2.5,,1.5,\n", encoding="utf-8")
+    [row] = read_metrics(path)
+    assert (row["epoch"], row["llm_train"], row["flow_train"]) == (1, 2.5, 1.5)
+    assert math.isnan(row["llm_held_out"]) and math.isnan(row["flow_held_out"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "1,4,2.5,,1.5,\n2,8,abc,,1.4,\n", "line 3 is not as training wrote it .could not convert.*'abc'"),
+        (HEAD.replace(",", ";") + "1;4;2,5;;1,5;\n", "line 1 is not as training wrote it .no column epoch"),
+        (HEAD + "1,4,2,5,,1,5,\n", "line 2 is not as training wrote it .too many cells"),
+        (HEAD.replace(",flow_train", ""), "line 1 is not as training wrote it .no column flow_train"),
+        ("", "line 0 is not as training wrote it .no column epoch"),
+    ],
+)
+def test_a_line_that_a_spreadsheet_changed_is_named(tmp_path, text, message):
+    path = tmp_path / "metrics.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"metrics.csv: {message}"):
+        read_metrics(path)
+
+
+def test_another_encoding_is_named_and_a_byte_order_mark_does_no_harm(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(HEAD + "1,4,2.5,,1.5,\n", encoding="utf-8-sig")
+    assert read_metrics(path)[0]["epoch"] == 1
+    path.write_text(HEAD, encoding="utf-16")
+    with pytest.raises(UserError, match="metrics.csv is not UTF-8"):
+        read_metrics(path)
