@@ -34,8 +34,8 @@ MIN_GROUP = 6  # fewer clips than this have no median worth trusting
 RATE_RATIO = 1.6  # floor: characters per second this many times more or fewer than the median
 TEXT_HELP_SHARE = 0.25  # a text that helps the LLM less than this share of what texts usually do is not what is said
 # Nats per second of speech. Speech carries about 39 bits (27 nats) a second in any language (Coupé et al. 2019): texts
-# that usually tell the LLM less are in a language that it does not know. With an English model English texts tell it
-# about 50, Italian and French ones 16.
+# that usually tell the LLM less are in a language that it does not know, or belong to other clips, all of them. With an
+# English model English texts tell it about 50, Italian and French ones 16.
 LEAST_TEXT_HELP = 27.0
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
 MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
@@ -349,7 +349,8 @@ def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) 
     if usual < LEAST_TEXT_HELP:
         return (
             f"texts are not checked against the audio: they tell the base model little about it ({usual:.0f} nats a "
-            "second), as in a language that it does not know"
+            "second): it may not know the language, or the texts do not belong to these clips; listen to a few and "
+            "compare"
         )
     for finding, help_ in zip(findings, helps, strict=True):
         if help_ is not None and help_ < TEXT_HELP_SHARE * usual:

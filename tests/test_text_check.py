@@ -55,7 +55,12 @@ def test_a_stored_result_is_not_computed_again(tmp_path):
         ([50.0, 52.0, 47.0, 20.0, 55.0, 50.0], [], ""),
         ([50.0, 52.0, 47.0, 8.0, 55.0, -20.0], [3, 5], ""),
         ([50.0, 52.0, 47.0, None, 55.0, 50.0, 2.0], [6], ""),
-        ([15.0, 17.0, 26.0, 0.0, 8.0, 30.0, 22.0, 2.0], [], "a language that it does not know"),
+        (
+            [15.0, 17.0, 26.0, 0.0, 8.0, 30.0, 22.0, 2.0],
+            [],
+            "may not know the language, or the texts do not belong",
+        ),
+        ([-8.0, -9.0, -8.0, -7.0, 3.0, -10.0], [], "listen to a few and compare"),
         ([50.0, 0.0], [], "takes 6 clips"),
     ],
 )
