@@ -26,6 +26,8 @@ METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 PART_SUFFIX = ".part"
 
+SF_NO_SUCH_FILE = 7  # libsndfile's code for "File does not exist or is not a regular file"
+
 MIN_PIECE_SEC, MAX_PIECE_SEC = 1.5, 15.0
 MARGIN_SEC = 0.15  # kept before and after the speech of a piece
 LONG_PAUSE_SEC = 1.0  # always cut here; shorter pauses only where a piece would get too long
@@ -242,7 +244,9 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
             limit = -1 if max_sec is None else int(max_sec * rate)
             samples = file.read(limit, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        return _read_with_ffmpeg(path, error.error_string.rstrip("."))
+        # of a .mp3 that is none libsndfile says that it is not there
+        refusal = "no sound in it" if error.code == SF_NO_SUCH_FILE else error.error_string.rstrip(".")
+        return _read_with_ffmpeg(path, refusal)
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
     if len(samples) == 0:

@@ -393,10 +393,11 @@ def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
     write_clip(folder, "nan.wav", "not a number", np.full(RATE, np.nan), subtype="FLOAT")
     (folder / "broken.wav").write_bytes(b"RIFF\x00\x00\x00\x00 not a wav at all")
     (folder / "zero.mp3").write_bytes(b"")
+    (folder / "words.mp3").write_text("these are just words\n" * 40)
     (folder / "page.m4a").write_text("<html>not found</html>")
     truncated = write_clip(folder, "cut.flac", "only the header is left").read_bytes()
     (folder / "cut.flac").write_bytes(truncated[:60])
-    for name in ("broken", "zero", "page"):
+    for name in ("broken", "zero", "words", "page"):
         (folder / f"{name}.txt").write_text("some text")
     write_clip(folder, "untold.wav", None, voice(seed=91))
     write_clip(folder, "blank.wav", " \r\n", voice(seed=92))
@@ -421,7 +422,7 @@ def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
         "long": ("too_long", "dropped"),
         "phone": ("low_sample_rate", "dropped"),
         "silent": ("near_silent", "dropped"),
-        **dict.fromkeys(("nan", "broken", "zero", "page", "cut"), ("unreadable", "dropped")),
+        **dict.fromkeys(("nan", "broken", "zero", "words", "page", "cut"), ("unreadable", "dropped")),
         "untold": ("missing_text", "dropped"),
         "blank": ("empty_text", "dropped"),
         "marks": ("empty_text", "dropped"),
@@ -451,10 +452,11 @@ def test_every_fault_is_named_and_only_usable_clips_are_kept(tmp_path, raw, run,
     used = {clip.utt for clip in read_rows(tmp_path / "数据")}
     assert used == {clip for clip, entry in found.items() if entry["status"] != "dropped"}
     printed = capsys.readouterr().out
-    assert "WARNING: more clips were dropped (15) than used (11)" in printed
+    assert "WARNING: more clips were dropped (16) than used (11)" in printed
     assert printed.index("dropped") < printed.index("warned"), "worst first"
     assert "gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding)" in printed
     assert "unreadable: the file is empty (0 bytes)" in printed
+    assert "unreadable: damaged or not audio at all (no sound in it)" in printed
 
 
 def test_no_usable_clip_is_an_error_that_leaves_the_old_data(tmp_path, raw, run, capsys):
