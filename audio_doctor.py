@@ -16,6 +16,7 @@ MIN_SAMPLE_RATE = 16_000
 # Audio limits. Levels in dB below full scale (dBFS).
 FRAME_SEC = 0.02
 SILENT_DB = -50.0  # loudest frames below this: nobody speaks
+CANCEL_DB = 6.0  # channels together this far below the loudest one's share of the mix: they cancel each other
 QUIET_DB = -36.0  # speech normally sits at -25..-12
 CLIPPED_SHARE = 5e-4  # samples on a flat top: 8 a second at 16 kHz; clean recordings have none or one short run
 FLAT_RUN = 4  # equal extreme samples in a row that make a flat top
@@ -49,6 +50,10 @@ FLAGS: dict[str, tuple[str, str]] = {
     "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_SEC:g} s are used"),
     "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: python prepare_joint_data.py --split"),
     "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SAMPLE_RATE} Hz or more"),
+    "channels_cancel": (
+        DROP,
+        "the channels cancel each other: {channel_db:.0f} dBFS alone, {level_db:.0f} together; export one of them",
+    ),
     "near_silent": (DROP, "loudest parts at {level_db:.0f} dBFS; nobody speaks"),
     "missing_text": (DROP, "{text_problem}"),
     "unreadable_text": (DROP, "{text_problem}"),
@@ -97,7 +102,8 @@ class AudioFigures:
     sample_rate: int
     channels: int
     peak_db: float  # dBFS
-    level_db: float  # 95th percentile of 20 ms frames, dBFS
+    level_db: float  # 95th percentile of 20 ms frames of the channels' mean, dBFS
+    channel_db: float  # the same of the loudest channel alone
     snr_db: float  # level_db above the 5th percentile of the frames: the pauses
     clipped_share: float  # 0..1, of the worst channel
     lead_silence_sec: float
@@ -140,9 +146,7 @@ class Finding:
 def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = None) -> AudioFigures:
     """Figures of samples (N, channels), float in [-1, 1]; duration_sec where only the start of a long file is given."""
     mono = samples.mean(axis=1)
-    size = max(1, int(FRAME_SEC * sample_rate))
-    frames = mono[: len(mono) // size * size].reshape(-1, size) if len(mono) >= size else mono[None]
-    levels = decibel(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)))
+    levels = frame_levels(mono, sample_rate)
     pause, level = map(float, np.quantile(levels, [0.05, 0.95]))
     loud = np.nonzero(levels > silence_threshold(levels))[0]
     lead, trail = (loud[0], len(levels) - 1 - loud[-1]) if len(loud) else (len(levels), 0)
@@ -152,6 +156,7 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         channels=samples.shape[1],
         peak_db=round(float(decibel(np.abs(samples).max())), 1),
         level_db=round(level, 1),
+        channel_db=round(max(float(np.quantile(frame_levels(one, sample_rate), 0.95)) for one in samples.T), 1),
         snr_db=round(level - pause, 1),
         clipped_share=round(max(map(clipped_share, samples.T)), 6),
         lead_silence_sec=round(float(lead) * FRAME_SEC, 2),
@@ -160,6 +165,13 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         fall_db=round(fall_db(mono, sample_rate), 1),
         bandwidth_hz=round(bandwidth_hz(mono, sample_rate)),
     )
+
+
+def frame_levels(mono: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Level in dBFS of each whole frame of FRAME_SEC of samples (N,); of all of them where they make no frame."""
+    size = max(1, int(FRAME_SEC * sample_rate))
+    frames = mono[: len(mono) // size * size].reshape(-1, size) if len(mono) >= size else mono[None]
+    return decibel(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)))
 
 
 def decibel(amplitude: np.ndarray | float) -> np.ndarray:
@@ -213,11 +225,14 @@ def bandwidth_hz(mono: np.ndarray, sample_rate: int) -> float:
 
 def audio_flags(figures: AudioFigures) -> list[str]:
     """Flags of one recording by itself; those that drop it come first."""
+    cancel_limit = figures.channel_db - 20 * math.log10(figures.channels) - CANCEL_DB
+    cancel = figures.channel_db >= SILENT_DB and figures.level_db < cancel_limit
     checks = {
         "too_short": figures.duration_sec < MIN_SEC,
         "too_long": figures.duration_sec > MAX_SEC,
         "low_sample_rate": figures.sample_rate < MIN_SAMPLE_RATE,
-        "near_silent": figures.level_db < SILENT_DB,
+        "channels_cancel": cancel,
+        "near_silent": figures.level_db < SILENT_DB and not cancel,
         "clipping": figures.clipped_share > CLIPPED_SHARE,
         "noisy": figures.snr_db < NOISY_DB,
         "echo": figures.snr_db >= NOISY_DB and 0 < figures.fall_db < ECHO_DB,
@@ -361,8 +376,9 @@ def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) 
 # ---- report ----------------------------------------------------------------------------------------------------------
 
 REPORT_FIGURES = (
-    "text duration_sec sample_rate channels peak_db level_db snr_db clipped_share lead_silence_sec trail_silence_sec "
-    "edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard text_tokens speech_tokens"
+    "text duration_sec sample_rate channels peak_db level_db channel_db snr_db clipped_share lead_silence_sec "
+    "trail_silence_sec edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard text_tokens "
+    "speech_tokens"
 ).split()
 
 

@@ -384,12 +384,31 @@ def test_stereo_and_other_rates_give_the_same_features(tmp_path, raw, run):
     assert len(clips["mono"].speech_token) == 175
 
 
+def test_only_channels_that_cancel_each_other_are_refused():
+    own, other = voice(seed=1), voice(seed=2)
+    nothing = np.zeros_like(own)
+    for fine in (
+        [own, own],
+        [own, nothing],
+        [own, other],
+        [own, *[nothing] * 5],
+        [own, -0.3 * own],
+        [nothing, nothing],
+    ):
+        assert "channels_cancel" not in audio_doctor.audio_flags(measure(np.stack(fine, axis=1), RATE))
+    for opposite in ([own, -own], [own, -0.7 * own]):
+        figures = measure(np.stack(opposite, axis=1), RATE)
+        assert audio_doctor.audio_flags(figures) == ["channels_cancel"]
+        assert figures.channel_db == measure(own[:, None], RATE).level_db
+
+
 def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
     """Spoiled clips written to folder: {clip: (flag, status)}."""
     write_clip(folder, "short.wav", "ab", voice(0.4))
     write_clip(folder, "long.wav", "x " * 200, np.tile(voice(3.1), 10))
     write_clip(folder, "phone.wav", "said over the phone line", voice(rate=8000), rate=8000)
     write_clip(folder, "silent.wav", "nothing to hear", np.zeros(2 * RATE))
+    write_clip(folder, "opposite.wav", "one plug is wired wrongly", np.stack([voice(), -0.9 * voice()], axis=1))
     write_clip(folder, "nan.wav", "not a number", np.full(RATE, np.nan), subtype="FLOAT")
     (folder / "broken.wav").write_bytes(b"RIFF\x00\x00\x00\x00 not a wav at all")
     (folder / "zero.mp3").write_bytes(b"")
@@ -422,6 +441,7 @@ def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
         "long": ("too_long", "dropped"),
         "phone": ("low_sample_rate", "dropped"),
         "silent": ("near_silent", "dropped"),
+        "opposite": ("channels_cancel", "dropped"),
         **dict.fromkeys(("nan", "broken", "zero", "words", "page", "cut"), ("unreadable", "dropped")),
         "untold": ("missing_text", "dropped"),
         "blank": ("empty_text", "dropped"),
@@ -452,7 +472,7 @@ def test_every_fault_is_named_and_only_usable_clips_are_kept(tmp_path, raw, run,
     used = {clip.utt for clip in read_rows(tmp_path / "数据")}
     assert used == {clip for clip, entry in found.items() if entry["status"] != "dropped"}
     printed = capsys.readouterr().out
-    assert "WARNING: more clips were dropped (16) than used (11)" in printed
+    assert "WARNING: more clips were dropped (17) than used (11)" in printed
     assert printed.index("dropped") < printed.index("warned"), "worst first"
     assert "gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding)" in printed
     assert "unreadable: the file is empty (0 bytes)" in printed
