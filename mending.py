@@ -104,8 +104,8 @@ def mend(samples: np.ndarray, sample_rate: int) -> Mended:
 def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     """Write fixed copies with their texts to `fixed_folder`, in place of an earlier run's; what was done, by file.
 
-    Raises UserError where the folder holds anything else or the disk refuses; a recording that cannot be read, or
-    that shares its name with one that is used, is named and left out."""
+    Raises UserError where the folder holds anything else, no recording can be read, or the disk refuses; one that
+    cannot be read, or that shares its name with one that is used, is named and left out."""
     target, lines = fixed_folder(input_dir), []
     refuse_changed_copies(target)
     known: dict[str, list[str]] = {}
@@ -131,6 +131,8 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
                 lines.append(f"{clip.file}: copied without its text: {clip.flags['unreadable_text']['text_problem']}")
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
+        if not known:
+            raise UserError(f"none of the {len(clips)} recordings in {input_dir} can be copied; {lines[0]}")
         record = {"done": known, "files": digests(folder)}
         (folder / DONE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         refuse_changed_copies(target)  # it may have been worked on in the meantime

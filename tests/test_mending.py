@@ -85,3 +85,11 @@ def test_what_does_not_come_along_is_named(raw, capsys):
     printed = capsys.readouterr().out
     assert "001.flac: copied without its text: 001.txt: line 1 is not UTF-8 (looks like GBK" in printed
     assert "talk.wav is left out, its clips in talk_split are used" in printed
+
+
+def test_copies_are_not_replaced_by_none(raw, capsys):
+    copies = fix(raw)
+    (raw / "001.flac").write_bytes(b"")
+    fix(raw, code=2)
+    assert f"none of the 1 recordings in {raw} can be copied; 001.flac: cannot be read" in capsys.readouterr().err
+    assert (copies / "001.wav").exists()
