@@ -247,18 +247,20 @@ def audio_flags(figures: AudioFigures) -> list[str]:
     ] or found  # a clip that is dropped anyway needs no list of blemishes
 
 
-MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]|https?:|www\.")
+MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]")  # what normalising left of them
+WRITTEN_MARKUP = re.compile(r"[|\\]|https?:|www\.")  # what normalising makes words of: "slash slash"
 LANGUAGE_TAG = re.compile(r"<\|[a-z]{2,3}\|>")
 
 
-def text_flags(text: str) -> list[str]:
-    """Flags of a normalised transcript by itself."""
+def text_flags(text: str, written: str = "") -> list[str]:
+    """Flags of a normalised transcript by itself; written: as it was before."""
     spoken = LANGUAGE_TAG.sub("", text)
     if not any(character.isalnum() for character in spoken):
         return ["empty_text"]
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
     odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
-    return found + (["markup_left"] if odd or MARKUP.search(spoken) else [])
+    marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(LANGUAGE_TAG.sub("", written))
+    return found + (["markup_left"] if odd or marked else [])
 
 
 # ---- all clips together ----------------------------------------------------------------------------------------------

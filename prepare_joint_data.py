@@ -181,7 +181,7 @@ def examine(clips: Sequence[Candidate]) -> None:
     first: dict[str, str] = {}
     for clip in clips:
         if clip.record is not None:
-            _flag_by_record(clip.finding, clip.record)
+            _flag_by_record(clip.finding, clip.record, clip.raw.text or "")
         if clip.used and first.setdefault(clip.audio, clip.raw.name) != clip.raw.name:
             clip.finding.flag("duplicate_audio", same_as=first[clip.audio])
     used = [clip for clip in clips if clip.used]
@@ -190,13 +190,13 @@ def examine(clips: Sequence[Candidate]) -> None:
         check_speakers([clip.finding for clip in used], speaker_vectors(used))
 
 
-def _flag_by_record(finding: Finding, record: Record) -> None:
+def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
     if record.figures is None:
         finding.flag("unreadable", problem=record.problem)
         return
     finding.figures.update(asdict(record.figures), text=record.text)
     no_text = {"missing_text", "unreadable_text"} & set(finding.flags)
-    for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text)):
+    for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text, written)):
         finding.flag(name)
     if finding.status != "dropped":
         for figure, name in (("text_tokens", "text_token"), ("speech_tokens", "speech_token")):

@@ -740,7 +740,6 @@ def test_equal_texts_are_flagged_whatever_their_marks():
         ("<|en|>tagged for the model", []),
         ("room 7", ["digits_left"]),
         ("a <b>bold</b> word", ["markup_left"]),
-        ("see www.example.org", ["markup_left"]),
         ("nice 🙂 day", ["markup_left"]),
         ("#1 [breath]", ["digits_left", "markup_left"]),
         ("。。", ["empty_text"]),
@@ -749,6 +748,12 @@ def test_equal_texts_are_flagged_whatever_their_marks():
 )
 def test_text_that_cannot_be_spoken_as_written_is_flagged(text, expected):
     assert audio_doctor.text_flags(text) == expected
+
+
+@pytest.mark.parametrize("written", ["see www.example.org", "See https://a.b/c now.", "one|two"])
+def test_markup_is_flagged_though_it_was_made_words_of(written):
+    assert audio_doctor.text_flags("see a b c", written) == ["markup_left"]
+    assert audio_doctor.text_flags("hello", "<|en|>hello, 5% of $3") == []
 
 
 def vectors(own: int, strangers: int, spread: float = 0.5) -> np.ndarray:
