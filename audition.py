@@ -77,7 +77,7 @@ def choose_texts(clips: Sequence[Clip], held_out: Sequence[Clip], frontend: Cosy
     texts = []
     for line in lines:
         segments = tuple(speakable(frontend, line))
-        tokens = torch.tensor(frontend.text_tokens(" ".join(segments)), dtype=torch.int32)
+        tokens = torch.tensor(frontend.text_tokens("".join(segments)), dtype=torch.int32)
         texts += [Text(line, segments, tokens)] if segments else []
     return texts
 

@@ -169,9 +169,9 @@ class Ears:
         self.ge2e = ge2e_encoder()
 
     def text_tokens(self, text: str) -> Tensor:
-        """Tokens (L,) of a text as it is spoken."""
-        normal = self.frontend.text_normalize(text, split=False)
-        return torch.tensor(self.frontend.text_tokens(normal), dtype=torch.int32)
+        """Tokens (L,) of a text as it is spoken, its segments joined."""
+        joined = "".join(speakable(self.frontend, text))
+        return torch.tensor(self.frontend.text_tokens(joined), dtype=torch.int32)
 
     def vectors(self, wave: Tensor) -> Vectors:
         """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
