@@ -69,11 +69,13 @@ from training_state import (
     epoch_groups,
     follow_writer,
     hearing_due,
+    is_merged,
     lr_at,
     make_run,
     move_previous_run,
     note_best,
     note_heard,
+    note_merged,
     restore,
     save_best,
     save_kept,
@@ -482,7 +484,7 @@ def run_training(
         restore(run, checkpoint, args.resume)
         follow_writer(run)
         print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
-        if checkpoint["finished"] and why_finished(run) and all(path.exists() for path in run.result_paths):
+        if why_finished(run) and is_merged(run, checkpoint):
             print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
             return 0
     for part in run.parts.values():
@@ -576,6 +578,7 @@ def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
     if run.audition is not None:
         summarise(run)
+    note_merged(run)
     command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
     print(f'next: {command} --text "..."')
     return 0

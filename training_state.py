@@ -332,6 +332,16 @@ def save_kept(run: Run) -> None:
     save_torch({**header(run), "adapters": adapters}, kept_path(run.output_dir, run.config.training_mode, run.epoch))
 
 
+def note_merged(run: Run) -> None:
+    """Add to `_last.ckpt` that the voice of its state was merged and judged; the next save leaves it out."""
+    save_torch({**load_checkpoint(run.last_path), "merged_step": run.step}, run.last_path)
+
+
+def is_merged(run: Run, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the merged files are there and are those of `checkpoint`'s state, not of the run before it went on."""
+    return checkpoint.get("merged_step") == run.step and all(path.exists() for path in run.result_paths)
+
+
 def header(run: Run) -> dict[str, Any]:
     """What every checkpoint of this run says about itself."""
     return {

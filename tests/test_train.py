@@ -17,7 +17,7 @@ import dataset
 import mel_store
 import train_joint
 import training_state
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, merged_part
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import collate_llm, read_rows, write_shard
@@ -246,6 +246,33 @@ def test_a_finished_run_without_its_merged_files_merges_on_resume(train, tmp_pat
     merged.unlink()
     assert train("--resume", str(tmp_path / "output" / "joint_flow_only_last.ckpt")) == 0
     assert_equal(torch.load(merged, weights_only=True), content)
+
+
+@pytest.mark.scripts
+def test_a_prolonged_run_that_was_stopped_before_it_merged_merges_on_resume(
+    train, tiny_model_dir, tmp_path, monkeypatch, capsys
+):
+    """The merged files are there, but of the shorter run."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    assert train(*FEW, "--mode", "flow_only") == 0
+    merged = tmp_path / "output" / "flow_merged_flow_only.pt"
+    short, last = merged.read_bytes(), tmp_path / "output" / "joint_flow_only_last.ckpt"
+    monkeypatch.setattr(train_joint, "write_merged", stopped)
+    assert train("--resume", str(last), "--epochs", "5") == 130
+    assert merged.read_bytes() == short, "the old voice stays until the new one is there"
+    monkeypatch.undo()
+    assert train("--resume", str(last)) == 0
+    assert "merged joint_flow_only_best.ckpt" in capsys.readouterr().out
+    best = load_checkpoint(last.with_name("joint_flow_only_best.ckpt"))
+    expected = merged_part(best, last, tiny_model_dir, "flow")
+    assert_equal(torch.load(merged, weights_only=True), expected)
+    before = merged.stat().st_mtime_ns
+    assert train("--resume", str(last)) == 0
+    assert "this run is finished (max_epochs = 5)" in capsys.readouterr().out
+    assert merged.stat().st_mtime_ns == before
 
 
 @pytest.mark.scripts
