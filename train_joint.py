@@ -107,7 +107,7 @@ from utils import (
 )
 from voice_metrics import Interval
 
-# Settings that a resumed run cannot change: they decide what the saved tensors and random draws mean.
+# Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {
     "training_mode",
     "seed",
@@ -115,6 +115,7 @@ FIXED_ON_RESUME = {
     "speaker_embedding",
     "speaker_name",
     "flow_time",
+    "select_by",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
@@ -617,18 +618,24 @@ def words_of(interval: Interval, digits: int) -> str:
 
 
 def outcome(run: Run, part: Part) -> str:
-    """What training did to one part, base and merged weights measured alike."""
+    """What training did to one part, base and merged weights measured alike.
+
+    The merged epoch is that of the adapters which are kept: it need not be the one of the lowest loss where the run was
+    listened to for a while only.
+    """
     if math.isnan(part.last_loss):
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
+    if not run.chooses:
+        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
+    held_out = f"{part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
     if run.by_sound:
         merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model: no epoch sounded better"
-        held_out = f", held out {part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
+        held_out = f", held out {held_out}" if held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
-    if not run.held_out:
-        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
+    merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model"
     if not part.best_epoch:
-        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
-    return f"held-out loss {part.base_held_out:.3f} -> {part.best_loss:.3f}; merged epoch {part.best_epoch}"
+        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged {merged}"
+    return f"held-out loss {held_out}; merged {merged}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

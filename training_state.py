@@ -391,6 +391,8 @@ def restore_best(run: Run, path: Path) -> None:
     best = load_checkpoint(path) if path.is_file() else {"run_id": None}
     if best["run_id"] == run.identity["run_id"]:
         run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
+        for part in run.parts.values():
+            part.choice.epoch = best["best_epochs"][part.name]  # `_last` may be older, or without a choice
         return
     print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
     for part in run.parts.values():

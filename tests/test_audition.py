@@ -1,5 +1,6 @@
 """Which epoch is best by its sound, the signs of overfitting, and what listening does to a training run: nothing."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -301,6 +302,24 @@ def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_p
     assert train(*HEARD, output="heard") == 0
     base = load_checkpoint(tmp_path / "heard" / last.name)["training"]["hearings"][0]
     assert base == training["hearings"][0]
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize(("first", "then"), [("2", "0"), ("0", "2")], ids=["no longer heard", "heard from then on"])
+def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, tmp_path, monkeypatch, capsys):
+    """Also where listening is switched on or off when the run goes on: the rule changes, what is kept does not."""
+    short = ("--set", "inference.max_token_text_ratio=4", "--set", "keep_every_epochs=1")
+    monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
+    assert train(*short, "--set", f"eval_every_epochs={first}") == 0
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    capsys.readouterr()
+    assert train("--resume", str(last), "--set", f"eval_every_epochs={then}", "--epochs", "5", "--lr", "0") == 0
+    printed = capsys.readouterr().out
+    best = load_checkpoint(last.with_name("joint_joint_best.ckpt"))["adapters"]
+    for part, adapter in best.items():
+        [epoch] = re.findall(rf"^{part}: .*; merged epoch (\d+)", printed, re.MULTILINE)
+        kept = load_checkpoint(last.with_name(f"joint_joint_epoch{int(epoch):04d}.ckpt"))["adapters"][part]
+        assert all(torch.equal(kept[key], value) for key, value in adapter.items())
 
 
 @pytest.mark.scripts

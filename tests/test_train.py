@@ -505,6 +505,7 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, 
         (("--set", "flow_lora.lora_r=4"), "was trained with flow_lora.lora_r = 16"),
         (("--mode", "joint"), "was trained with training_mode = flow_only"),
         (("--set", "flow_time=uniform"), "was trained with flow_time = cosine"),
+        (("--set", "select_by=val_loss"), "was trained with select_by = audio"),
         (("--set", "speaker_name=bob"), "was trained with speaker_name = finetuned"),
         (("--output-dir", str(tmp_path / "elsewhere")), "leave out --output-dir"),
     ]
