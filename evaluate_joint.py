@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
+from checkpoint import check_data, checkpoint_config, load_checkpoint, newest_checkpoint
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, hold_out, read_rows
+from dataset import Clip, data_fingerprint, hold_out, read_rows
 from evaluation import (
     BY_NAME,
     CAMPPLUS,
@@ -117,12 +117,44 @@ class Reference:
 NOTHING = Reference({}, [], None, None)
 
 
-def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """(clips trained on, clips held out) as the newest run in the output folder drew them."""
+Split = tuple[list[Clip], list[Clip]]  # clips trained on, clips held out
+
+
+def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
+    """The clips as the named checkpoints split them, else the newest run in the output folder, else the defaults.
+
+    UserError where a named checkpoint was trained on other clips, or two of them held out different ones."""
+    if not clips:
+        return [], []
+    if args.ckpt:
+        return named_split(args, clips)
     config = JointConfig()
     if any(args.output_dir.glob("joint_*_last.ckpt")):
         path = newest_checkpoint(args.output_dir)
         config = checkpoint_config(load_checkpoint(path), path)
+    return drawn(config, clips)
+
+
+def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
+    """The clips as all named checkpoints split them."""
+    fingerprint, splits = data_fingerprint(clips), []
+    for path in args.ckpt:
+        checkpoint = load_checkpoint(path)
+        check_data(checkpoint, path, fingerprint, args.data_dir or Path(DEFAULT_DATA_DIR))
+        splits.append(drawn(checkpoint_config(checkpoint, path), clips))
+    first = names(splits[0][1])
+    for path, (_, held_out) in zip(args.ckpt, splits, strict=True):
+        if names(held_out) != first:
+            raise UserError(f"{path} held out other clips than {args.ckpt[0]}; evaluate one of them at a time")
+    return splits[0]
+
+
+def names(clips: Sequence[Clip]) -> list[str]:
+    return [clip.utt for clip in clips]
+
+
+def drawn(config: JointConfig, clips: Sequence[Clip]) -> Split:
+    """The clips as a run with these settings splits them."""
     count = None if config.validation_clips == "auto" else int(config.validation_clips)
     return hold_out(clips, config.seed, count)
 
@@ -136,11 +168,11 @@ def read_clips(args: argparse.Namespace) -> list[Clip]:
     return read_rows(data_dir)
 
 
-def read_reference(args: argparse.Namespace, model_dir: Path, clips: Sequence[Clip], ears: Ears) -> Reference:
+def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears: Ears) -> Reference:
     """What the clips tell about the speaker, and the recordings where they are at hand."""
-    if not clips:
+    train, held_out = split
+    if not train:
         return NOTHING
-    train, held_out = split_clips(args, clips)
     centre = unit_mean([clip.utt_embedding for clip in train])
     others = [voice.embedding for voice in voices_in(model_dir).values()]
     floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
@@ -264,10 +296,11 @@ def evaluate(args: argparse.Namespace) -> None:
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
         clips = read_clips(args)
+        split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)
     ears = Ears(frontend, open_recogniser(args), args.language)
     ears.clarity = open_clarity(ears, device, clips, sentences)
-    reference = read_reference(args, model_dir, clips, ears)
+    reference = read_reference(args, model_dir, split, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}
     for name, source in systems.items():

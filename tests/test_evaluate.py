@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_data import write_random_data
 
 import evaluate_joint
 import prepare_joint_data
+from checkpoint import FORMAT
+from config import UserError, load, to_dict
+from dataset import Clip, data_fingerprint, hold_out, read_rows
 from evaluation import Sentence, as_json, compare, shown
 from recogniser import compared, errors, language_of
+from utils import save_torch
 from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +156,55 @@ def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
     del ours[1].parts["similarity"]
     (found,) = compare(ours, theirs, {})
     assert found.gain.value == pytest.approx(0.4)
+
+
+# ---- which clips were held out ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch) -> list[Clip]:
+    """Prepared clips in `data` of the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return read_rows(write_random_data(Path("data"), n_clips=30))
+
+
+def write_checkpoint(path: str, clips: list[Clip], *settings: str) -> Path:
+    """A checkpoint without adapters of a run on these clips."""
+    known = {"format": FORMAT, "run_id": "", "mode": "joint", "base": {}, "speaker": {}, "adapters": {}}
+    config = to_dict(load(settings)[0])
+    progress = {"epoch": 1, "step": 1}
+    save_torch({**known, **progress, "config": config, "data": data_fingerprint(clips)}, Path(path))
+    return Path(path)
+
+
+def held_out(*arguments: str | Path) -> list[str]:
+    args = evaluate_joint.parse_args([*map(str, arguments)])
+    return [clip.utt for clip in evaluate_joint.split_clips(args, evaluate_joint.read_clips(args))[1]]
+
+
+def test_clips_are_held_out_as_in_the_run_of_the_named_checkpoint(clips):
+    seven, newest = ("seed=7", "validation_clips=5"), ("seed=8", "validation_clips=4")
+    named = write_checkpoint("named.ckpt", clips, *seven)
+    write_checkpoint("output/joint_joint_last.ckpt", clips, *newest)
+    expected = {seed: [clip.utt for clip in hold_out(clips, seed, count)[1]] for seed, count in ((7, 5), (8, 4))}
+    assert expected[7] != expected[8]
+    assert held_out("--ckpt", named) == held_out("--base", "--ckpt", named) == expected[7]
+    assert held_out() == held_out("--base") == expected[8]
+
+
+def test_named_checkpoints_must_have_held_out_the_same_clips(clips):
+    one, other = (write_checkpoint(f"{seed}.ckpt", clips, f"seed={seed}") for seed in (1, 2))
+    with pytest.raises(UserError, match=r"^2\.ckpt held out other clips than 1\.ckpt; evaluate one of them at a time$"):
+        held_out("--ckpt", one, "--ckpt", other)
+    assert held_out("--ckpt", one, "--ckpt", write_checkpoint("same.ckpt", clips, "seed=1", "validation_clips=3"))
+
+
+def test_other_data_than_a_named_checkpoint_was_trained_on_is_refused(clips):
+    named = write_checkpoint("named.ckpt", clips)
+    write_random_data(Path("stranger"), n_clips=30, seed=1)
+    with pytest.raises(UserError, match="^stranger is not the data that named.ckpt was trained on; give --data-dir$"):
+        held_out("--ckpt", named, "--data-dir", "stranger")
+    assert held_out("--base", "--data-dir", "stranger")
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------
