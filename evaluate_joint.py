@@ -94,14 +94,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
-    """Systems by name, the base first; the base and the newest merged pair where nothing is named."""
+    """Systems by name, the base first; the base and the newest merged pair where nothing is named.
+
+    UserError where two would have one name, or one folder of sounds."""
     pair, named = bool(args.llm or args.flow), bool(args.llm or args.flow or args.ckpt)
     systems = {}
     if args.base or not named:
         systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
     if pair or not (args.base or named):
         systems["tuned"] = Source(args.output_dir, llm=args.llm, flow=args.flow)
-    return systems | {str(path.with_suffix("")): Source(args.output_dir, ckpt=path) for path in args.ckpt}
+    owners = {file_name(name).casefold(): name for name in (*systems, REAL)}
+    for path in args.ckpt:
+        name = str(path.parent / path.stem)
+        folder = file_name(name).casefold()  # on some disks A and a are one
+        if folder in owners:
+            raise UserError(
+                f"--ckpt {path} and '{owners[folder]}' would have the same name here; rename one, give each once"
+            )
+        owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path)
+    return systems
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,32 @@ def test_other_data_than_a_named_checkpoint_was_trained_on_is_refused(clips):
     assert held_out("--base", "--data-dir", "stranger")
 
 
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--base", "--ckpt", "base.ckpt"],
+        ["--llm", "l.pt", "--flow", "f.pt", "--ckpt", "tuned.ckpt"],
+        ["--ckpt", "a/b.ckpt", "--ckpt", "a_b.ckpt"],
+        ["--ckpt", "a.ckpt", "--ckpt", "A.ckpt"],
+        ["--ckpt", "a.ckpt", "--ckpt", "a.ckpt"],
+        ["--ckpt", "a.ckpt", "--ckpt", "a.pt"],
+        ["--ckpt", "a.ckpt", "--ckpt", "./a.ckpt"],
+        ["--ckpt", "real clips, held out.ckpt"],
+    ],
+)
+def test_two_systems_of_one_name_or_folder_are_refused(arguments):
+    with pytest.raises(UserError, match=f"^--ckpt {Path(arguments[-1])} and '.*' would have the same name here"):
+        evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments))
+
+
+def test_systems_are_called_by_their_files():
+    args = evaluate_joint.parse_args(["--base", "--ckpt", "out/base.ckpt", "--ckpt", "best.ckpt"])
+    assert [*evaluate_joint.choose_systems(args)] == ["base", str(Path("out/base")), "best"]
+
+
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
