@@ -80,16 +80,24 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def command_line(script: str, **options: object) -> str:
-    """A command to type: options in order, those that are None or the default folder left out, quoted for the shell.
+    """A command to type: options in order, those that are None or their own default left out, quoted for the shell.
 
     output_dir=Path("my voice") becomes --output-dir 'my voice'.
     """
     words = ["python", script]
     for name, value in options.items():
-        if value is not None and Path(str(value)) not in map(Path, (DEFAULT_OUTPUT_DIR, DEFAULT_DATA_DIR)):
+        if value is not None and Path(str(value)) != default_folder(script, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
     return " ".join(quoted)
+
+
+def default_folder(script: str, option: str) -> Path | None:
+    """Where a script reads or writes without this option; None for an option that has no such folder."""
+    if script == "prepare_joint_data.py" and option == "output_dir":
+        return Path(DEFAULT_DATA_DIR)
+    defaults = {"data_dir": DEFAULT_DATA_DIR, "output_dir": DEFAULT_OUTPUT_DIR}
+    return Path(defaults[option]) if option in defaults else None
 
 
 DOWNLOAD = "download the model as README.md shows, or give its folder with --model-dir"

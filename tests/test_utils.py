@@ -1,0 +1,42 @@
+"""What several scripts share."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from utils import command_line, default_folder
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        ("train_joint.py", {"data_dir": Path("output"), "model_dir": None}, "--data-dir output"),
+        ("train_joint.py", {"data_dir": Path("data"), "output_dir": Path("data")}, "--output-dir data"),
+        ("train_joint.py", {"data_dir": Path("./data"), "output_dir": Path("output")}, ""),
+        ("train_joint.py", {"resume": Path("data"), "model_dir": Path("output")}, "--resume data --model-dir output"),
+        ("prepare_joint_data.py", {"output_dir": Path("data")}, ""),
+        ("prepare_joint_data.py", {"output_dir": Path("output")}, "--output-dir output"),
+        ("prepare_joint_data.py", {"input_dir": Path("data")}, "--input-dir data"),
+        ("inference_joint.py", {"output_dir": Path("output"), "llm": Path("output")}, "--llm output"),
+    ],
+)
+def test_a_command_leaves_out_what_the_script_takes_by_itself_and_nothing_else(script, options, expected):
+    assert command_line(script, **options) == f"python {script} {expected}".rstrip()
+
+
+@pytest.mark.parametrize(
+    ("script", "needed"),
+    [
+        ("prepare_joint_data", []),
+        ("train_joint", []),
+        ("merge_joint_weights", []),
+        ("inference_joint", ["--text", "x"]),
+        ("evaluate_joint", []),
+    ],
+)
+def test_default_folders_are_those_of_the_scripts(script, needed):
+    args = importlib.import_module(script).parse_args(needed)
+    for option in {"data_dir", "output_dir"} & set(vars(args)):
+        if getattr(args, option) is not None:
+            assert default_folder(f"{script}.py", option) == getattr(args, option)
