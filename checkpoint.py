@@ -158,7 +158,10 @@ def write_merged(
     lora_scale: float = 1.0,
     bake: bool = True,
 ) -> list[Path]:
-    """Write both merged files (to `outputs`, part -> path, where given) and spk2info.pt; returns their paths."""
+    """Write both merged files (to `outputs`, part -> path, where given); returns the paths of all that was written.
+
+    The voice goes into the spk2info.pt beside them, where synthesis looks for it.
+    """
     mode = checkpoint["mode"]
     outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
 
@@ -168,9 +171,10 @@ def write_merged(
     with user_mistakes(), ThreadPoolExecutor() as threads:
         for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
             pass
-        voices = output_dir / "spk2info.pt"
-        add_voice(voices, checkpoint["speaker"])
-    return [*outputs.values(), voices]
+        voices = [folder / "spk2info.pt" for folder in dict.fromkeys(path.parent for path in outputs.values())]
+        for voice_file in voices:
+            add_voice(voice_file, checkpoint["speaker"])
+    return [*outputs.values(), *voices]
 
 
 def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:

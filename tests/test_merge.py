@@ -15,6 +15,7 @@ from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
 from llm_flow_model import JointModel
 from lora import load_adapter
+from speaking import Source, load_voice
 from utils import save_torch
 
 CPU = torch.device("cpu")
@@ -165,6 +166,17 @@ def test_one_part_alone_and_named_outputs(merge, tmp_path):
     assert (tmp_path / "mine.pt").exists() and not (tmp_path / "flow_merged_joint.pt").exists()
     assert merge("--flow-only") == 0
     assert (tmp_path / "flow_merged_joint.pt").exists() and not (tmp_path / "llm_merged_joint.pt").exists()
+
+
+@pytest.mark.parametrize("bake", [[], ["--no-bake-speaker"]], ids=["baked", "open"])
+def test_files_of_other_names_speak_in_the_trained_voice_at_its_pace(bake, merge, trained, tiny_model_dir, tmp_path):
+    files = {part: tmp_path / folder / f"{part}.pt" for part, folder in (("llm", "mine"), ("flow", "elsewhere"))}
+    assert merge("--llm-output", files["llm"], "--flow-output", files["flow"], *bake) == 0
+    _, voice = load_voice(Source(tmp_path, **files), tiny_model_dir, CPU)
+    speaker = load_checkpoint(trained / "joint_joint_last.ckpt")["speaker"]
+    assert (voice.name, voice.seconds_per_text_token) == (speaker["name"], speaker["seconds_per_text_token"])
+    assert torch.equal(voice.embedding, speaker["embedding"])
+    assert (tmp_path / "elsewhere" / "spk2info.pt").exists()
 
 
 def test_an_exported_directory_is_a_complete_model_with_the_voice_by_name(merge, trained, tiny_model_dir, tmp_path):
