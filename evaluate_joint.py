@@ -29,6 +29,7 @@ from evaluation import (
     CAMPPLUS,
     EAR_RATE,
     FIGURES,
+    GE2E,
     Clarity,
     Comparison,
     Ears,
@@ -184,7 +185,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     train, held_out = split
     if not train:
         return NOTHING
-    centre = unit_mean([clip.utt_embedding for clip in train])
+    centre = unit_mean([clip.utt_embedding for clip in train])  # of both ends of the scale and all that lies on it
     others = [voice.embedding for voice in voices_in(model_dir).values()]
     floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
     ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
@@ -193,11 +194,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
         print(f"real clips are not listened to: no recordings in {raw_audio} (give --raw-audio)", flush=True)
         return Reference({CAMPPLUS: centre}, [], ceiling, floor)
     with user_mistakes():
-        vectors = [
-            ears.vectors(load_wav(raw_audio / clip.wav, EAR_RATE))
-            for clip in tqdm(train[:VOICE_CLIPS], "the speaker's voice")
-        ]
-        centres = {name: unit_mean([found[name] for found in vectors]) for name in vectors[0]}
+        centres = heard_centres(train, raw_audio, ears) | {CAMPPLUS: centre}
         real = [
             listen_to(
                 clip.text,
@@ -210,6 +207,15 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
             for clip in tqdm(held_out[:REAL_CLIPS], REAL)
         ]
     return Reference(centres, real, ceiling, floor)
+
+
+def heard_centres(clips: Sequence[Clip], raw_audio: Path, ears: Ears) -> Vectors:
+    """The speaker's mean vectors by those encoders whose vectors are not stored with the clips."""
+    if ears.ge2e is None:
+        return {}
+    recordings = tqdm(clips[:VOICE_CLIPS], "the speaker's voice")
+    vectors = [ears.vectors(load_wav(raw_audio / clip.wav, EAR_RATE)) for clip in recordings]
+    return {GE2E: unit_mean([found[GE2E] for found in vectors])}
 
 
 def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
