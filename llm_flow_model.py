@@ -1,7 +1,6 @@
 """JointModel: the raw losses of LLM and flow, for training and for deterministic measurement. No files, no flags."""
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from config import JointConfig
 from dataset import Clip, collate_flow, collate_llm, speaker_vector, whole_window
 from lora import add_lora, lora_layers
 
-# Points of the flow's time axis at which a clip is measured: midpoints of equal slices, warped like the training draw.
-MEASURE_TIMES = 4
+MEASURE_TIMES = 4  # points of the flow's time axis at which a clip is measured
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ class JointModel(nn.Module):
             device,
             random_prefix=False,
             guidance_dropout=False,
-            t=measure_times(self.config.flow_time).to(device),
+            flow_time=self.config.flow_time,
+            t=measure_times().to(device),
             noise=clip_noise(clip.utt, (MEASURE_TIMES, bins, frames)).to(device),
         )
         return Loss(losses["loss"], unit_count("flow", batch))
@@ -103,10 +102,9 @@ def unit_count(name: str, batch: Mapping[str, Tensor]) -> int:
     return sum(batch["speech_feat_len"].tolist())
 
 
-def measure_times(flow_time: str) -> Tensor:
-    """(MEASURE_TIMES, 1, 1) points in (0, 1), spread as the training draw is."""
-    t = (torch.arange(MEASURE_TIMES) + 0.5) / MEASURE_TIMES
-    return (1 - torch.cos(t * math.pi / 2) if flow_time == "cosine" else t).view(-1, 1, 1)
+def measure_times() -> Tensor:
+    """(MEASURE_TIMES, 1, 1) midpoints of equal slices of (0, 1); the flow warps them as it does the training draw."""
+    return ((torch.arange(MEASURE_TIMES) + 0.5) / MEASURE_TIMES).view(-1, 1, 1)
 
 
 def clip_noise(utt: str, shape: tuple[int, ...]) -> Tensor:

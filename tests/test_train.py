@@ -20,6 +20,8 @@ import training_state
 from checkpoint import load_checkpoint, merged_part
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.flow import flow_matching
+from cosyvoice.flow.flow_matching import FLOW_TIMES
 from dataset import collate_llm, read_rows, write_shard
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
@@ -101,6 +103,22 @@ def test_the_base_can_be_measured_under_trained_adapters(adapters_only, tiny_mod
         base = adapters_only.measure(part, clips, CPU, adapters=False)
         assert base == pytest.approx(fresh.measure(part, clips, CPU), rel=1e-6)
         assert adapters_only.measure(part, clips, CPU) != pytest.approx(base, rel=1e-4)
+
+
+@pytest.mark.parametrize("flow_time", FLOW_TIMES)
+def test_the_flow_is_measured_at_times_spread_as_those_of_training(flow_time, tiny_model_dir, data_dir, monkeypatch):
+    times, original = [], flow_matching.flow_target
+
+    def flow_target(x1, noise, t, sigma_min):
+        times.append(t.flatten())
+        return original(x1, noise, t, sigma_min)
+
+    monkeypatch.setattr(flow_matching, "flow_target", flow_target)
+    config = load(["training_mode=flow_only", f"flow_time={flow_time}"])[0]
+    JointModel(None, load_part(tiny_model_dir, "flow"), config).measure("flow", read_rows(data_dir)[:1], CPU)
+    midpoints = torch.tensor([0.125, 0.375, 0.625, 0.875])
+    warped = 1 - torch.cos(midpoints * math.pi / 2)
+    torch.testing.assert_close(times, [warped if flow_time == "cosine" else midpoints])
 
 
 def test_padding_does_not_change_the_llm_loss(adapters_only, data_dir):
