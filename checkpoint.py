@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import JointConfig, UserError, from_dict
+from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
 from lora import merge_adapter
 from utils import save_torch, user_mistakes
@@ -37,6 +38,11 @@ def kept_path(output_dir: Path, mode: str, epoch: int) -> Path:
 def best_beside(path: Path) -> Path:
     """The `_best.ckpt` that belongs to a `_last.ckpt`."""
     return path.with_name(path.name.replace("_last", "_best"))
+
+
+def merged_paths(output_dir: Path, mode: str) -> dict[str, Path]:
+    """{part: merged file} of a run; mode "*" makes patterns of them."""
+    return {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
 
 
 def newest_checkpoint(output_dir: Path) -> Path:
@@ -162,8 +168,7 @@ def write_merged(
 
     The voice goes into the spk2info.pt beside them, where synthesis looks for it.
     """
-    mode = checkpoint["mode"]
-    outputs = outputs or {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
+    outputs = outputs or merged_paths(output_dir, checkpoint["mode"])
 
     def write(part: str) -> None:
         save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), outputs[part])
@@ -171,7 +176,7 @@ def write_merged(
     with user_mistakes(), ThreadPoolExecutor() as threads:
         for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
             pass
-        voices = [folder / "spk2info.pt" for folder in dict.fromkeys(path.parent for path in outputs.values())]
+        voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]
         for voice_file in voices:
             add_voice(voice_file, checkpoint["speaker"])
     return [*outputs.values(), *voices]

@@ -18,10 +18,12 @@ from checkpoint import (
     check_base,
     load_checkpoint,
     merged_bytes,
+    merged_paths,
     newest_checkpoint,
     write_merged,
 )
 from config import UserError
+from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import (
     DEFAULT_MODEL,
@@ -106,7 +108,8 @@ def output_paths(args: argparse.Namespace, mode: str, model_dir: Path) -> dict[s
     """{part: file} to write."""
     wanted = ["llm"] if args.llm_only else ["flow"] if args.flow_only else list(PARTS)
     named = {"llm": args.llm_output, "flow": args.flow_output}
-    paths = {part: named[part] or args.output_dir / f"{part}_merged_{mode}.pt" for part in wanted}
+    usual = merged_paths(args.output_dir, mode)
+    paths = {part: named[part] or usual[part] for part in wanted}
     for file in paths.values():
         if file.suffix != ".pt" or file.is_dir():
             raise UserError(f"{file}: give the name of a .pt file to write")
@@ -127,8 +130,8 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     if missing:
         raise UserError(f"{model_dir} has no {', '.join(missing)}; an exported model needs it")
     names = [*COPIED, *(name for name in COPIED_IF_THERE if (model_dir / name).is_file())]
-    if args.no_bake_speaker and (model_dir / "spk2info.pt").is_file():
-        names.append("spk2info.pt")  # with a baked speaker the base's voices would be names for the trained one
+    if args.no_bake_speaker and (model_dir / VOICES).is_file():
+        names.append(VOICES)  # with a baked speaker the base's voices would be names for the trained one
     check_disk(target, merged_bytes(model_dir) + sum((model_dir / name).stat().st_size for name in names))
     with atomic_path(target) as part:
         if part.is_dir():

@@ -12,9 +12,9 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part
+from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part, merged_paths
 from config import InferenceConfig, UserError
-from cosyvoice.cli.cosyvoice import load_part, ready_to_speak
+from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
@@ -66,7 +66,8 @@ class Speech:
 
 def newest_pair(output_dir: Path) -> dict[str, Path]:
     """The newest LLM and flow that were merged together; UserError where there is none."""
-    for llm in sorted(output_dir.glob("llm_merged_*.pt"), key=lambda path: -path.stat().st_mtime):
+    pattern = merged_paths(output_dir, "*")["llm"].name
+    for llm in sorted(output_dir.glob(pattern), key=lambda path: -path.stat().st_mtime):
         flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
         if flow.is_file():
             return {"llm": llm, "flow": flow}
@@ -94,7 +95,7 @@ def weight_files(source: Source, model_dir: Path) -> dict[str, Path]:
 
 def voices_in(folder: Path) -> dict[str, Voice]:
     """Named voices of the folder's spk2info.pt; {} where it has none."""
-    path = folder / "spk2info.pt"
+    path = folder / VOICES
     with user_mistakes():
         entries = read_spk2info(path)
         return {
@@ -121,7 +122,7 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
     if own:
         return next(iter(own.values()))
     raise UserError(
-        f"no speaker vector: neither {folder / 'spk2info.pt'} nor {model_dir / 'spk2info.pt'} holds a voice; train one "
+        f"no speaker vector: neither {folder / VOICES} nor {model_dir / VOICES} holds a voice; train one "
         "(python train_joint.py), point --output-dir to one, or use a model with named voices (CosyVoice-300M-SFT)"
     )
 

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 
 from audition import TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
-from checkpoint import FORMAT, PARTS, best_beside, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint
+from checkpoint import (
+    FORMAT,
+    best_beside,
+    checkpoint_config,
+    checkpoint_paths,
+    kept_path,
+    load_checkpoint,
+    merged_paths,
+)
 from config import JointConfig, UserError, to_dict
+from cosyvoice.cli.cosyvoice import VOICES
 from dataset import Clip, clips_per_step, hold_out
 from distributed import from_writer, is_writer
 from llm_flow_model import JointModel, autocast
@@ -27,9 +36,8 @@ RUN_FILES = (
     "joint_*_last.ckpt",
     "joint_*_best.ckpt",
     "joint_*_epoch*.ckpt",
-    "llm_merged_*.pt",
-    "flow_merged_*.pt",
-    "spk2info.pt",
+    *(path.name for path in merged_paths(Path(), "*").values()),
+    VOICES,
     "joint_logs",
     "samples",
 )
@@ -133,8 +141,7 @@ class Run:
     @property
     def result_paths(self) -> list[Path]:
         """The merged files and the voice."""
-        merged = [self.output_dir / f"{part}_merged_{self.config.training_mode}.pt" for part in PARTS]
-        return [*merged, self.output_dir / "spk2info.pt"]
+        return [*merged_paths(self.output_dir, self.config.training_mode).values(), self.output_dir / VOICES]
 
     @property
     def active(self) -> list[Part]:

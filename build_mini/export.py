@@ -15,6 +15,7 @@ from build_mini.acoustics import speaker_means
 from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, Clip, log_line, read_manifest, replace_file, save
 from build_mini.graphs import WRITERS, graph_path
 from build_mini.vocoder import mini_config
+from cosyvoice.cli.cosyvoice import VOICES
 
 CONFIG_FILES = ("cosyvoice.yaml", "finetune.yaml")
 
@@ -72,7 +73,7 @@ def build(work: Path) -> None:
         }
         for name in OWN_VOICES
     }
-    save(voices, MODEL_DIR / "spk2info.pt")
+    save(voices, MODEL_DIR / VOICES)
     write_checksums(MODEL_DIR)
     size = sum(path.stat().st_size for path in MODEL_DIR.iterdir())
     log_line(work, "export", f"{size / 1e6:.1f} MB in {MODEL_DIR.name}")
