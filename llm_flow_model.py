@@ -51,7 +51,7 @@ class JointModel(nn.Module):
         else:
             draws = {key: batch[key].to(device) for key in ("t", "keep", "noise")}
             mean = self.flow(batch, device, random_prefix=False, flow_time=self.config.flow_time, **draws)["loss"]
-        return Loss(mean, unit_count(name, batch))
+        return Loss(mean, batch_units(name, batch))
 
     @torch.no_grad()
     def measure(
@@ -92,10 +92,10 @@ class JointModel(nn.Module):
             t=measure_times().to(device),
             noise=clip_noise(clip.utt, (MEASURE_TIMES, bins, frames)).to(device),
         )
-        return Loss(losses["loss"], unit_count("flow", batch))
+        return Loss(losses["loss"], batch_units("flow", batch))
 
 
-def unit_count(name: str, batch: Mapping[str, Tensor]) -> int:
+def batch_units(name: str, batch: Mapping[str, Tensor]) -> int:
     """What a part's loss is a mean over: speech tokens with EOS ("llm") or mel frames ("flow") of a batch."""
     if name == "llm":
         return sum(batch["speech_token_len"].tolist()) + len(batch["speech_token_len"])

@@ -37,7 +37,7 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
     Gradients of all parts come first and the updates last, so an interruption finds the weights of the last whole step.
     """
     clips = [run.train_clips[number] for number in group]
-    counts = {part.name: sum(unit_count(run, part, clip) for clip in clips) for part in run.active}
+    counts = {part.name: sum(clip_units(run, part, clip) for clip in clips) for part in run.active}
     losses = gradients(run, shared_out(clips), counts, guard)
     sum_over_processes([*losses, *(gradient for part in run.active for gradient in own_gradients(run, part))])
     norms = [clip_gradient(run, part) for part in run.active]
@@ -53,7 +53,7 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
     return results
 
 
-def unit_count(run: Run, part: Part, clip: Clip) -> int:
+def clip_units(run: Run, part: Part, clip: Clip) -> int:
     """What a clip weighs in a part's mean loss: its tokens with EOS, or the frames of its window."""
     if part.name == "llm":
         return len(clip.speech_token) + 1

@@ -117,7 +117,7 @@ def test_a_process_reads_the_row_groups_of_its_clips_and_no_others(rank, data_di
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     group = [run.train_clips[number] for number in (0, 3, 6, 9)]
-    counts = {part.name: sum(training_step.unit_count(run, part, clip) for clip in group) for part in run.active}
+    counts = {part.name: sum(training_step.clip_units(run, part, clip) for clip in group) for part in run.active}
     own = training_step.shared_out(group)
     assert reads == [] and len(own) == 2
     training_step.gradients(run, own, counts, SignalGuard())

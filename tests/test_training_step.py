@@ -10,7 +10,7 @@ import training_step
 from config import UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import Clip, llm_positions, read_rows
-from llm_flow_model import JointModel, unit_count
+from llm_flow_model import JointModel, batch_units
 from lora import adapter_parameters, adapter_state_dict
 from training_state import Run, epoch_groups, make_run
 from utils import SignalGuard
@@ -78,7 +78,7 @@ def test_a_clip_weighs_what_its_batch_says_that_it_holds(new_run):
     for part, own_part in run.parts.items():
         for clip in run.train_clips:
             [batch] = training_step.micro_batches(run, own_part, [clip])
-            assert training_step.unit_count(run, own_part, clip) == unit_count(part, batch)
+            assert training_step.clip_units(run, own_part, clip) == batch_units(part, batch)
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_clips(new_run):
