@@ -110,12 +110,6 @@ def check_base(checkpoint: Mapping[str, Any], path: Path, fingerprint: Mapping[s
         )
 
 
-def check_data(checkpoint: Mapping[str, Any], path: Path, fingerprint: str, data_dir: Path) -> None:
-    """UserError where a checkpoint was trained on other clips, or on these as they were before."""
-    if checkpoint["data"] != fingerprint:
-        raise UserError(f"{data_dir} is not the data that {path} was trained on; give --data-dir")
-
-
 def bake_speaker(state: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Tensor]:
     """`state` in which every speaker vector gives the voice of `embedding` (1, 192).
 

@@ -24,7 +24,6 @@ from checkpoint import (
     PARTS,
     base_fingerprint,
     check_base,
-    check_data,
     checkpoint_config,
     load_checkpoint,
     merged_bytes,
@@ -517,7 +516,8 @@ def set_up(
     if checkpoint is not None:
         check_resumable(checkpoint, args.resume)
         check_base(checkpoint, args.resume, identity["base"], model_dir)
-        check_data(checkpoint, args.resume, identity["data"], args.data_dir)
+        if checkpoint["data"] != identity["data"]:
+            raise UserError(f"{args.data_dir} is not the data that {args.resume} was trained on; give --data-dir")
         identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
     else:
         identity |= {"run_id": secrets.token_hex(8), "speaker": speaker_record(clips, config)}

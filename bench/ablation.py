@@ -28,7 +28,6 @@ from ablation_report import table, write_report  # noqa: E402
 from audio_files import find_clips  # noqa: E402
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint  # noqa: E402
 from config import JointConfig, UserError, load  # noqa: E402
-from dataset import data_fingerprint, list_clips  # noqa: E402
 from utils import DEFAULT_MODEL, read_finetune_yaml, run_main, save_torch  # noqa: E402
 
 SENTENCES = PROJECT / "bench" / "ablation_sentences.txt"
@@ -203,10 +202,8 @@ def checkpoint_of(work: Path, adapter: Adapter) -> dict[str, Any]:
     return load_checkpoint(path)
 
 
-def joined(work: Path, system: System, data: str = "") -> Path:
-    """A checkpoint with the LLM of one training and the flow of another.
-
-    data: fingerprint of the clips that all systems are held against, whatever part of them each was trained on."""
+def joined(work: Path, system: System) -> Path:
+    """A checkpoint with the LLM of one training and the flow of another, to be held against the same clips as all."""
     llm, flow = checkpoint_of(work, system.llm), checkpoint_of(work, system.flow)
     config = {**flow["config"], "training_mode": "joint", "llm_lora": llm["config"]["llm_lora"]}
     config["validation_clips"] = JointConfig().validation_clips  # also of the run that held out none
@@ -215,7 +212,7 @@ def joined(work: Path, system: System, data: str = "") -> Path:
     for part, adapter in (("llm", system.llm), ("flow", system.flow)):
         if adapter.moment == "base":
             adapters[part] = {key: value.zero_() for key, value in adapters[part].items()}
-    save_torch({**flow, "mode": "joint", "config": config, "adapters": adapters, "data": data}, path)
+    save_torch({**flow, "mode": "joint", "config": config, "adapters": adapters}, path)
     checkpoint_config(load_checkpoint(path), path)  # it can be read again
     return path
 
@@ -230,11 +227,9 @@ def measure(args: argparse.Namespace, factor: str, systems: Sequence[System]) ->
     path = folder / "evaluation" / "evaluation.json"
     found = {str(args.work / "systems" / file_name(system)): system for system in systems}
     if not path.exists() or not set(found) <= set(json.loads(path.read_text(encoding="utf-8"))["systems"]):
-        clips = prepare(args, None)
-        fingerprint = data_fingerprint(list_clips(clips))
-        options = ["--data-dir", clips, "--raw-audio", args.work / "raw_all", "--output-dir", folder]
+        options = ["--data-dir", prepare(args, None), "--raw-audio", args.work / "raw_all", "--output-dir", folder]
         options += ["--model-dir", args.model_dir, "--sentences", args.sentences]
-        options += [word for system in systems for word in ("--ckpt", joined(args.work, system, fingerprint))]
+        options += [word for system in systems for word in ("--ckpt", joined(args.work, system))]
         script("evaluate_joint.py", *options)
     data = json.loads(path.read_text(encoding="utf-8"))
     return [
