@@ -242,9 +242,8 @@ def audio_flags(figures: AudioFigures) -> list[str]:
         "quiet": SILENT_DB <= figures.level_db < QUIET_DB,
     }
     found = [name for name, is_so in checks.items() if is_so]
-    return [
-        name for name in found if drops([name])
-    ] or found  # a clip that is dropped anyway needs no list of blemishes
+    # a clip that is dropped anyway needs no list of blemishes
+    return [name for name in found if drops([name])] or found
 
 
 MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]")  # what normalising left of them

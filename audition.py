@@ -35,7 +35,7 @@ from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
 from speaking import Speaker, Speech, Voice, joined, speakable
 from text_check import STRANGERS
-from utils import random_state, read_lines, restore_random_state
+from utils import kept_random_state, read_lines
 from voice_metrics import cosine, recited_tokens
 
 TEXTS = 4  # sentences that the base and the merged voice speak, every other one a held-out clip's own
@@ -136,15 +136,12 @@ class Audition:
 
         between: called before each sound, may raise. adapters=False: the base."""
         texts = self.texts if numbers is None else [self.texts[number] for number in numbers]
-        state = random_state(self.device)
-        try:
+        with kept_random_state(self.device):
             with self.all_in_eval(adapters), self.autocast(), self.graphs():
                 spoken = self.speak(texts, between)
             with self.all_in_eval(adapters=False):
                 pairs = zip(texts, spoken, strict=True)
                 return [self.measured(text, speech) for text, speech in pairs]
-        finally:
-            restore_random_state(state, self.device)
 
     def speak(self, texts: Sequence[Text], between: Callable[[], None]) -> list[Speech]:
         """Each text, its segments joined, without a second try."""

@@ -139,9 +139,8 @@ def merged_part(
 
     Rank, alpha and targets come from the checkpoint. A part that was not trained is the base with the speaker baked in.
     """
-    base = load_state_dict_file(
-        model_dir / f"{part}.pt", mapped=False
-    )  # writing to mapped pages takes ten times as long
+    # not mapped: writing to mapped pages takes ten times as long
+    base = load_state_dict_file(model_dir / f"{part}.pt", mapped=False)
     state = {name: value.float() for name, value in base.items()}
     adapter = checkpoint["adapters"].get(part, {})
     merge_adapter(state, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)

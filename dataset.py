@@ -357,14 +357,16 @@ def flow_window(clip: Clip, max_feat_frames: int, token_rate_hz: int, rng: rando
 
 
 def draw_flow(
-    clip: Clip, max_feat_frames: int, token_rate_hz: int, dropped: float, speaker: str, rng: random.Random
+    clip: Clip, max_feat_frames: int, token_rate_hz: int, drop_rate: float, vector_kind: str, rng: random.Random
 ) -> FlowDraw:
-    """Window, time, noise and guidance dropout of one clip, all from `rng`; dropped: share without conditions."""
+    """Window, time, noise and guidance dropout of one clip, all from `rng`.
+
+    drop_rate: share of draws without conditions; vector_kind: of `speaker_vector`."""
     window = flow_window(clip, max_feat_frames, token_rate_hz, rng)
-    t, keep = rng.random(), rng.random() > dropped
+    t, keep = rng.random(), rng.random() > drop_rate
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     noise = torch.randn(window.speech_feat.shape[::-1], generator=generator)
-    return FlowDraw(window, speaker_vector(clip, speaker), t, keep, noise)
+    return FlowDraw(window, speaker_vector(clip, vector_kind), t, keep, noise)
 
 
 def speaker_vector(clip: Clip, kind: str) -> Tensor:
@@ -372,7 +374,7 @@ def speaker_vector(clip: Clip, kind: str) -> Tensor:
     return {"mean": clip.spk_embedding, "utterance": clip.utt_embedding}[kind]
 
 
-def collate_llm(clips: Sequence[Clip], speaker: str = "mean") -> dict[str, Tensor]:
+def collate_llm(clips: Sequence[Clip], vector_kind: str = "mean") -> dict[str, Tensor]:
     """Batch of whole clips for TransformerLM.forward, padded with 0 on the right.
 
     text_token (B, L), speech_token (B, S) int64; text_token_len, speech_token_len (B,) int32; embedding (B, 192).
@@ -380,7 +382,7 @@ def collate_llm(clips: Sequence[Clip], speaker: str = "mean") -> dict[str, Tenso
     return {
         **_padded("text_token", [clip.text_token for clip in clips]),
         **_padded("speech_token", [clip.speech_token for clip in clips]),
-        "embedding": torch.stack([speaker_vector(clip, speaker) for clip in clips]),
+        "embedding": torch.stack([speaker_vector(clip, vector_kind) for clip in clips]),
     }
 
 

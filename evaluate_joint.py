@@ -37,9 +37,9 @@ from evaluation import (
     Vectors,
     as_json,
     compare,
+    in_words,
     listen_to,
     shipped_list,
-    shown,
     speak_sentence,
     summary,
     unit_mean,
@@ -61,7 +61,7 @@ from utils import (
     user_mistakes,
     write_text,
 )
-from voice_metrics import Interval, cosine, position
+from voice_metrics import cosine, position
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
@@ -256,19 +256,11 @@ def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
     for figure in FIGURES:
         intervals = [figures.get(figure.name) for figures in found.values()]
         if any(intervals):
-            rows.append([figure.title, *(cell(interval, figure.digits) for interval in intervals)])
+            rows.append([figure.title, *(in_words(interval, figure.digits) for interval in intervals)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     )
-
-
-def cell(interval: Interval | None, digits: int) -> str:
-    """ "0.12 [0.08, 0.17]"."""
-    if interval is None:
-        return "-"
-    value, low, high = shown(interval, digits)
-    return f"{value} [{low}, {high}]"
 
 
 def meaning(reference: Reference, systems: Mapping[str, Sequence[Sentence]]) -> str:

@@ -259,6 +259,14 @@ def shown(interval: Interval, digits: int) -> tuple[str, str, str]:
     return tuple(f"{number:.{digits}f}" if math.isfinite(number) else "?" for number in numbers)
 
 
+def in_words(interval: Interval | None, digits: int) -> str:
+    """ "0.12 [0.08, 0.17]"; "-" for none."""
+    if interval is None:
+        return "-"
+    value, low, high = shown(interval, digits)
+    return f"{value} [{low}, {high}]"
+
+
 def summary(sentences: Sequence[Sentence]) -> dict[str, Interval]:
     """Every figure with its interval."""
     found = {figure.name: mean_interval(parts_of(sentences, figure.name)) for figure in FIGURES}

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import soundfile
+from torch import Tensor
 
 from cosyvoice.cli.frontend import resample
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
@@ -14,7 +15,6 @@ from matcha.utils.audio import mel_spectrogram
 from voice_metrics import Interval
 from webpage import document
 
-MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
 REAL, REAL_SHOWN = "real clips, held out", 3
 QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
 STYLE = """
@@ -94,11 +94,16 @@ def mp3(sentence: Sentence) -> bytes:
     return file.getvalue()
 
 
+def log_mel(wave: Tensor) -> Tensor:
+    """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
+    return mel_spectrogram(wave, 1024, 80, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
+
+
 def mel_picture(sentence: Sentence) -> bytes:
     """Its mel as PNG, time to the right, low frequencies below."""
     from matplotlib import image
 
-    mel = mel_spectrogram(resample(sentence.wave, sentence.sample_rate, SAMPLE_RATE), **MEL, fmax=8000, center=False)[0]
+    mel = log_mel(resample(sentence.wave, sentence.sample_rate, SAMPLE_RATE))
     file = io.BytesIO()
     image.imsave(file, mel.flip(0).numpy(), vmin=QUIETEST, vmax=LOUDEST, cmap="magma", format="png")
     return file.getvalue()

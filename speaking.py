@@ -230,7 +230,7 @@ class Speaker:
     def utterance(self, segment: str) -> Utterance:
         """What the language model is to do for a segment; it draws from the generator as it stands."""
         text = torch.tensor(self.frontend.text_tokens(segment), dtype=torch.int32)
-        limits = self.limits.max_token_text_ratio, self.limits.min_token_text_ratio
+        limits = self.limits.min_token_text_ratio, self.limits.max_token_text_ratio
         fewest, most = self.model.llm.limits(len(text), *limits)
         return Utterance(text, fewest, min(most, self.longest(len(text))), torch.get_rng_state())
 

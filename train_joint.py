@@ -55,7 +55,7 @@ from distributed import (
     own_device,
     own_share,
 )
-from evaluation import BY_NAME, Sentence, shown, summary
+from evaluation import BY_NAME, Sentence, in_words, summary
 from llm_flow_model import MEASURE_TIMES, JointModel
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from memory import choose_precision, prepare_memory
@@ -105,7 +105,6 @@ from utils import (
     select_device,
     user_mistakes,
 )
-from voice_metrics import Interval
 
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {
@@ -601,7 +600,7 @@ def summarise(run: Run) -> None:
     print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
     for name in after:
         if name in before and name not in UNTOLD:
-            ranges = [words_of(found[name], BY_NAME[name].digits) for found in (before, after)]
+            ranges = [in_words(found[name], BY_NAME[name].digits) for found in (before, after)]
             print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
     if not math.isnan(run.audition.real_similarity):
         print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
@@ -609,12 +608,6 @@ def summarise(run: Run) -> None:
     share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
     samples = run.output_dir / "samples"
     print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")
-
-
-def words_of(interval: Interval, digits: int) -> str:
-    """ "0.12 [0.08, 0.17]"."""
-    value, low, high = shown(interval, digits)
-    return f"{value} [{low}, {high}]"
 
 
 def outcome(run: Run, part: Part) -> str:

@@ -195,7 +195,7 @@ def make_run(
         )
         for name in config.trained_parts
     }
-    run = Run(
+    return Run(
         config=config,
         device=device,
         model=model,
@@ -211,7 +211,6 @@ def make_run(
         batch_frames=batch_frames,
         hear_every=0 if config.eval_every_epochs == "auto" else int(config.eval_every_epochs),
     )
-    return run
 
 
 # ---- stopping -------------------------------------------------------------------------------------------------------

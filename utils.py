@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -273,25 +273,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def random_state(device: torch.device) -> dict[str, Any]:
-    """State of every generator that training draws from, as plain data for a checkpoint."""
-    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def restore_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Continue all generators from `random_state`; a device that was not saved starts from the CPU generator's seed."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within it, all generators that training draws from go on as if nothing was."""
+    python, cpu = random.getstate(), torch.get_rng_state()
+    on_device = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    where = (device,) if device.type == "cuda" else ()
+    state = None if on_device is None else on_device.get_rng_state(*where)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(cpu)
+        if on_device is not None:
+            on_device.set_rng_state(state, *where)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def utterances(model: TransformerLM, lengths: Sequence[int]) -> list[Utterance]:
     found = []
     for seed, length in enumerate(lengths):
         torch.manual_seed(seed)
-        fewest, most = model.limits(length, 4, 1)
+        fewest, most = model.limits(length, 1, 4)
         found.append(Utterance(torch.arange(length) % 7, fewest, most, torch.get_rng_state()))
     return found
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from cosyvoice.utils.common import token_to_mel_length
 from cosyvoice.utils.mask import make_pad_mask
 
-EDGE_TOKENS = (
-    20  # both ends of a long piece are stretched on their own, so that streamed pieces agree where they overlap
-)
+# Both ends of a long piece are stretched on their own, so that streamed pieces agree where they overlap.
+EDGE_TOKENS = 20
 
 
 def stretch(x: Tensor, length: int) -> Tensor:

@@ -222,7 +222,7 @@ class TransformerLM(nn.Module):
         n_text = int(text_len)
         if n_text == 0:
             return
-        fewest, most = self.limits(n_text, max_token_text_ratio, min_token_text_ratio)
+        fewest, most = self.limits(n_text, min_token_text_ratio, max_token_text_ratio)
         prefix = self.prefix(
             text[:, :n_text],
             prompt_text[:, : int(prompt_text_len)],
@@ -282,8 +282,8 @@ class TransformerLM(nn.Module):
             scores[self.speech_token_size] = -torch.inf
         return int(self.sampling(scores, tokens, sampling))
 
-    def limits(self, n_text: int, most: float | None = None, least: float | None = None) -> tuple[int, int]:
-        """(fewest, most) speech tokens for a text; most, least: speech tokens a text token, default the model's own."""
+    def limits(self, n_text: int, least: float | None = None, most: float | None = None) -> tuple[int, int]:
+        """(fewest, most) speech tokens for a text; least, most: speech tokens a text token, default the model's own."""
         most = self.max_token_text_ratio if most is None else most
         least = self.min_token_text_ratio if least is None else least
         return max(int(n_text * least), self.fewest_tokens), int(n_text * most)
