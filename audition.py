@@ -5,8 +5,8 @@ apart: the LLM by its speech tokens, the flow by what it makes of them.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -118,13 +118,17 @@ class Audition:
             stack.enter_context(adapters_in_eval(network, adapters))
         return stack
 
-    def graphs(self) -> ExitStack:
+    @contextmanager
+    def graphs(self) -> Iterator[None]:
         """Within it a GPU speaks by CUDA graphs. They go at its end, for training changes what they read."""
-        under_autocast = torch.is_autocast_enabled(self.device.type)
-        stack = ExitStack()
-        stack.enter_context(self.networks.llm.graphs(under_autocast))
-        stack.enter_context(self.networks.flow.decoder.estimator.graphs(under_autocast))
-        return stack
+        owners = self.networks.llm, self.networks.flow.decoder.estimator
+        try:
+            for owner in owners:
+                owner.use_graphs(torch.is_autocast_enabled(self.device.type))
+            yield
+        finally:
+            for owner in owners:
+                owner.drop_graphs()
 
     def hear(
         self,

@@ -37,6 +37,7 @@ from evaluation import (
     Vectors,
     as_json,
     compare,
+    finite,
     in_words,
     listen_to,
     shipped_list,
@@ -73,7 +74,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--base", action="store_true", help="the untouched base model in the trained voice | 原始基座模型")
-    add("--ckpt", type=Path, action="append", default=[], help="a checkpoint; repeatable | 检查点，可重复")
+    add(
+        "--ckpt",
+        type=Path,
+        action="append",
+        default=[],
+        help="a checkpoint with its held-out clips; repeatable | 检查点，可重复",
+    )
     add("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
     add("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
     add("--speaker", metavar="NAME", help="a voice of spk2info.pt, for --base | 基座模型的音色名称")
@@ -146,20 +153,22 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
 
 
 def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
-    """The clips as the first named checkpoint split them; a warning where one was trained on others than that says."""
-    fingerprint, splits = data_fingerprint(clips), []
+    """The clips as the first checkpoint that was trained on them split them; a warning for each that knows others."""
+    checkpoints = {path: load_checkpoint(path) for path in args.ckpt}
+    fingerprint = data_fingerprint(clips)
+    own = [path for path, checkpoint in checkpoints.items() if checkpoint["data"] == fingerprint]
+    splits = {path: drawn(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
+    first, split = next(iter(splits.items()))
     for path in args.ckpt:
-        checkpoint = load_checkpoint(path)
-        splits.append(drawn(checkpoint_config(checkpoint, path), clips))
-        if checkpoint["data"] != fingerprint:
+        if path not in own:
             print(
                 f"warning: {path} was trained on other clips than those of {args.data_dir or DEFAULT_DATA_DIR}: "
                 "similarity is to the speaker of these, and some that count as held out may be known to it",
                 flush=True,
             )
-        elif [clip.utt for clip in splits[-1][1]] != [clip.utt for clip in splits[0][1]]:
-            print(f"warning: {path} held out other clips than {args.ckpt[0]}, whose are taken here", flush=True)
-    return splits[0]
+        elif [clip.utt for clip in splits[path][1]] != [clip.utt for clip in split[1]]:
+            print(f"warning: {path} held out other clips than {first}, whose are taken here", flush=True)
+    return split
 
 
 def drawn(config: JointConfig, clips: Sequence[Clip]) -> Split:
@@ -345,14 +354,14 @@ def report(
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
         "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
     }
-    write_text(folder / "evaluation.json", json.dumps(figures, ensure_ascii=False, indent=1) + "\n")
+    write_text(folder / "evaluation.json", json.dumps(figures, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 
 
 def as_rows(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
     """Comparisons as plain data: by how much ours is better, its interval, and the verdict."""
-    return {found.name: {"gain": vars(found.gain), "verdict": found.verdict} for found in comparisons}
+    return {found.name: {"gain": finite(vars(found.gain)), "verdict": found.verdict} for found in comparisons}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,8 +52,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--llm-only", action="store_true", help="write the LLM file only | 只写 LLM")
     only.add_argument("--flow-only", action="store_true", help="write the flow file only | 只写 Flow")
-    parser.add_argument("--llm-output", type=Path, help="[OUTPUT_DIR/llm_merged_MODE.pt] | LLM 输出路径")
-    parser.add_argument("--flow-output", type=Path, help="[OUTPUT_DIR/flow_merged_MODE.pt] | Flow 输出路径")
+    parser.add_argument(
+        "--llm-output",
+        type=Path,
+        help="[OUTPUT_DIR/llm_merged_MODE.pt]; spk2info.pt goes beside it | LLM 输出路径，旁边写 spk2info.pt",
+    )
+    parser.add_argument(
+        "--flow-output",
+        type=Path,
+        help="as --llm-output | Flow 输出路径",
+    )
     parser.add_argument(
         "--no-bake-speaker",
         action="store_true",

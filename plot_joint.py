@@ -45,10 +45,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     try:
         missing = METRICS - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"no column {min(missing)}")
+            raise ValueError(f"no column {min(missing)}" if reader.fieldnames else "the file is empty")
         for row in reader:
-            if None in row:
-                raise ValueError("too many cells")
+            if None in row or None in row.values():
+                raise ValueError("another number of cells")
             rows.append({key: float(value or "nan") for key, value in row.items()})
     except (ValueError, csv.Error) as error:
         raise UserError(

@@ -78,7 +78,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=title, epilog=examples, formatter_class=raw, allow_abbrev=False)
     add = parser.add_argument
     add("--input-dir", "--input_dir", type=Path, help="recordings and texts [raw_audio] | 音频和文本目录")
-    add("--output-dir", "--output_dir", type=Path, default=Path("data"), help="training data [data] | 训练数据目录")
+    add(
+        "--output-dir",
+        "--output_dir",
+        type=Path,
+        default=Path("data"),
+        help="training data; no recordings [data] | 数据目录",
+    )
     model_help = f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录"
     add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=model_help)
     add("--device", default="auto", help="of the two ONNX models: auto, cpu, cuda | 提取特征的设备")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part, merged_paths
 from config import InferenceConfig, UserError
-from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak
+from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
@@ -155,7 +155,8 @@ def load_voice(
 
     def load(part: str) -> nn.Module:
         with user_mistakes():
-            network = load_part(config, part, files.get(part), precision=precision)
+            mapped = checkpoint is not None or stay_as_read(part, device, precision)
+            network = load_part(config, part, files.get(part), mapped=mapped)
             if checkpoint is not None and part in PARTS:
                 state = merged_part(checkpoint, source.ckpt, model_dir, part, lora_scale=source.lora_scale)
                 network.load_state_dict(state, assign=True)

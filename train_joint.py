@@ -625,10 +625,9 @@ def outcome(run: Run, part: Part) -> str:
         merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model: no epoch sounded better"
         held_out = f", held out {held_out}" if held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
-    merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model"
-    if not part.best_epoch:
-        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged {merged}"
-    return f"held-out loss {held_out}; merged {merged}"
+    if not part.choice.epoch:
+        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
+    return f"held-out loss {held_out}; merged epoch {part.choice.epoch}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

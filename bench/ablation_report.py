@@ -22,6 +22,7 @@ COLUMNS = (  # figure of evaluation.json, heading, digits
 PLOTTED = COLUMNS[:3]
 PICTURE, LABEL_WIDTH = "ablation.png", 11
 Row = Mapping[str, Any]
+RANGE = ("value", "low", "high")  # of a figure
 
 
 def read_results(work: Path) -> list[Row]:
@@ -37,8 +38,13 @@ def cell(row: Row, figure: str, digits: int) -> str:
     interval = row["figures"].get(figure)
     if interval is None:
         return "-"
-    value, low, high = (f"{interval[key]:.{digits}f}" for key in ("value", "low", "high"))
+    value, low, high = ("?" if interval[key] is None else f"{interval[key]:.{digits}f}" for key in RANGE)
     return value if low == high else f"{value} ({low}-{high})"
+
+
+def reached(interval: dict[str, float | None], end: str) -> float:
+    """From the value to an end of its range; 0 where there is none."""
+    return 0.0 if interval[end] is None else abs(interval[end] - interval["value"])
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -99,10 +105,7 @@ def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
                 found = [row for row in factors(rows).get(factor, []) if name in row["figures"]]
                 values = [row["figures"][name] for row in found]
                 middle = [value["value"] for value in values]
-                reach = [
-                    [value["value"] - value["low"] for value in values],
-                    [value["high"] - value["value"] for value in values],
-                ]
+                reach = [[reached(value, end) for value in values] for end in RANGE[1:]]
                 axis.errorbar(places(found), middle, yerr=reach, fmt="o-", color=f"C{number}", capsize=3, label=voice)
             axis.set(title=factor, ylabel=heading)
             axis.tick_params(axis="x", labelsize=7)

@@ -17,7 +17,7 @@ import prepare_joint_data
 from checkpoint import FORMAT
 from config import UserError, load, to_dict
 from dataset import Clip, data_fingerprint, hold_out, read_rows
-from evaluation import Sentence, as_json, compare, shown
+from evaluation import Comparison, Sentence, as_json, compare, shown
 from recogniser import compared, errors, language_of
 from utils import save_torch
 from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
@@ -59,7 +59,10 @@ def test_an_error_rate_weighs_sentences_by_their_words():
 
 def test_one_sentence_alone_proves_nothing():
     assert mean_interval([(0.5, 1)]).value == 0.5
-    assert not difference_interval([(3, 1)], [(1, 1)]).excludes_zero
+    lonely_difference = difference_interval([(3, 1)], [(1, 1)])
+    assert not lonely_difference.excludes_zero
+    rows = evaluate_joint.as_rows([Comparison("clarity", lonely_difference)])
+    assert rows["clarity"]["gain"] == {"value": 2.0, "low": None, "high": None}
     assert shown(mean_interval([(-0.5, 1)]), 2) == ("-0.50", "?", "?")
     lonely = Sentence("a", torch.zeros(1, 1), 16000, {"clarity": (1.0, 1)})
     assert as_json([lonely])["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
@@ -200,6 +203,12 @@ def test_a_named_checkpoint_that_held_out_other_clips_is_warned_of(clips, capsys
     assert capsys.readouterr().out == ""
     assert held_out("--ckpt", one, "--ckpt", other) == held_out("--ckpt", one)
     assert capsys.readouterr().out == "warning: 2.ckpt held out other clips than 1.ckpt, whose are taken here\n"
+
+
+def test_of_named_checkpoints_the_first_that_was_trained_on_the_data_splits_it(clips):
+    stranger = write_checkpoint("stranger.ckpt", clips[:20], "seed=1")
+    own = write_checkpoint("own.ckpt", clips, "seed=2")
+    assert held_out("--ckpt", stranger, "--ckpt", own) == held_out("--ckpt", own) != held_out("--ckpt", stranger)
 
 
 def test_other_data_than_a_named_checkpoint_was_trained_on_is_warned_of(clips, capsys):

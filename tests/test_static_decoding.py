@@ -240,6 +240,7 @@ def test_where_there_is_no_memory_at_all_the_cache_grows(
     for static, growing in both(llm, 3, 8, 5, 1, steps=60, ends={0: 2, 7: 1, 30: 0}):
         torch.testing.assert_close(static, growing, rtol=1e-4, atol=1e-5)
     assert len(tried) == len(fits) + 2
+    assert llm.static_steps.idle == [], "the step that was full is not kept either"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])

@@ -23,12 +23,13 @@ def load_part(
     device: str | torch.device = "cpu",
     inference: bool = False,
     precision: str = "full",
+    mapped: bool = True,
 ) -> nn.Module:
     """One network ("llm", "flow" or "hift") with its weights, float32, in eval mode.
 
-    weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`. precision: the
-    one of `cosyvoice.utils.precision` that it speaks in, now or later. Raises FileNotFoundError and ValueError, naming
-    the file, as the loaders below do.
+    weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`, in a
+    precision of `cosyvoice.utils.precision`. mapped: see `load_state_dict_file`. Raises FileNotFoundError and
+    ValueError, naming the file, as the loaders below do.
     """
     if part not in PARTS:
         raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
@@ -39,10 +40,14 @@ def load_part(
         require_files(config.directory, [f"{part}.pt"])
         weights = config.directory / f"{part}.pt"
     network = config.build(part, device="meta")
-    replaced = part == "llm" and precision == "fast" and has_int8(torch.device(device))
-    load_weights(network, weights, mapped=not replaced)
+    load_weights(network, weights, mapped)
     network = network.to(device).eval()
     return ready_to_speak(network, precision) if inference else network
+
+
+def stay_as_read(part: str, device: str | torch.device, precision: str) -> bool:
+    """Whether most of a network's weights are spoken with as they are read, and not in an 8-bit copy."""
+    return not (part == "llm" and precision == "fast" and has_int8(torch.device(device)))
 
 
 def ready_to_speak(network: nn.Module, precision: str = "full") -> nn.Module:
@@ -71,7 +76,12 @@ class CosyVoice:
             self.config = read_model_config(directory)  # first: it knows the model generations that are not supported
         require_files(directory, [name for name, needed in own.items() if needed])
         files = {"llm": llm, "flow": flow, "hift": None}
-        networks = {part: load_part(self.config, part, files[part], device, True, precision) for part in PARTS}
+        networks = {
+            part: load_part(
+                self.config, part, files[part], device, True, precision, stay_as_read(part, device, precision)
+            )
+            for part in PARTS
+        }
         self.model = CosyVoiceModel(**networks, device=device)
         self.frontend = CosyVoiceFrontEnd(self.config, device)
         self.voices = load_spk2info(directory / VOICES)

@@ -1,7 +1,6 @@
 """ConditionalDecoder: the U-Net that predicts the velocity of the flow from noise to mel."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -129,14 +128,9 @@ class ConditionalDecoder(nn.Module):
         if self.final_proj.weight.device.type == "cuda":
             self.static_velocities = StaticVelocities(under_autocast)
 
-    @contextmanager
-    def graphs(self, under_autocast: bool = False) -> Iterator[None]:
-        """`use_graphs` within it: for weights that change afterwards."""
-        self.use_graphs(under_autocast)
-        try:
-            yield
-        finally:
-            self.static_velocities = None
+    def drop_graphs(self) -> None:
+        """Go on without them: what they read is going to change."""
+        self.static_velocities = None
 
     def time_embedding(self, t: Tensor) -> Tensor:
         """(B, 4 * channels[0]) from flow times t, (B,) or 0-dim."""

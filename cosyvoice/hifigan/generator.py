@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -25,9 +26,10 @@ def cosines(size: int) -> tuple[Tensor, Tensor]:
     return angle.cos(), angle.sin()
 
 
-def exactly(device: torch.device) -> torch.autocast:
+def exactly(device: torch.device) -> AbstractContextManager:
     """Within it products are in float32, as FFTs are."""
-    return torch.autocast(device.type, enabled=False)
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 @cache

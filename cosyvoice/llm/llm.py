@@ -1,7 +1,7 @@
 """The language model: text tokens and a speaker vector in, speech tokens out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -111,14 +111,9 @@ class TransformerLM(nn.Module):
             most_bytes = int(KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory)
             self.static_steps = StaticSteps(most_bytes, under_autocast)
 
-    @contextmanager
-    def graphs(self, under_autocast: bool = False) -> Iterator[None]:
-        """`use_graphs` within it: for weights that change afterwards."""
-        self.use_graphs(under_autocast)
-        try:
-            yield
-        finally:
-            self.static_steps = None
+    def drop_graphs(self) -> None:
+        """Go on without them: what they read is going to change."""
+        self.static_steps = None
 
     def forward(self, batch: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor | int]:
         """{"loss": nats per predicted token, (), "acc": share predicted right, (), "tokens": number predicted}.

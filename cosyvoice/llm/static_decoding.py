@@ -215,6 +215,7 @@ class StaticDecoding(Decoding):
             caches = self.model.llm.new_cache()
             for cache, kv in zip(caches, kept, strict=True):
                 cache.append(*kv.chunk(2, dim=-1))
+            self.static = None  # not given back: what it holds is needed now
         self.close()
         self.static, self.caches, self.grows = larger, caches, larger is None
         self.padding, self.rows = padding, [*range(len(self.rows))]
