@@ -23,9 +23,9 @@ def test_rows_are_numbers_and_empty_cells_are_nan(tmp_path):
     [
         (HEAD + "1,4,2.5,,1.5,\n2,8,abc,,1.4,\n", "line 3 is not as training wrote it .could not convert.*'abc'"),
         (HEAD.replace(",", ";") + "1;4;2,5;;1,5;\n", "line 1 is not as training wrote it .no column epoch"),
-        (HEAD + "1,4,2,5,,1,5,\n", "line 2 is not as training wrote it .too many cells"),
+        (HEAD + "1,4,2,5,,1,5,\n", "line 2 is not as training wrote it .another number of cells"),
         (HEAD.replace(",flow_train", ""), "line 1 is not as training wrote it .no column flow_train"),
-        ("", "line 0 is not as training wrote it .no column epoch"),
+        ("", "line 0 is not as training wrote it .the file is empty"),
     ],
 )
 def test_a_line_that_a_spreadsheet_changed_is_named(tmp_path, text, message):
