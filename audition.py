@@ -305,13 +305,17 @@ def overfit_signs(hearing: Hearing, base: Hearing, max_silence_sec: float) -> di
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def clarity_unproven(gain: float, clarity: float) -> str:
-    """A change of clarity by `gain`, to `clarity`, that so few sentences do not prove: told where it is not small."""
-    before = clarity - gain
-    if not before > 0 or abs(gain) < MARKED_CHANGE * before:
+def unproven(word: str, comparison: Comparison, value: float) -> str:
+    """A change, to `value`, that so few sentences do not prove: told, by the word for it, where it is not small."""
+    gain = comparison.gain.value
+    before = value - gain
+    if comparison.name == CAMPPLUS and abs(gain) >= NOISE:
+        change = f"similarity {before:.2f} -> {value:.2f}"
+    elif comparison.name == "clarity" and before > 0 and abs(gain) >= MARKED_CHANGE * before:
+        change = f"{value / before:.0%} of the base's clarity"
+    else:
         return "unchanged"
-    word = "better" if gain > 0 else "worse"
-    return f"perhaps {word} ({clarity / before:.0%} of the base's clarity; evaluate_joint.py hears more sentences)"
+    return f"perhaps {word.removeprefix('clearly ')} ({change})"
 
 
 def verdict(comparisons: Sequence[Comparison], hearing: Hearing) -> str:
@@ -325,13 +329,14 @@ def verdict(comparisons: Sequence[Comparison], hearing: Hearing) -> str:
     ):
         if name in found:
             gain = found[name].gain
-            unproven = clarity_unproven(gain.value, mean(hearing, name)) if name == "clarity" else "unchanged"
-            proven = better if gain.value > 0 else worse
-            words.append(f"{what} {proven if gain.excludes_zero else unproven}")
+            word = better if gain.value > 0 else worse
+            words.append(f"{what} {word if gain.excludes_zero else unproven(word, found[name], mean(hearing, name))}")
     wrong = round(sum(sentence["failed"][0] for sentence in hearing))
     run_on = round(sum(sentence["run_on"][0] for sentence in hearing))
     words.append(f"{run_on} of {len(hearing)} run on" if run_on else "no run-ons")
-    return ", ".join(words) + (f", {wrong} of {len(hearing)} go wrong" if wrong > run_on else "")
+    words += [f"{wrong} of {len(hearing)} go wrong"] if wrong > run_on else []
+    more = f"; {len(hearing)} sentences prove little, evaluate_joint.py hears more"
+    return ", ".join(words) + (more if any("perhaps" in word for word in words) else "")
 
 
 def as_sentences(hearing: Hearing) -> list[Sentence]:

@@ -201,14 +201,30 @@ def test_the_verdict_in_words():
 @pytest.mark.parametrize(
     ("clarity", "words"),
     [
-        ((5, 60, 5, 42), "perhaps worse (70% of the base's clarity; evaluate_joint.py hears more sentences)"),
-        ((20, 80, 35, 65), "perhaps better (125% of the base's clarity; evaluate_joint.py hears more sentences)"),
+        ((5, 60, 5, 42), "perhaps worse (70% of the base's clarity)"),
+        ((20, 80, 35, 65), "perhaps better (125% of the base's clarity)"),
         ((30, 50, 30, 42), "unchanged"),
     ],
 )
 def test_a_change_that_few_sentences_do_not_prove_is_not_called_none(clarity, words):
     mixed = [{**sentence, "clarity": (3 * value, 3)} for sentence, value in zip(hearing(), clarity, strict=True)]
-    assert f"intelligibility {words}, pace" in verdict(compared(mixed, BASE), mixed)
+    told = verdict(compared(mixed, BASE), mixed)
+    assert f"intelligibility {words}, pace" in told
+    assert told.endswith("; 4 sentences prove little, evaluate_joint.py hears more") == ("perhaps" in words)
+
+
+@pytest.mark.parametrize(
+    ("gains", "words"),
+    [
+        ((0.40, 0.00, 0.35, 0.01), "perhaps closer (similarity 0.50 -> 0.69)"),
+        ((-0.40, 0.00, -0.35, 0.01), "perhaps further away (similarity 0.50 -> 0.32)"),
+        ((0.1, -0.05, 0.05, -0.06), "unchanged"),
+    ],
+)
+def test_a_timbre_that_few_sentences_do_not_prove_is_not_called_unchanged(gains, words):
+    base = [{**sentence, "similarity": (0.5, 1)} for sentence in hearing()]
+    mixed = [{**sentence, "similarity": (0.5 + gain, 1)} for sentence, gain in zip(base, gains, strict=True)]
+    assert verdict(compared(mixed, base), mixed).startswith(f"timbre {words}, ")
 
 
 # ---- while training --------------------------------------------------------------------------------------------------
