@@ -308,6 +308,7 @@ def test_a_run_killed_before_it_listened_chooses_what_the_unbroken_run_chose(tra
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # twenty seconds
 def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_path):
     assert train("--set", "eval_every_epochs=0", output="output") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
