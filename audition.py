@@ -38,7 +38,7 @@ from text_check import STRANGERS
 from utils import kept_random_state, read_lines
 from voice_metrics import cosine, recited_tokens
 
-TEXTS = 4  # sentences that the base and the merged voice speak, every other one a held-out clip's own
+CANDIDATES = 4  # sentences that epochs may be judged by, every other one a held-out clip's own
 FEWEST_JUDGED = 2  # of them, at least, tell which epoch is best
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1
@@ -65,21 +65,26 @@ class Text:
     tokens: Tensor  # (L,)
 
 
-def choose_texts(clips: Sequence[Clip], held_out: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[Text]:
-    """TEXTS sentences that are not trained on: the shortest held-out clips' own and shipped ones in turn."""
-    own = sorted((clip for clip in held_out if clip.duration >= SHORTEST_TEXT_SEC), key=lambda clip: clip.duration)
-    lines = [clip.text for clip in own[: TEXTS // 2]]
-    trained = {clip.text for clip in clips} - set(lines)
-    for line in map(str.strip, read_lines(shipped_list([clip.text for clip in clips]))):
-        if line and line not in {*lines, *trained} and len(lines) < TEXTS:
-            lines.append(line)
-    lines = [*lines[::2], *lines[1::2]] if len(own) >= TEXTS // 2 else lines
-    texts = []
-    for line in lines:
+def choose_texts(
+    clips: Sequence[Clip], held_out: Sequence[Clip], frontend: CosyVoiceFrontEnd, count: int
+) -> list[Text]:
+    """At most `count` sentences that are not trained on; clips: those that are.
+
+    The two shortest held-out clips' own and shipped ones in turn, then shipped ones, as many as there are."""
+    trained = {clip.text for clip in clips}
+    by_length = sorted(held_out, key=lambda clip: clip.duration)
+    texts = [clip.text for clip in by_length if clip.duration >= SHORTEST_TEXT_SEC and clip.text not in trained]
+    own = list(dict.fromkeys(texts))[: CANDIDATES // 2]
+    shipped = map(str.strip, read_lines(shipped_list([clip.text for clip in (*clips, *held_out)])))
+    lines = [line for line in shipped if line and line not in {*trained, *own}]
+    for number, line in enumerate(own):
+        lines.insert(2 * number, line)
+    spoken = []
+    for line in lines[:count]:
         segments = tuple(speakable(frontend, line))
         tokens = torch.tensor(frontend.text_tokens("".join(segments)), dtype=torch.int32)
-        texts += [Text(line, segments, tokens)] if segments else []
-    return texts
+        spoken += [Text(line, segments, tokens)] if segments else []
+    return spoken
 
 
 class Audition:
@@ -96,12 +101,15 @@ class Audition:
         limits: InferenceConfig,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        count: int = CANDIDATES,
     ) -> None:
         """model: with both networks, trained or not. clips: those trained on. voice: mean vector and pace.
 
+        count: sentences that the base and the merged voice speak; epochs are judged by the first CANDIDATES.
+
         autocast: gives the precision of LLM and flow; ears and vocoder are float32."""
         self.networks, self.frontend, self.device, self.autocast = model, frontend, device, autocast
-        self.texts = choose_texts([*clips, *held_out], held_out, frontend)
+        self.texts = choose_texts(clips, held_out, frontend, count)
         self.centre = unit_mean([clip.utt_embedding for clip in clips])
         real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
         self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
@@ -198,17 +206,17 @@ def most(hearing: Hearing, name: str) -> float:
 
 
 def judged_sentences(base: Hearing) -> list[int]:
-    """Numbers of the sentences that the base says clearly, for of these it can tell how clear others are.
+    """Numbers of the candidates that the base says clearly, for of these it can tell how clear others are.
 
-    All from CLEAR up; the clearest where they are fewer than FEWEST_JUDGED. Not the best few of many: what was picked
-    for its luck looks better than any later take, its own second one too.
+    base: all its sentences. All candidates from CLEAR up; the clearest where they are fewer than FEWEST_JUDGED. Not
+    the best few of many: what was picked for its luck looks better than any later take, its own second one too.
     """
 
     def clarity(number: int) -> float:
         value = mean([base[number]], "token_clarity")
         return -math.inf if math.isnan(value) else value
 
-    clearest_first = sorted(range(len(base)), key=clarity, reverse=True)
+    clearest_first = sorted(range(len(base[:CANDIDATES])), key=clarity, reverse=True)
     clear = sum(clarity(number) >= CLEAR for number in clearest_first)
     return sorted(clearest_first[: max(clear, FEWEST_JUDGED)])
 

@@ -59,6 +59,7 @@ JOINT_TRAINING_CONFIG = {
     },
     # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
     "eval_every_epochs": "auto",  # auto (about a sixth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
+    "eval_sentences": 10,  # for base and merged voice; epochs are judged by the first 4 | 句数；前 4 句用来选轮次
     "select_by": "audio",  # what gets merged: audio (how it sounds) or val_loss | 按声音或按留出 loss 选检查点
     "keep_every_epochs": 0,  # also keep a checkpoint of every so many epochs; 0 = none | 每隔几轮另存检查点
     "validation_clips": "auto",  # held out, never trained on: auto (2-5, none below 8 clips) or a number | 留出条数
@@ -165,6 +166,7 @@ class JointConfig:
     max_grad_norm: float = bounded(1.0, 1e-6, 1e6)
     stop: StopConfig = StopConfig()
     eval_every_epochs: int | str = field(default="auto", metadata={"choices": ("auto",), "low": 0, "high": 100_000})
+    eval_sentences: int = bounded(10, 2, 12)
     select_by: str = one_of("audio", "val_loss")
     keep_every_epochs: int = bounded(0, 0, 100_000)
     validation_clips: int | str = field(default="auto", metadata={"choices": ("auto",), "low": 0, "high": 1000})

@@ -115,6 +115,7 @@ FIXED_ON_RESUME = {
     "speaker_name",
     "flow_time",
     "select_by",
+    "eval_sentences",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
@@ -208,7 +209,8 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
         voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
         limits = run.config.inference
         clips = run.train_clips, run.held_out
-        return Audition(run.model, hift, frontend, *clips, voice, limits, run.device, run.autocast)
+        count = run.config.eval_sentences
+        return Audition(run.model, hift, frontend, *clips, voice, limits, run.device, run.autocast, count)
 
 
 def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
@@ -365,14 +367,15 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     started = time.monotonic()
     known = bool(run.hearings)  # the base comes first
     numbers = judged_sentences(run.hearings[0]["figures"]) if known else range(len(run.audition.texts))
-    sentences = run.audition.hear(numbers, adapters=known, between=lambda: check_alone(guard))
-    hearing = plain(sentences)
-    outs = note_heard(run, hearing)
+    spoken = run.audition.hear(numbers, adapters=known, between=lambda: check_alone(guard))
+    sentences = dict(zip(numbers, spoken, strict=True))
+    outs = note_heard(run, plain(spoken))
     epoch = run.hearings[-1]["epoch"]
-    name = f"epoch_{epoch:04d}" if epoch else "base"
-    board.heard(run, dict(zip(numbers, sentences, strict=True)), means(hearing), name)
+    judged = [sentences[number] for number in judged_sentences(run.hearings[0]["figures"])]
+    hearing = plain(judged)
+    board.heard(run, sentences, means(hearing), f"epoch_{epoch:04d}" if epoch else "base")
     run.spent_sec["hearing"] += time.monotonic() - started
-    print(hearing_line(run, sentences, outs), flush=True)
+    print(hearing_line(run, judged, outs), flush=True)
     signs = overfit_signs(hearing, base_figures(run), run.config.inference.max_silence_sec) if epoch else {}
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
@@ -590,10 +593,11 @@ def summarise(run: Run) -> None:
     if run.chooses:
         for name, adapter in run.best_adapters.items():
             load_adapter(run.model.part(name), adapter, str(run.best_path))
-    sentences = run.audition.hear()
+    base = run.hearings[0]["figures"]
+    sentences = run.audition.hear(range(len(base)))
     write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
     run.spent_sec["hearing"] += time.monotonic() - started
-    hearing, base = plain(sentences), run.hearings[0]["figures"]
+    hearing = plain(sentences)
     comparisons = compared(hearing, base)
     verdicts = {found.name: found.verdict for found in comparisons}
     before, after = summary(as_sentences(base)), summary(sentences)

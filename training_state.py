@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import TEXTS, Audition, Choice, Hearing, judged_sentences, why_out
+from audition import CANDIDATES, Audition, Choice, Hearing, judged_sentences, why_out
 from checkpoint import (
     FORMAT,
     best_beside,
@@ -43,7 +43,7 @@ RUN_FILES = (
 )
 
 
-HEARING_SHARE = 0.15  # of the time if all epochs were as long as the first; more where a part stops early
+HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:
@@ -277,10 +277,12 @@ def base_figures(run: Run) -> Hearing:
 
 
 def settle_interval(run: Run, epoch_sec: float) -> None:
-    """How often the voice is heard where the settings leave it open: so that all hearings take HEARING_SHARE."""
+    """How often the voice is heard where the settings leave it open: so that judging epochs takes HEARING_SHARE.
+
+    The time is reckoned as if all epochs took as long as the first."""
     sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0]["figures"])  # of the base
     judged = len(base_figures(run))
-    surely = 2 * TEXTS + judged  # the base, what is merged, and the last epoch
+    surely = 2 * CANDIDATES + judged  # the base, what is merged, and the last epoch
     affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
     run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
 

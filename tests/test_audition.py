@@ -38,7 +38,8 @@ from voice_metrics import recited_tokens
 MINI = Path(__file__).resolve().parent.parent / "pretrained_models" / "CosyVoice-mini"
 CPU = torch.device("cpu")
 FEW = ("--epochs", "4", "--lr", "1e-2", "--set", "accumulate_grad_batches=4", "--set", "save_every_minutes=0.01")
-HEARD = ("--set", "eval_every_epochs=2", "--set", "inference.max_token_text_ratio=4")
+BRIEF = ("--set", "inference.max_token_text_ratio=4", "--set", "eval_sentences=5")
+HEARD = ("--set", "eval_every_epochs=2", *BRIEF)
 
 
 # ---- the rule, on constructed cases ----------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ def test_epochs_are_judged_by_what_the_base_says_clearly():
     clearer = hearing(token_clarity=5)
     assert judged_sentences([foreign[0], clearer[0], foreign[1], BASE[0]]) == [1, 3], "two at least"
     assert 2 in judged_sentences([{}, {}, foreign[0], {}]), "and silent ones last"
+    assert judged_sentences([*foreign, *BASE]) == [0, 1], "what comes after the first four is for the verdict"
 
 
 def test_similarity_decides_where_it_differs_and_the_loss_where_it_does_not():
@@ -272,16 +274,16 @@ def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, ca
     samples = {path.name for path in (tmp_path / "output" / "samples").iterdir()}
     for name in ("base", "epoch_0002", "epoch_0004", "merged"):
         heard = [path for path in samples if path.startswith(f"{name}_") and path.endswith(".wav")]
-        assert len(heard) == (2 if "epoch" in name else 4)
+        assert len(heard) == (2 if "epoch" in name else 5)
         assert {path.replace(".wav", ".png") for path in heard} <= samples
     board = EventAccumulator(str(tmp_path / "output" / "joint_logs" / "joint"), size_guidance={"audio": 0}).Reload()
     tags = board.Tags()
     assert {"eval/similarity", "eval/duration_ratio", "eval/run_on", "eval/repeated"} <= set(tags["scalars"])
     assert [event.step for event in board.Scalars("eval/similarity")] == [0, 4, 8]
-    assert "sentence_4" in tags["audio"] and "sentence_4_mel" in tags["images"]
+    assert "sentence_5" in tags["audio"] and "sentence_5_mel" in tags["images"]
 
     assert "heard the base: similarity" in printed and "heard epoch   4: similarity" in printed
-    summary = printed[printed.index("base -> merged, 4 sentences") :]
+    summary = printed[printed.index("base -> merged, 5 sentences") :]
     assert "verdict: timbre" in summary and "merged_*.wav" in summary and "of the time" in summary
 
 
@@ -310,7 +312,7 @@ def test_a_run_killed_before_it_listened_chooses_what_the_unbroken_run_chose(tra
 @pytest.mark.scripts
 @pytest.mark.slow  # twenty seconds
 def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_path):
-    assert train("--set", "eval_every_epochs=0", output="output") == 0
+    assert train("--set", "eval_every_epochs=0", *BRIEF, output="output") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     assert train(*HEARD, "--resume", str(last), "--epochs", "6") == 0
     training = load_checkpoint(last)["training"]
@@ -325,7 +327,7 @@ def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_p
 @pytest.mark.parametrize(("first", "then"), [("2", "0"), ("0", "2")], ids=["no longer heard", "heard from then on"])
 def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, tmp_path, monkeypatch, capsys):
     """Also where listening is switched on or off when the run goes on: the rule changes, what is kept does not."""
-    short = ("--set", "inference.max_token_text_ratio=4", "--set", "keep_every_epochs=1")
+    short = (*BRIEF, "--set", "keep_every_epochs=1")
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
     assert train(*short, "--set", f"eval_every_epochs={first}") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
@@ -372,7 +374,7 @@ def test_a_voice_in_half_precision_is_heard(train, tmp_path):
 
 @pytest.mark.scripts
 def test_how_often_is_settled_by_what_it_costs(train, tmp_path, capsys):
-    assert train("--set", "inference.max_token_text_ratio=4") == 0
+    assert train(*BRIEF) == 0
     assert "the voice is heard every 4 epochs" in capsys.readouterr().out, "listening costs more than tiny epochs"
 
 
@@ -431,10 +433,11 @@ def test_held_out_texts_come_in_turn_with_shipped_ones_and_trained_ones_never(au
     assert texts[0] == "Is it raining again?" and len(texts) == 4
     assert texts[1] == "Good morning, and thank you for waiting so patiently."
     held_out = [SimpleNamespace(text=f"This one is number {word}.", duration=3.0) for word in ("one", "two", "three")]
-    clips = [SimpleNamespace(text=texts[1], duration=2.0), *held_out]
-    chosen_texts = [text.text for text in choose_texts(clips, held_out, audition.frontend)]
-    assert chosen_texts[::2] == [held_out[0].text, held_out[1].text]
-    assert not {texts[1], held_out[2].text} & set(chosen_texts)
+    clips = [SimpleNamespace(text=text, duration=2.0) for text in (texts[1], held_out[0].text)]
+    chosen_texts = [text.text for text in choose_texts(clips, held_out, audition.frontend, 9)]
+    assert chosen_texts[:4:2] == [held_out[1].text, held_out[2].text]
+    assert len(set(chosen_texts)) == 9 and not {text.text for text in clips} & set(chosen_texts)
+    assert len(choose_texts(clips, held_out, audition.frontend, 12)) == 11, "nine of the ten shipped ones are left"
 
 
 def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
