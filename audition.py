@@ -35,7 +35,7 @@ from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
 from speaking import Speaker, Speech, Voice, joined, speakable
 from text_check import STRANGERS
-from utils import kept_random_state, read_lines
+from utils import read_lines
 from voice_metrics import cosine, recited_tokens
 
 CANDIDATES = 4  # sentences that epochs may be judged by, every other one a held-out clip's own
@@ -144,16 +144,15 @@ class Audition:
         adapters: bool = True,
         between: Callable[[], None] = lambda: None,
     ) -> list[Sentence]:
-        """The sentences of these numbers (None: all) as they sound now; training goes on as if nothing was spoken.
+        """The sentences of these numbers (None: all) as they sound now.
 
-        between: called before each sound, may raise. adapters=False: the base."""
+        Training goes on as if nothing was spoken: its steps seed what they draw. between: called before each sound, may
+        raise. adapters=False: the base."""
         texts = self.texts if numbers is None else [self.texts[number] for number in numbers]
-        with kept_random_state(self.device):
-            with self.all_in_eval(adapters), self.autocast(), self.graphs():
-                spoken = self.speak(texts, between)
-            with self.all_in_eval(adapters=False):
-                pairs = zip(texts, spoken, strict=True)
-                return [self.measured(text, speech) for text, speech in pairs]
+        with self.all_in_eval(adapters), self.autocast(), self.graphs():
+            spoken = self.speak(texts, between)
+        with self.all_in_eval(adapters=False):
+            return [self.measured(text, speech) for text, speech in zip(texts, spoken, strict=True)]
 
     def speak(self, texts: Sequence[Text], between: Callable[[], None]) -> list[Speech]:
         """Each text, its segments joined, without a second try."""

@@ -55,7 +55,7 @@ JOINT_TRAINING_CONFIG = {
         "llm_loss": 1.5,  # raw, nats per speech token | 原始 LLM loss
         "flow_loss": 0.3,  # raw, squared error per mel bin | 原始 Flow loss
         "patience": 10,  # epochs without improvement | 连续多少轮无改善
-        "rule": "each",  # each: a part stops by itself; any: the first one ends the run | each 各自停，any 任一停
+        "rule": "each",  # each: a part stops by itself; any: one reached loss ends the run | each 各自停，any 任一停
     },
     # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
     "eval_every_epochs": "auto",  # auto (about a sixth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
@@ -126,6 +126,10 @@ class StopConfig:
     flow_loss: float = bounded(0.3, 0, 100)
     patience: int = bounded(10, 0, 100_000)
     rule: str = one_of("each", "any")
+
+    def loss(self, part: str) -> float:
+        """Raw loss at which "llm" or "flow" stops; 0 = never."""
+        return self.llm_loss if part == "llm" else self.flow_loss
 
 
 @dataclass(frozen=True)

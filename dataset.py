@@ -418,31 +418,27 @@ def _padded(name: str, sequences: Sequence[Tensor]) -> dict[str, Tensor]:
     return {name: torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True), f"{name}_len": lengths}
 
 
-def collate_flow(windows: Sequence[FlowWindow], embeddings: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """Batches for MaskedDiffWithXvec.forward, one for each window length, in order of first appearance.
+def collate_flow(windows: Sequence[FlowWindow], embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
+    """A batch for MaskedDiffWithXvec.forward from windows of one length, one vector (192,) each.
 
     speech_token (B, S) int64, speech_feat (B, T, 80), both with *_len (B,) int32; embedding (B, 192).
-    Nothing is padded: the length regulator stretches every item to the longest, and its GroupNorm sees padding.
+    ValueError for windows of different lengths: the length regulator would stretch every item to the longest, and its
+    GroupNorm sees padding.
     """
-    groups: dict[tuple[int, int], list[tuple[FlowWindow, Tensor]]] = {}
-    for window, embedding in zip(windows, embeddings, strict=True):
-        lengths = len(window.speech_token), len(window.speech_feat)
-        groups.setdefault(lengths, []).append((window, embedding))
-    return [
-        {
-            **_padded("speech_token", [window.speech_token for window, _ in group]),
-            **_padded("speech_feat", [window.speech_feat for window, _ in group]),
-            "embedding": torch.stack([embedding for _, embedding in group]),
-        }
-        for group in groups.values()
-    ]
+    lengths = {(len(window.speech_token), len(window.speech_feat)) for window in windows}
+    if len(lengths) != 1 or len(windows) != len(embeddings):
+        raise ValueError(f"one vector a window and windows of one length are needed, not of (tokens, frames) {lengths}")
+    return {
+        **_padded("speech_token", [window.speech_token for window in windows]),
+        **_padded("speech_feat", [window.speech_feat for window in windows]),
+        "embedding": torch.stack(list(embeddings)),
+    }
 
 
 def collate_draws(draws: Sequence[FlowDraw]) -> dict[str, Tensor]:
     """A batch of `collate_flow`, of windows of one length, with t (B, 1, 1), keep (B,) and noise (B, 80, T)."""
-    [batch] = collate_flow([draw.window for draw in draws], [draw.embedding for draw in draws])
     return {
-        **batch,
+        **collate_flow([draw.window for draw in draws], [draw.embedding for draw in draws]),
         "t": torch.tensor([draw.t for draw in draws]).view(-1, 1, 1),
         "keep": torch.tensor([draw.keep for draw in draws]),
         "noise": torch.stack([draw.noise for draw in draws]),

@@ -1,7 +1,7 @@
 """JointModel: the raw losses of LLM and flow, for training and for deterministic measurement. No files, no flags."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from config import JointConfig
 from dataset import Clip, collate_flow, collate_llm, speaker_vector, whole_window
 from lora import add_lora, lora_layers
 
+LOSS_UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
 MEASURE_TIMES = 4  # points of the flow's time axis at which a clip is measured
 
 
@@ -57,7 +58,7 @@ class JointModel(nn.Module):
     def measure(
         self,
         name: str,
-        clips: Sequence[Clip],
+        clips: Iterable[Clip],
         device: torch.device,
         autocast: AbstractContextManager | None = None,
         adapters: bool = True,
@@ -81,7 +82,7 @@ class JointModel(nn.Module):
             return self.loss("llm", collate_llm([clip], self.config.speaker_embedding), device)
         window = whole_window(clip, self.flow.input_frame_rate)
         vector = speaker_vector(clip, self.config.speaker_embedding)
-        [batch] = collate_flow([window] * MEASURE_TIMES, [vector] * MEASURE_TIMES)
+        batch = collate_flow([window] * MEASURE_TIMES, [vector] * MEASURE_TIMES)
         frames, bins = window.speech_feat.shape
         losses = self.flow(
             batch,

@@ -14,7 +14,7 @@ from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from cosyvoice.utils.precision import fast_dtype
 from dataset import MEL_BINS, Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
 from llm_flow_model import JointModel, autocast, store_half
-from utils import GIB, kept_random_state
+from utils import GIB
 
 CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower
 USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work space and fragmentation
@@ -147,19 +147,17 @@ def kept_bytes(model: JointModel, name: str, clip: Clip, length: int, dtype: tor
     so that ranks, targets, precision and kernels are those of this run. clip: tells how text and speech are
     proportioned.
     """
-    device = next(model.parameters()).device
     lengths, counted = [], []
-    with kept_random_state(device):
-        for size in PROBES:
-            if name == "llm":
-                short = probe_clip(clip, size)
-                lengths.append(llm_positions(short))
-                batch = collate_llm([short])
-            else:
-                tokens = round(PROBE_FRAMES * model.flow.input_frame_rate * MEL_HOP / SAMPLE_RATE)
-                lengths.append(size * PROBE_FRAMES)
-                batch = probe_flow(clip, lengths[-1], size * tokens)
-            counted.append(saved_bytes(model, name, batch, dtype))
+    for size in PROBES:
+        if name == "llm":
+            short = probe_clip(clip, size)
+            lengths.append(llm_positions(short))
+            batch = collate_llm([short])
+        else:
+            tokens = round(PROBE_FRAMES * model.flow.input_frame_rate * MEL_HOP / SAMPLE_RATE)
+            lengths.append(size * PROBE_FRAMES)
+            batch = probe_flow(clip, lengths[-1], size * tokens)
+        counted.append(saved_bytes(model, name, batch, dtype))
     scores = causal_scores if name == "llm" else lambda size: size**2
     bytes_each = np.linalg.solve([(scores(size), size, 1) for size in lengths], counted)
     return float(bytes_each @ (scores(length), length, 1))

@@ -17,9 +17,9 @@ from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import CAMPPLUS
 from evaluation_page import LOUDEST, QUIETEST, log_mel
+from llm_flow_model import LOSS_UNITS
 from utils import atomic_path, read_lines, run_main, user_mistakes
 
-UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
 
 
@@ -68,7 +68,7 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
     axes.axhline(base, color="0.6", linestyle=":", label=f"base model {base:.2f}")
     if threshold:
         axes.axhline(threshold, color="C3", linestyle="--", label=f"stops at {threshold:g}")
-    axes.set(title=f"{part} loss", xlabel="epoch", ylabel=UNITS[part])
+    axes.set(title=f"{part} loss", xlabel="epoch", ylabel=LOSS_UNITS[part])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
 
@@ -117,8 +117,7 @@ def plot(args: argparse.Namespace) -> int:
     lines = len(states) + len(sounds) + bool(hearings)
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
-        threshold = config.stop.llm_loss if part == "llm" else config.stop.flow_loss
-        draw_losses(axis, part, rows, states[part]["base_loss"], threshold)
+        draw_losses(axis, part, rows, states[part]["base_loss"], config.stop.loss(part))
     if hearings:
         chosen = states["flow"]["choice"]["epoch"] if "flow" in states else 0
         draw_hearings(axes[len(states), 0], hearings, chosen)

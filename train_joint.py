@@ -56,7 +56,7 @@ from distributed import (
     own_share,
 )
 from evaluation import BY_NAME, Sentence, in_words, summary
-from llm_flow_model import MEASURE_TIMES, JointModel
+from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from memory import choose_precision, prepare_memory
 from speaking import Voice
@@ -101,7 +101,6 @@ from utils import (
     only_run,
     read_finetune_yaml,
     run_main,
-    seed_everything,
     select_device,
     user_mistakes,
 )
@@ -253,27 +252,14 @@ def measure_base(run: Run) -> None:
     epoch_sec = 0.0
     for part in run.parts.values():
         started = time.monotonic()
-        part.base_loss = run.model.measure(
-            part.name,
-            tqdm(clips, f"base {part.name}", leave=False),
-            run.device,
-            run.autocast(),
-            adapters=False,
-        )
+        part.base_loss = run.measure(part, tqdm(clips, f"base {part.name}", leave=False), adapters=False)
         seconds = time.monotonic() - started
         if run.held_out:
-            part.base_held_out = run.model.measure(part.name, run.held_out, run.device, run.autocast(), adapters=False)
-            part.best_loss = part.base_held_out
+            part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
         if run.chooses:
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
-        unit = "nats per speech token" if part.name == "llm" else "squared error per mel bin"
-        held_out = f", held out {part.best_loss:.3f}" if run.held_out else ""
-        print(
-            f"base model {part.name}: loss {part.base_loss:.3f}{held_out} ({unit}); stops at "
-            f"{part.threshold(run.config):g}; measured in {duration_words(seconds)}",
-            flush=True,
-        )
         part.stopped = part.why_stop(run.config)
+        print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
         if part.stopped:
             print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
         else:
@@ -281,6 +267,13 @@ def measure_base(run: Run) -> None:
             epoch_sec += FORWARDS_PER_STEP * every_clip / (MEASURE_TIMES if part.name == "flow" else 1)
     most = duration_words(epoch_sec * run.config.max_epochs)
     print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
+
+
+def base_line(run: Run, part: Part) -> str:
+    """How well the untouched base knows the speaker, and where the part will stop."""
+    held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
+    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", run.config.stop.loss(part.name)
+    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); stops at {threshold:g}"
 
 
 def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
@@ -344,16 +337,13 @@ def end_epoch(run: Run, board: Board) -> None:
         part.last_loss = row[f"{part.name}_train"] = total / count
         judged = part.last_loss
         if run.held_out:
-            judged = row[f"{part.name}_held_out"] = run.model.measure(
-                part.name, run.held_out, run.device, run.autocast()
-            )
+            judged = row[f"{part.name}_held_out"] = run.measure(part, run.held_out)
         improved |= note_best(run, part, judged)
     run.sums, run.group = {}, 0
     run.history.append(row)
     for part in run.active:
         part.stopped = part.why_stop(run.config)
     print(epoch_line(run, row), flush=True)
-    run.finished = bool(why_finished(run))
     if improved and run.held_out and not run.by_sound:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
     if run.config.keep_every_epochs and run.epoch % run.config.keep_every_epochs == 0:
@@ -406,7 +396,7 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
             held_out = f", held out {row[f'{part.name}_held_out']:.4f}" if run.held_out else ""
             best = "best" if part.best_epoch == run.epoch else f"best was epoch {part.best_epoch}"
             words.append(
-                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {part.threshold(run.config):g})"
+                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {run.config.stop.loss(part.name):g})"
             )
             words += [f"{part.name} stops: {part.stopped}"] if part.stopped else []
     return f"epoch {run.epoch:3d} done  " + "  ".join(words)
@@ -525,7 +515,7 @@ def set_up(
         identity |= {"run_id": secrets.token_hex(8), "speaker": speaker_record(clips, config)}
     check_disk(output_dir, merged_bytes(model_dir) + CHECKPOINTS_BYTES)
     dtype = choose_precision(config, device)
-    seed_everything(config.seed)
+    torch.manual_seed(config.seed)  # the adapters' first values; what a step draws is seeded by the step
     model = load_joint_model(model_config, config, device)
     memory = prepare_memory(model, clips, config, dtype)
     token_rate_hz = model_config.token_rate_hz
@@ -542,7 +532,6 @@ def begin(run: Run) -> None:
     if not run.active:
         keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
         raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
-    run.finished = bool(why_finished(run))
     if is_writer():
         move_previous_run(run.output_dir)
         if run.chooses:

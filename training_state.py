@@ -4,7 +4,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -83,16 +83,17 @@ class Part:
     stale_epochs: int = 0
     stopped: str = ""  # why it is no longer trained
 
-    def threshold(self, config: JointConfig) -> float:
-        """Raw loss at which the part stops; 0 = never."""
-        return config.stop.llm_loss if self.name == "llm" else config.stop.flow_loss
+    def reached(self, config: JointConfig) -> bool:
+        """Whether training brought the loss down to where the part stops."""
+        threshold = config.stop.loss(self.name)
+        return threshold > 0 and self.last_loss <= threshold
 
     def why_stop(self, config: JointConfig) -> str:
         """Reason to stop training this part, "" for none."""
-        threshold, patience = self.threshold(config), config.stop.patience
+        threshold, patience = config.stop.loss(self.name), config.stop.patience
         if threshold and self.base_loss <= threshold:
             return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
-        if threshold and self.last_loss <= threshold:
+        if self.reached(config):
             return f"loss {self.last_loss:.3f} reached stop.{self.name}_loss = {threshold:g}"
         if patience and self.stale_epochs >= patience:
             return f"no improvement for {self.stale_epochs} epochs (stop.patience)"
@@ -127,7 +128,6 @@ class Run:
     hearings: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "figures"}, the base first
     hear_every: int = 0  # epochs; 0: not settled yet, or never
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
-    finished: bool = False
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -159,16 +159,16 @@ class Run:
         return bool(self.held_out) or self.by_sound
 
     @property
-    def steps_per_epoch(self) -> int:
-        return len(epoch_groups(len(self.train_clips), 0, self.config))
-
-    @property
     def total_steps(self) -> int:
-        return self.steps_per_epoch * self.config.max_epochs
+        return math.ceil(len(self.train_clips) / clips_per_step(self.config)) * self.config.max_epochs
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run in `dtype` inside it."""
         return autocast(self.device, self.dtype)
+
+    def measure(self, part: Part, clips: Iterable[Clip], adapters: bool = True) -> float:
+        """Raw mean loss of a part over whole clips, with the adapters or of the base; see `JointModel.measure`."""
+        return self.model.measure(part.name, clips, self.device, self.autocast(), adapters)
 
 
 def make_run(
@@ -242,7 +242,7 @@ def hearing_due(run: Run) -> bool:
     if run.hearings[-1]["epoch"] == run.epoch or not all(map(math.isfinite, run.history[-1].values())):
         return False
     stopped = any(part.stopped for part in just_trained(run))
-    return run.finished or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
+    return bool(why_finished(run)) or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
 
 
 def just_trained(run: Run) -> list[Part]:
@@ -292,12 +292,12 @@ def why_finished(run: Run) -> str:
     stopped = [part for part in run.parts.values() if part.stopped]
     if len(stopped) == len(run.parts):
         return "; ".join(f"{part.name}: {part.stopped}" for part in stopped)
-    if run.config.stop.rule == "any" and any("reached" in part.stopped for part in stopped):
+    if run.config.stop.rule == "any" and any(part.reached(run.config) for part in stopped):
         return "; ".join(f"{part.name}: {part.stopped}" for part in stopped) + " (stop.rule = any)"
     return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
 
 
-DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every", "finished")  # fields that the writer settles
+DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every")  # fields that the writer settles
 
 
 def follow_writer(run: Run) -> None:
@@ -359,7 +359,7 @@ def header(run: Run) -> dict[str, Any]:
         "config": to_dict(run.config),
         "epoch": run.epoch,
         "step": run.step,
-        "finished": run.finished,
+        "finished": bool(why_finished(run)),
     }
 
 
@@ -405,7 +405,7 @@ def restore_best(run: Run, path: Path) -> None:
     print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
     for part in run.parts.values():
         if run.held_out:
-            part.best_loss = run.model.measure(part.name, run.held_out, run.device, run.autocast())
+            part.best_loss = run.measure(part, run.held_out)
         part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
         keep(run, part)
     save_best(run)

@@ -1,9 +1,8 @@
-"""What several scripts share: finding files, devices, random state, atomic writes, plain words for sizes and times."""
+"""What several scripts share: finding files, devices, atomic writes, plain words for sizes and times."""
 
 import argparse
 import io
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -262,31 +261,6 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")
     return data or {}
-
-
-# ---- random state ----------------------------------------------------------------------------------------------------
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python's and torch's generators (all devices)."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn within it, all generators that training draws from go on as if nothing was."""
-    python, cpu = random.getstate(), torch.get_rng_state()
-    on_device = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    where = (device,) if device.type == "cuda" else ()
-    state = None if on_device is None else on_device.get_rng_state(*where)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        torch.set_rng_state(cpu)
-        if on_device is not None:
-            on_device.set_rng_state(state, *where)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -47,10 +47,10 @@ def draw_batch(clips: dict[str, list[Clip]], rng: random.Random, shares: dict[st
     while len(windows) < size:
         clip = rng.choice(clips[rng.choices(list(shares), list(shares.values()))[0]])
         window = flow_window(clip, frames, TOKEN_HZ, rng)
-        if len(window.speech_token) == length:
+        if (len(window.speech_token), len(window.speech_feat)) == (length, frames):
             windows.append(window)
             vectors.append(speaker_vector(clip, rng.choice(("mean", "utterance"))))
-    return collate_flow(windows, vectors)[0]
+    return collate_flow(windows, vectors)
 
 
 @torch.inference_mode()

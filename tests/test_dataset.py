@@ -284,15 +284,15 @@ def test_the_utterance_vector_can_be_chosen():
     assert dataset.speaker_vector(clip("1", 5), "mean")[0] == 1
 
 
-def test_flow_batches_group_equal_lengths_and_pad_nothing():
-    windows = [dataset.whole_window(clip(tokens=n), 50) for n in (20, 30, 20)]
-    batches = collate_flow(windows, [torch.full((192,), float(i)) for i in range(3)])
-    assert [batch["speech_token"].shape for batch in batches] == [(2, 20), (1, 30)]
-    assert [batch["speech_feat"].shape for batch in batches] == [(2, 34, 80), (1, 51, 80)]
-    assert [batch["embedding"][:, 0].tolist() for batch in batches] == [[0, 2], [1]]
-    for batch in batches:
-        assert (batch["speech_feat_len"] == batch["speech_feat"].shape[1]).all()
-        assert (batch["speech_token_len"] == batch["speech_token"].shape[1]).all()
+def test_flow_batches_hold_windows_of_one_length():
+    short, long = (dataset.whole_window(clip(tokens=n), 50) for n in (20, 30))
+    vectors = [torch.full((192,), float(i)) for i in range(2)]
+    batch = collate_flow([short, short], vectors)
+    assert batch["speech_token"].shape == (2, 20) and batch["speech_token_len"].tolist() == [20, 20]
+    assert batch["speech_feat"].shape == (2, 34, 80) and batch["speech_feat_len"].tolist() == [34, 34]
+    assert batch["embedding"][:, 0].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="windows of one length"):
+        collate_flow([short, long], vectors)
 
 
 def test_one_vector_for_each_window_is_needed():

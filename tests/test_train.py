@@ -446,6 +446,18 @@ def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):
     assert changed == {name for name in before if "lora_" in name}
 
 
+def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_model_dir, data_dir, tmp_path):
+    """Epoch 5 is no second one: it is due because it is the last, which a resumed run must know as well."""
+    config = load(["max_epochs=5", "eval_every_epochs=2"])[0]
+    joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
+    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run.audition, run.hearings = object(), [{"epoch": 0, "figures": []}, {"epoch": 4, "figures": []}]
+    run.epoch, run.history = 5, [{"epoch": 5.0, "llm_train": 4.0, "flow_train": 3.0}]
+    assert training_state.hearing_due(run)
+    run.hearings.append({"epoch": 5, "figures": []})
+    assert not training_state.hearing_due(run)
+
+
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
     assert train("--print-config", "--lr", "0", "--set", "stop.patience=7") == 0
     printed = json.loads(capsys.readouterr().out)
