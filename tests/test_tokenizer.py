@@ -86,6 +86,13 @@ def test_letters_of_other_scripts_are_unknown_one_by_one():
     tokenizer = get_tokenizer()
     assert tokenizer.encode("你好") == [tokenizer.unknown_id] * 2
     assert tokenizer.encode("ab你好")[-2:] == [tokenizer.unknown_id] * 2
+    assert tokenizer.encode("안녕") == [tokenizer.unknown_id] * 2, "which come apart, and together again"
+
+
+def test_every_character_can_be_read():
+    tokenizer = get_tokenizer()
+    text = "".join(char for char in map(chr, range(0x10000)) if not "\ud800" <= char <= "\udfff")
+    assert tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("text", ["...", "?!", "。！", "- : ;", '"', ""])

@@ -182,7 +182,7 @@ def _latin_char(char: str) -> str:
     if char.isascii():
         return char
     base = "".join(part for part in unicodedata.normalize("NFKD", char) if not unicodedata.combining(part))
-    if base != char:
+    if unicodedata.normalize("NFC", base) != char:  # Korean syllables come apart, and together again
         return _latin(base) if base else ""
     kind = unicodedata.category(char)
     if kind[0] in "LN":
