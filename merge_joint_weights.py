@@ -28,6 +28,7 @@ from cosyvoice.utils.yaml_loader import read_model_config
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
+    SAMPLE_TEXT,
     add_folder_arguments,
     atomic_path,
     check_disk,
@@ -168,7 +169,7 @@ def next_command(args: argparse.Namespace, voice: str) -> str:
         call = f"""CosyVoice("{args.export.as_posix()}").inference_sft("...", "{voice}")"""
         return f"next: from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
     outputs = {"output_dir": args.output_dir, "llm": args.llm_output, "flow": args.flow_output}
-    return f'next: {command_line("inference_joint.py", model_dir=args.model_dir, **outputs)} --text "..."'
+    return "next: " + command_line("inference_joint.py", model_dir=args.model_dir, **outputs, text=SAMPLE_TEXT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audition import judged_sentences, mean
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, load_checkpoint, newest_checkpoint
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
@@ -18,6 +17,7 @@ from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import CAMPPLUS
 from evaluation_page import LOUDEST, QUIETEST, log_mel
 from llm_flow_model import LOSS_UNITS
+from selection import Heard, judged_sentences, mean
 from utils import atomic_path, read_lines, run_main, user_mistakes
 
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
@@ -73,12 +73,12 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
     axes.legend()
 
 
-def draw_hearings(axes: Any, hearings: Sequence[dict[str, Any]], chosen: int) -> None:
+def draw_hearings(axes: Any, hearings: Sequence[Heard], chosen: int) -> None:
     """Similarity and clarity of the judged sentences over epochs, and the epoch whose flow is merged."""
-    base, *later = (heard["figures"] for heard in hearings)
+    base, *later = (heard.figures for heard in hearings)
     judged = [[base[number] for number in judged_sentences(base)], *later]
-    epochs = [heard["epoch"] for heard in hearings]
-    series = [[mean(heard, name) for heard in judged] for name in (CAMPPLUS, "clarity")]
+    epochs = [heard.epoch for heard in hearings]
+    series = [[mean(figures, name) for figures in judged] for name in (CAMPPLUS, "clarity")]
     axes.plot(epochs, series[0], "C0o-", label="similarity")
     axes.axvline(chosen, color="0.6", linestyle=":", label=f"flow of epoch {chosen}")
     axes.set(title="what was heard", xlabel="epoch", ylabel="cosine to the speaker")
@@ -113,7 +113,7 @@ def plot(args: argparse.Namespace) -> int:
     rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
     sounds = [(args.real, "real"), (args.spoken, "spoken")]
     sounds = [(sound, title) for sound, title in sounds if sound is not None]
-    hearings = checkpoint["training"].get("hearings", [])
+    hearings = [Heard(**heard) for heard in checkpoint["training"].get("hearings", [])]
     lines = len(states) + len(sounds) + bool(hearings)
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):

@@ -13,13 +13,15 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from audition import Audition, as_sentences, compared, judged_sentences, means, overfit_signs, plain, verdict
+from audition import Audition
 from checkpoint import (
     PARTS,
     base_fingerprint,
@@ -43,8 +45,8 @@ from dataset import (
     read_meta,
     shard_paths,
 )
+from decisions import follow_writer, hearing_due, note_best, settle_interval, why_finished
 from distributed import (
-    check_alone,
     check_together,
     copy_from_writer,
     failing_together,
@@ -55,40 +57,30 @@ from distributed import (
     own_device,
     own_share,
 )
-from evaluation import BY_NAME, Sentence, in_words, summary
+from listening import hear, summarise
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
-from lora import adapter_parameters, adapter_state_dict, load_adapter
-from memory import choose_precision, prepare_memory
-from speaking import Voice
-from training_board import Board, write_samples
-from training_state import (
-    Part,
-    Run,
-    base_figures,
+from lora import adapter_parameters, adapter_state_dict
+from memory import MemoryPlan, choose_precision, prepare_memory
+from run_files import (
     check_resumable,
-    epoch_groups,
-    follow_writer,
-    hearing_due,
     is_merged,
-    lr_at,
-    make_run,
     move_previous_run,
-    note_best,
-    note_heard,
     note_merged,
     restore,
     save_best,
     save_kept,
     save_last,
-    settle_interval,
-    why_finished,
 )
+from speaking import Voice
+from training_board import Board
+from training_state import Part, Run, epoch_groups, lr_at, make_run
 from training_step import optimizer_step
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     GIB,
+    SAMPLE_TEXT,
     Interrupted,
     SignalGuard,
     add_device_argument,
@@ -117,7 +109,6 @@ FIXED_ON_RESUME = {
     "eval_sentences",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
-UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
@@ -163,6 +154,36 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ---- setting up ------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Job:
+    """One call of this script, with every setting and folder resolved."""
+
+    args: argparse.Namespace
+    checkpoint: Mapping[str, Any] | None  # what the run goes on from
+    config: JointConfig
+    sources: Mapping[str, str]  # changed key -> where it came from
+    device: torch.device
+    model_dir: Path
+    output_dir: Path
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the run may write."""
+        return merged_bytes(self.model_dir) + CHECKPOINTS_BYTES
+
+
+def make_job(args: argparse.Namespace) -> Job:
+    """What the command line asks for; UserError where that does not fit together."""
+    device = own_device(select_device(args.device))
+    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
+    checkpoint = load_checkpoint(args.resume) if args.resume else None
+    config, sources = settings(args, checkpoint, model_dir)
+    output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
+    if args.resume and output_dir.resolve() != args.resume.resolve().parent:
+        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
+    return Job(args, checkpoint, config, sources, device, model_dir, output_dir)
+
+
 def settings(
     args: argparse.Namespace, checkpoint: Mapping[str, Any] | None, model_dir: Path
 ) -> tuple[JointConfig, dict[str, str]]:
@@ -206,10 +227,8 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
         speaker = run.identity["speaker"]
         voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
-        limits = run.config.inference
-        clips = run.train_clips, run.held_out
-        count = run.config.eval_sentences
-        return Audition(run.model, hift, frontend, *clips, voice, limits, run.device, run.autocast, count)
+        config, clips = run.config, (run.train_clips, run.held_out)
+        return Audition(run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast)
 
 
 def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
@@ -294,22 +313,22 @@ def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
         run.group += 1
         run.step += 1
         check_finite(run, results)
-        seconds = time.monotonic() - started
-        print(step_line(run, results, seconds), flush=True)
+        run.step_sec.append(time.monotonic() - started)
+        print(step_line(run, results), flush=True)
         if board is not None:
             board.step(run, results)
             if time.monotonic() - run.saved_at > 60 * run.config.save_every_minutes:
                 save_last(run)
 
 
-def step_line(run: Run, results: Mapping[str, tuple[float, float]], seconds: float) -> str:
-    """One aligned line about an optimizer step."""
+def step_line(run: Run, results: Mapping[str, tuple[float, float]]) -> str:
+    """One aligned line about an optimizer step; the time left is reckoned by the median of the last ones."""
     losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
     lr = lr_at(run.step - 1, run.total_steps, run.config)
-    left = duration_words((run.total_steps - run.step) * seconds)
+    left = duration_words((run.total_steps - run.step) * median(run.step_sec))
     return (
         f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.step:4d}/{run.total_steps}  {losses}  "
-        f"lr {lr:.2e}  {seconds:5.1f} s/step  at most {left} left"
+        f"lr {lr:.2e}  {run.step_sec[-1]:5.1f} s/step  at most {left} left"
     )
 
 
@@ -350,42 +369,6 @@ def end_epoch(run: Run, board: Board) -> None:
         save_kept(run)
     save_last(run)
     board.epoch(run, row)
-
-
-def hear(run: Run, guard: SignalGuard, board: Board) -> None:
-    """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
-    started = time.monotonic()
-    known = bool(run.hearings)  # the base comes first
-    numbers = judged_sentences(run.hearings[0]["figures"]) if known else range(len(run.audition.texts))
-    spoken = run.audition.hear(numbers, adapters=known, between=lambda: check_alone(guard))
-    sentences = dict(zip(numbers, spoken, strict=True))
-    outs = note_heard(run, plain(spoken))
-    epoch = run.hearings[-1]["epoch"]
-    judged = [sentences[number] for number in judged_sentences(run.hearings[0]["figures"])]
-    hearing = plain(judged)
-    board.heard(run, sentences, means(hearing), f"epoch_{epoch:04d}" if epoch else "base")
-    run.spent_sec["hearing"] += time.monotonic() - started
-    print(hearing_line(run, judged, outs), flush=True)
-    signs = overfit_signs(hearing, base_figures(run), run.config.inference.max_silence_sec) if epoch else {}
-    for sign, remedy in signs.items():
-        print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
-    if run.by_sound:
-        save_best(run)  # before _last, as after an epoch
-    save_last(run)
-
-
-def hearing_line(run: Run, sentences: Sequence[Sentence], outs: Sequence[str]) -> str:
-    """What was heard, in one line."""
-    found = summary(sentences)
-    shown_figures = ("similarity", "clarity", "duration_ratio", "failed")
-    figures = ", ".join(
-        f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in shown_figures if name in found
-    )
-    kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
-    best = f"; best so far: {', '.join(kept)}" if kept and run.hearings[-1]["epoch"] else ""
-    epoch = run.hearings[-1]["epoch"]
-    when = f"epoch {epoch:3d}" if epoch else "the base"
-    return f"heard {when}: {figures}{best}" + "".join(f"; {reason}" for reason in outs)
 
 
 def epoch_line(run: Run, row: Mapping[str, float]) -> str:
@@ -444,40 +427,26 @@ def train_loop(run: Run) -> None:
 
 def train(args: argparse.Namespace) -> int:
     """The whole job: settings, data, model, loop, merged files."""
-    device = own_device(select_device(args.device))
-    model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
-    checkpoint = load_checkpoint(args.resume) if args.resume else None
-    config, sources = settings(args, checkpoint, model_dir)
+    job = make_job(args)
     if args.print_config:
-        print(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
+        print(json.dumps(to_dict(job.config), indent=2, ensure_ascii=False))
         return 0
-    output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
-    if args.resume and output_dir.resolve() != args.resume.resolve().parent:
-        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
-    check_output_dir(output_dir, model_dir)
-    with joined(device), only_run(output_dir, "train_joint.py") if is_writer() else nullcontext():
-        return run_training(args, checkpoint, config, sources, device, model_dir, output_dir)
+    check_output_dir(job.output_dir, job.model_dir)
+    with joined(job.device), only_run(job.output_dir, "train_joint.py") if is_writer() else nullcontext():
+        return run_training(job)
 
 
-def run_training(
-    args: argparse.Namespace,
-    checkpoint: Mapping[str, Any] | None,
-    config: JointConfig,
-    sources: Mapping[str, str],
-    device: torch.device,
-    model_dir: Path,
-    output_dir: Path,
-) -> int:
+def run_training(job: Job) -> int:
     """Training, new or resumed, in an output folder that is ours alone."""
-    run, memory = set_up(args, checkpoint, config, device, model_dir, output_dir)
-    print_start(run, model_dir, sources, memory)
-    if checkpoint is None:
+    run, memory = set_up(job)
+    print_start(run, job, memory)
+    if job.checkpoint is None:
         begin(run)
     else:
-        restore(run, checkpoint, args.resume)
+        restore(run, job.checkpoint, job.args.resume)
         follow_writer(run)
-        print(f"resumed {args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
-        if why_finished(run) and is_merged(run, checkpoint):
+        print(f"resumed {job.args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
+        if why_finished(run) and is_merged(run, job.checkpoint):
             print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
             return 0
     for part in run.parts.values():
@@ -485,43 +454,43 @@ def run_training(
     try:
         train_loop(run)
     except Interrupted as error:
-        again = command_line("train_joint.py", resume=run.last_path, data_dir=args.data_dir, model_dir=args.model_dir)
+        folders = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
+        again = command_line("train_joint.py", resume=run.last_path, **folders)
         print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
         return 130 if str(error) == "SIGINT" else 143
     print(f"finished: {why_finished(run)}", flush=True)
-    return finish(run, model_dir, args.model_dir) if is_writer() else 0
+    return finish(run, job) if is_writer() else 0
 
 
-def set_up(
-    args: argparse.Namespace,
-    checkpoint: Mapping[str, Any] | None,
-    config: JointConfig,
-    device: torch.device,
-    model_dir: Path,
-    output_dir: Path,
-) -> tuple[Run, str]:
-    """The run before its first step (of this process) and a line about memory; everything is checked before it."""
+def set_up(job: Job) -> tuple[Run, MemoryPlan]:
+    """The run before its first step (of this process) and its plan of memory; everything is checked before it."""
+    config, device = job.config, job.device
     with user_mistakes():
-        model_config = read_model_config(model_dir)
-    clips = read_clips(args, model_config)
-    identity = {"base": base_fingerprint(model_dir), "data": data_fingerprint(clips)}
-    if checkpoint is not None:
-        check_resumable(checkpoint, args.resume)
-        check_base(checkpoint, args.resume, identity["base"], model_dir)
-        if checkpoint["data"] != identity["data"]:
-            raise UserError(f"{args.data_dir} is not the data that {args.resume} was trained on; give --data-dir")
-        identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
-    else:
-        identity |= {"run_id": secrets.token_hex(8), "speaker": speaker_record(clips, config)}
-    check_disk(output_dir, merged_bytes(model_dir) + CHECKPOINTS_BYTES)
+        model_config = read_model_config(job.model_dir)
+    clips = read_clips(job.args, model_config)
+    identity = identify(job, clips)
+    check_disk(job.output_dir, job.disk_bytes)
     dtype = choose_precision(config, device)
     torch.manual_seed(config.seed)  # the adapters' first values; what a step draws is seeded by the step
     model = load_joint_model(model_config, config, device)
     memory = prepare_memory(model, clips, config, dtype)
-    token_rate_hz = model_config.token_rate_hz
-    run = make_run(config, device, model, dtype, memory.batch_frames, clips, output_dir, token_rate_hz, identity)
+    rate_hz = model_config.token_rate_hz
+    run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
     run.audition = make_audition(model_config, run) if is_writer() else None
-    return run, f"{memory}; disk: {(merged_bytes(model_dir) + CHECKPOINTS_BYTES) / GIB:.2f} GiB"
+    return run, memory
+
+
+def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
+    """Run id, fingerprints of base and data, speaker; UserError for a checkpoint of another base or other data."""
+    found = {"base": base_fingerprint(job.model_dir), "data": data_fingerprint(clips)}
+    checkpoint, path = job.checkpoint, job.args.resume
+    if checkpoint is None:
+        return {**found, "run_id": secrets.token_hex(8), "speaker": speaker_record(clips, job.config)}
+    check_resumable(checkpoint, path)
+    check_base(checkpoint, path, found["base"], job.model_dir)
+    if checkpoint["data"] != found["data"]:
+        raise UserError(f"{job.args.data_dir} is not the data that {path} was trained on; give --data-dir")
+    return {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
 
 
 def begin(run: Run) -> None:
@@ -539,30 +508,30 @@ def begin(run: Run) -> None:
         save_last(run)
 
 
-def print_start(run: Run, model_dir: Path, sources: Mapping[str, str], memory: str) -> None:
+def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
     """What will happen, before it does."""
     values = flatten(to_dict(run.config))
-    for key, source in sources.items():
+    for key, source in job.sources.items():
         print(f"setting {key} = {values[key]}   (from {source})")
     total = sum(parameter.numel() for parameter in run.model.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     clips = [*run.train_clips, *run.held_out]
     minutes = sum(clip.duration for clip in clips) / 60
     dtype = str(run.dtype).removeprefix("torch.")
-    print(f"model {model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
+    print(f"model {job.model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
     print(
         f"{len(clips)} clips, {minutes:.1f} minutes: {len(run.train_clips)} to train on, {len(run.held_out)} held out"
         + ("" if run.chooses else " (too few to judge by: the last epoch is what gets merged)")
     )
     epochs = run.config.max_epochs
     print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
-    print(memory, flush=True)
+    print(f"{memory}; disk: {job.disk_bytes / GIB:.2f} GiB", flush=True)
 
 
-def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
+def finish(run: Run, job: Job) -> int:
     """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
     chosen = run.best_path if run.chooses else run.last_path
-    written = write_merged(load_checkpoint(chosen), chosen, model_dir, run.output_dir)
+    written = write_merged(load_checkpoint(chosen), chosen, job.model_dir, run.output_dir)
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
@@ -571,36 +540,12 @@ def finish(run: Run, model_dir: Path, given_model_dir: Path | None) -> int:
     if run.audition is not None:
         summarise(run)
     note_merged(run)
-    command = command_line("inference_joint.py", model_dir=given_model_dir, output_dir=run.output_dir)
-    print(f'next: {command} --text "..."')
+    folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
+    if run.chooses and not any(part.choice.epoch for part in run.parts.values()):
+        last = command_line("inference_joint.py", ckpt=run.last_path, **folders, text=SAMPLE_TEXT)
+        print(f"warning: no epoch was chosen, so the merged files speak as the base model does; the last epoch: {last}")
+    print("next: " + command_line("inference_joint.py", **folders, text=SAMPLE_TEXT))
     return 0
-
-
-def summarise(run: Run) -> None:
-    """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
-    started = time.monotonic()
-    if run.chooses:
-        for name, adapter in run.best_adapters.items():
-            load_adapter(run.model.part(name), adapter, str(run.best_path))
-    base = run.hearings[0]["figures"]
-    sentences = run.audition.hear(range(len(base)))
-    write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
-    run.spent_sec["hearing"] += time.monotonic() - started
-    hearing = plain(sentences)
-    comparisons = compared(hearing, base)
-    verdicts = {found.name: found.verdict for found in comparisons}
-    before, after = summary(as_sentences(base)), summary(sentences)
-    print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
-    for name in after:
-        if name in before and name not in UNTOLD:
-            ranges = [in_words(found[name], BY_NAME[name].digits) for found in (before, after)]
-            print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
-    if not math.isnan(run.audition.real_similarity):
-        print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
-    print(f"verdict: {verdict(comparisons, hearing)}")
-    share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
-    samples = run.output_dir / "samples"
-    print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")
 
 
 def outcome(run: Run, part: Part) -> str:

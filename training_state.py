@@ -1,49 +1,27 @@
-"""State of a training run: what changes while training, how it is saved, resumed and moved aside, and when it stops."""
+"""State of a training run, its schedule, and when a part stops."""
 
 import math
 import random
-import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from audition import CANDIDATES, Audition, Choice, Hearing, judged_sentences, why_out
-from checkpoint import (
-    FORMAT,
-    best_beside,
-    checkpoint_config,
-    checkpoint_paths,
-    kept_path,
-    load_checkpoint,
-    merged_paths,
-)
-from config import JointConfig, UserError, to_dict
+from audition import Audition
+from checkpoint import checkpoint_paths, merged_paths
+from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import Clip, clips_per_step, hold_out
-from distributed import from_writer, is_writer
 from llm_flow_model import JointModel, autocast
-from lora import adapter_parameters, adapter_state_dict, load_adapter
-from utils import save_torch, user_mistakes
-
-# What a run leaves in its output directory, and moves aside when the next one starts there.
-RUN_FILES = (
-    "joint_*_last.ckpt",
-    "joint_*_best.ckpt",
-    "joint_*_epoch*.ckpt",
-    *(path.name for path in merged_paths(Path(), "*").values()),
-    VOICES,
-    "joint_logs",
-    "samples",
-)
-
-
-HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
+from lora import adapter_parameters
+from selection import Choice, Figures, Heard, judged_sentences
+from utils import user_mistakes
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:
@@ -102,7 +80,7 @@ class Part:
 
 @dataclass
 class Run:
-    """Everything that changes while training; what `save` writes and `restore` reads."""
+    """A run from its first step to its last: what it trains on and with, and all that changes on the way."""
 
     config: JointConfig
     device: torch.device
@@ -125,9 +103,10 @@ class Run:
     sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
     bad_steps: int = 0
     audition: Audition | None = None  # None: nobody listens
-    hearings: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "figures"}, the base first
+    hearings: list[Heard] = field(default_factory=list)  # the base first
     hear_every: int = 0  # epochs; 0: not settled yet, or never
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
+    step_sec: deque[float] = field(default_factory=lambda: deque(maxlen=20))  # how long the last steps took
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -147,6 +126,16 @@ class Run:
     def active(self) -> list[Part]:
         """Parts that are still trained."""
         return [part for part in self.parts.values() if not part.stopped]
+
+    @property
+    def judged(self) -> list[int]:
+        """Numbers of the sentences by which epochs are judged; the base must have been heard."""
+        return judged_sentences(self.hearings[0].figures)
+
+    @property
+    def judged_base(self) -> Figures:
+        """How the base said them."""
+        return [self.hearings[0].figures[number] for number in self.judged]
 
     @property
     def by_sound(self) -> bool:
@@ -211,229 +200,3 @@ def make_run(
         batch_frames=batch_frames,
         hear_every=0 if config.eval_every_epochs == "auto" else int(config.eval_every_epochs),
     )
-
-
-# ---- stopping -------------------------------------------------------------------------------------------------------
-
-
-def note_best(run: Run, part: Part, loss: float) -> bool:
-    """Note whether a part's judged loss is the lowest so far; keep its adapter where that is what decides."""
-    if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
-        part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
-        if not run.by_sound:
-            keep(run, part)
-        return True
-    part.stale_epochs += 1
-    return False
-
-
-def keep(run: Run, part: Part) -> None:
-    """The part as it stands is what gets merged, until a better one comes."""
-    part.choice.epoch = run.epoch
-    run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
-
-
-def hearing_due(run: Run) -> bool:
-    """Whether the voice is to be heard as it stands: base, every so many epochs, where a part stopped, at the end."""
-    if run.audition is None or run.group:
-        return False
-    if not run.hearings:
-        return True
-    if run.hearings[-1]["epoch"] == run.epoch or not all(map(math.isfinite, run.history[-1].values())):
-        return False
-    stopped = any(part.stopped for part in just_trained(run))
-    return bool(why_finished(run)) or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
-
-
-def just_trained(run: Run) -> list[Part]:
-    """Parts that the last epoch trained; before the first, all."""
-    return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
-
-
-def note_heard(run: Run, hearing: Hearing) -> list[str]:
-    """Store what was heard and keep the parts whose sound is the best so far; why others are out.
-
-    What is heard first is the base, also where a run is resumed that nobody listened to before."""
-    heard_epoch = run.epoch if run.hearings else 0
-    run.hearings.append({"epoch": heard_epoch, "figures": hearing})
-    if heard_epoch != run.epoch:
-        return []
-    base, outs = base_figures(run), []
-    hearing = hearing if run.epoch else base
-    for part in just_trained(run):
-        loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
-        real = run.audition.real_similarity
-        if run.by_sound and part.choice.takes(run.epoch, hearing, base, part.name, loss, real):
-            keep(run, part)
-        if reason := why_out(hearing, base, part.name):
-            outs.append(f"{part.name} is out: {reason}")
-    return outs
-
-
-def base_figures(run: Run) -> Hearing:
-    """How the base said the sentences by which epochs are judged."""
-    base = run.hearings[0]["figures"]
-    return [base[number] for number in judged_sentences(base)]
-
-
-def settle_interval(run: Run, epoch_sec: float) -> None:
-    """How often the voice is heard where the settings leave it open: so that judging epochs takes HEARING_SHARE.
-
-    The time is reckoned as if all epochs took as long as the first."""
-    sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0]["figures"])  # of the base
-    judged = len(base_figures(run))
-    surely = 2 * CANDIDATES + judged  # the base, what is merged, and the last epoch
-    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
-    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
-
-
-def why_finished(run: Run) -> str:
-    """Reason why the whole run is over, "" while it is not."""
-    stopped = [part for part in run.parts.values() if part.stopped]
-    if len(stopped) == len(run.parts):
-        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped)
-    if run.config.stop.rule == "any" and any(part.reached(run.config) for part in stopped):
-        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped) + " (stop.rule = any)"
-    return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
-
-
-DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every")  # fields that the writer settles
-
-
-def follow_writer(run: Run) -> None:
-    """Every process goes on from what the writer measured, heard and decided."""
-    for name, value in from_writer({name: getattr(run, name) for name in DECIDED}).items():
-        setattr(run, name, value)
-
-
-# ---- saving and resuming ---------------------------------------------------------------------------------------------
-
-
-def save_last(run: Run) -> None:
-    """`_last.ckpt`: all that a resumed run needs to equal the unbroken one."""
-    training = {
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
-        "scaler": run.scaler.state_dict(),
-        "parts": {name: asdict(part) for name, part in run.parts.items()},
-        "group": run.group,
-        "sums": run.sums,
-        "bad_steps": run.bad_steps,
-        "history": run.history,
-        "hearings": run.hearings,
-        "hear_every": run.hear_every,
-        "spent_sec": run.spent_sec,
-    }
-    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
-    run.saved_at = time.monotonic()
-
-
-def save_best(run: Run) -> None:
-    """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
-    epochs = {name: part.choice.epoch for name, part in run.parts.items()}
-    save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
-
-
-def save_kept(run: Run) -> None:
-    """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
-    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    save_torch({**header(run), "adapters": adapters}, kept_path(run.output_dir, run.config.training_mode, run.epoch))
-
-
-def note_merged(run: Run) -> None:
-    """Add to `_last.ckpt` that the voice of its state was merged and judged; the next save leaves it out."""
-    save_torch({**load_checkpoint(run.last_path), "merged_step": run.step}, run.last_path)
-
-
-def is_merged(run: Run, checkpoint: Mapping[str, Any]) -> bool:
-    """Whether the merged files are there and are those of `checkpoint`'s state, not of the run before it went on."""
-    return checkpoint.get("merged_step") == run.step and all(path.exists() for path in run.result_paths)
-
-
-def header(run: Run) -> dict[str, Any]:
-    """What every checkpoint of this run says about itself."""
-    return {
-        "format": FORMAT,
-        **run.identity,
-        "mode": run.config.training_mode,
-        "config": to_dict(run.config),
-        "epoch": run.epoch,
-        "step": run.step,
-        "finished": bool(why_finished(run)),
-    }
-
-
-def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Continue `run` where `checkpoint` was written."""
-    training = checkpoint["training"]
-    for name, adapter in checkpoint["adapters"].items():
-        load_adapter(run.model.part(name), adapter, str(path))
-        load_moments(run.optimizers[name], training["optimizers"][name])
-        state = training["parts"][name]
-        run.parts[name] = Part(**{**state, "choice": Choice(**state.get("choice", {}))})
-        run.parts[name].stopped = run.parts[name].why_stop(run.config)
-    if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
-        run.scaler.load_state_dict(training["scaler"])
-    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
-    run.history, run.bad_steps = training["history"], training["bad_steps"]
-    run.hearings = training.get("hearings", [])
-    if run.config.eval_every_epochs == "auto":
-        run.hear_every = training.get("hear_every", 0)
-    run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
-    if clips_per_step(checkpoint_config(checkpoint, path)) == clips_per_step(run.config):
-        run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
-    if run.chooses and is_writer():
-        restore_best(run, best_beside(path))
-
-
-def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """What the optimizer remembers of earlier steps, and not its settings: those may change where a run is resumed."""
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)
-
-
-def restore_best(run: Run, path: Path) -> None:
-    """The best adapters so far; where their file is gone the resumed weights are the best from now on."""
-    best = load_checkpoint(path) if path.is_file() else {"run_id": None}
-    if best["run_id"] == run.identity["run_id"]:
-        run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
-        for part in run.parts.values():
-            part.choice.epoch = best["best_epochs"][part.name]  # `_last` may be older, or without a choice
-        return
-    print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
-    for part in run.parts.values():
-        if run.held_out:
-            part.best_loss = run.measure(part, run.held_out)
-        part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
-        keep(run, part)
-    save_best(run)
-
-
-def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """UserError for a checkpoint that cannot be gone on from."""
-    if "training" not in checkpoint:
-        raise UserError(f"{path} holds finished adapters only; resume from the _last.ckpt beside it")
-    own_name = checkpoint_paths(path.parent, checkpoint["mode"])[0].name
-    if path.name != own_name:
-        raise UserError(
-            f"{path}: a resumed run goes on in its own files; name it {own_name}, with its _best.ckpt beside it"
-        )
-
-
-def move_previous_run(output_dir: Path) -> None:
-    """Move what an earlier run left in `output_dir` to previous_<date>_<n>: a voice is never overwritten."""
-    found = [path for pattern in RUN_FILES for path in sorted(output_dir.glob(pattern))]
-    if not any(path.suffix == ".ckpt" or "_merged_" in path.name for path in found):
-        return
-    date, number = time.strftime("%Y-%m-%d"), 1
-    while (target := output_dir / f"previous_{date}_{number}").exists():
-        number += 1
-    try:
-        target.mkdir()
-        for path in found:
-            shutil.move(path, target / path.name)
-    except OSError as error:
-        raise UserError(f"cannot move the earlier run to {target}: {error.strerror}; move it yourself") from error
-    print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)

@@ -78,6 +78,9 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
 
 
+SAMPLE_TEXT = "Hello, this is my new voice."  # in commands to be copied
+
+
 def command_line(script: str, **options: object) -> str:
     """A command to type: options in order, those that are None or their own default left out, quoted for the shell.
 

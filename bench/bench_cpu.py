@@ -60,7 +60,7 @@ from cosyvoice.utils.precision import fast_dtype  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
 from dataset import MEL_BINS  # noqa: E402
 from lora import adapter_parameters  # noqa: E402
-from training_state import save_last  # noqa: E402
+from run_files import save_last  # noqa: E402
 from training_step import optimizer_step  # noqa: E402
 from utils import GIB, SignalGuard  # noqa: E402
 

@@ -11,18 +11,7 @@ import torch
 from random_data import write_random_data
 
 import train_joint
-from audition import (
-    CLEAR,
-    Audition,
-    Choice,
-    choose_texts,
-    compared,
-    judged_sentences,
-    overfit_signs,
-    plain,
-    verdict,
-    why_out,
-)
+from audition import Audition, choose_texts
 from checkpoint import load_checkpoint
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
@@ -31,6 +20,7 @@ from cosyvoice.utils.weights import load_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from llm_flow_model import JointModel
 from lora import adapter_parameters, lora_layers
+from selection import CLEAR, Choice, compared, judged_sentences, overfit_signs, plain, verdict, why_out
 from speaking import Voice
 from train_joint import main
 from voice_metrics import recited_tokens
@@ -420,7 +410,7 @@ def make_audition(device: torch.device) -> Audition:
         for number, text in enumerate(texts)
     ]
     model = JointModel(parts["llm"], parts["flow"], JointConfig()).to(device)
-    return Audition(model, parts["hift"], frontend, clips[:2], clips[2:], voice, config[0].inference, device)
+    return Audition(model, parts["hift"], frontend, voice, config[0].inference, clips[:2], clips[2:])
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,12 @@ LAYERS = (
     {"audio_files", "memory", "report_page", "runaway"},
     {"clip_features", "mending", "speaking"},
     {"evaluation"},
-    {"audition", "evaluation_page"},
+    {"evaluation_page", "selection"},
+    {"audition"},
     {"training_state"},
-    {"training_board", "training_step"},
+    {"decisions", "training_board", "training_step"},
+    {"run_files"},
+    {"listening"},
     SCRIPTS,
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -15,6 +15,7 @@ from random_data import write_random_data
 
 import dataset
 import mel_store
+import run_files
 import train_joint
 import training_state
 from checkpoint import load_checkpoint, merged_part
@@ -23,9 +24,11 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.flow import flow_matching
 from cosyvoice.flow.flow_matching import FLOW_TIMES
 from dataset import collate_llm, read_rows, write_shard
+from decisions import hearing_due
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import prepare_memory
+from selection import Heard
 from train_joint import main
 from training_state import Part, epoch_groups, lr_at
 from training_step import optimizer_step
@@ -222,10 +225,10 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
     assert train(*FEW, output="unbroken") == 0
     original = train_joint.step_line
 
-    def signalling(run, results, seconds):
+    def signalling(run, results):
         if run.step == stop_at:
             signal.raise_signal(signal.SIGTERM)
-        return original(run, results, seconds)
+        return original(run, results)
 
     monkeypatch.setattr(train_joint, "step_line", signalling)
     assert train(*FEW) == 128 + signal.SIGTERM
@@ -341,7 +344,7 @@ def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_mode
     )
     run.identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
     assert run.scaler.is_enabled() and checkpoint["training"]["scaler"] == {}
-    training_state.restore(run, checkpoint, last)
+    run_files.restore(run, checkpoint, last)
     assert run.step == checkpoint["step"] and run.scaler.get_scale() == 65536
 
 
@@ -451,11 +454,11 @@ def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_mode
     config = load(["max_epochs=5", "eval_every_epochs=2"])[0]
     joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
     run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
-    run.audition, run.hearings = object(), [{"epoch": 0, "figures": []}, {"epoch": 4, "figures": []}]
+    run.audition, run.hearings = object(), [Heard(0, []), Heard(4, [])]
     run.epoch, run.history = 5, [{"epoch": 5.0, "llm_train": 4.0, "flow_train": 3.0}]
-    assert training_state.hearing_due(run)
-    run.hearings.append({"epoch": 5, "figures": []})
-    assert not training_state.hearing_due(run)
+    assert hearing_due(run)
+    run.hearings.append(Heard(5, []))
+    assert not hearing_due(run)
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):

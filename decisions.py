@@ -1,0 +1,92 @@
+"""What a training run decides by what it measured and heard: the best epochs, when to listen, when it is over."""
+
+import math
+
+from distributed import from_writer
+from lora import adapter_state_dict
+from selection import CANDIDATES, Figures, Heard, why_out
+from training_state import Part, Run
+
+HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
+DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every")  # fields that the writer settles
+
+
+def note_best(run: Run, part: Part, loss: float) -> bool:
+    """Note whether a part's judged loss is the lowest so far; keep its adapter where that is what decides."""
+    if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
+        part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
+        if not run.by_sound:
+            keep(run, part)
+        return True
+    part.stale_epochs += 1
+    return False
+
+
+def keep(run: Run, part: Part) -> None:
+    """The part as it stands is what gets merged, until a better one comes."""
+    part.choice.epoch = run.epoch
+    run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+
+
+def hearing_due(run: Run) -> bool:
+    """Whether the voice is to be heard as it stands: base, every so many epochs, where a part stopped, at the end."""
+    if run.audition is None or run.group:
+        return False
+    if not run.hearings:
+        return True
+    if run.hearings[-1].epoch == run.epoch or not all(map(math.isfinite, run.history[-1].values())):
+        return False
+    stopped = any(part.stopped for part in just_trained(run))
+    return bool(why_finished(run)) or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
+
+
+def just_trained(run: Run) -> list[Part]:
+    """Parts that the last epoch trained; before the first, all."""
+    return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
+
+
+def note_heard(run: Run, figures: Figures) -> list[str]:
+    """Store what was heard and keep the parts whose sound is the best so far; why others are out.
+
+    What is heard first is the base, also where a run is resumed that nobody listened to before."""
+    heard_epoch = run.epoch if run.hearings else 0
+    run.hearings.append(Heard(heard_epoch, figures))
+    if heard_epoch != run.epoch:
+        return []
+    base, outs = run.judged_base, []
+    figures = figures if run.epoch else base
+    for part in just_trained(run):
+        loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
+        real = run.audition.real_similarity
+        if run.by_sound and part.choice.takes(run.epoch, figures, base, part.name, loss, real):
+            keep(run, part)
+        if reason := why_out(figures, base, part.name):
+            outs.append(f"{part.name} is out: {reason}")
+    return outs
+
+
+def settle_interval(run: Run, epoch_sec: float) -> None:
+    """How often the voice is heard where the settings leave it open: so that judging epochs takes HEARING_SHARE.
+
+    The time is reckoned as if all epochs took as long as the first."""
+    sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0].figures)  # of the base
+    judged = len(run.judged)
+    surely = 2 * CANDIDATES + judged  # the base, what is merged, and the last epoch
+    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
+    run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
+
+
+def why_finished(run: Run) -> str:
+    """Reason why the whole run is over, "" while it is not."""
+    stopped = [part for part in run.parts.values() if part.stopped]
+    if len(stopped) == len(run.parts):
+        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped)
+    if run.config.stop.rule == "any" and any(part.reached(run.config) for part in stopped):
+        return "; ".join(f"{part.name}: {part.stopped}" for part in stopped) + " (stop.rule = any)"
+    return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
+
+
+def follow_writer(run: Run) -> None:
+    """Every process goes on from what the writer measured, heard and decided."""
+    for name, value in from_writer({name: getattr(run, name) for name in DECIDED}).items():
+        setattr(run, name, value)

@@ -1,0 +1,78 @@
+"""The voice heard in the course of a training run: base, epochs and what is merged; what is told of it."""
+
+import math
+import time
+from collections.abc import Sequence
+
+from decisions import note_heard
+from distributed import check_alone
+from evaluation import BY_NAME, Sentence, in_words, summary
+from lora import load_adapter
+from run_files import save_best, save_last
+from selection import as_sentences, compared, means, overfit_signs, plain, verdict
+from training_board import Board, write_samples
+from training_state import Run
+from utils import SignalGuard
+
+SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
+UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
+
+
+def hear(run: Run, guard: SignalGuard, board: Board) -> None:
+    """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
+    started = time.monotonic()
+    base_known = bool(run.hearings)
+    numbers = run.judged if base_known else range(len(run.audition.texts))
+    spoken = run.audition.hear(numbers, adapters=base_known, between=lambda: check_alone(guard))
+    outs = note_heard(run, plain(spoken))
+    sentences = dict(zip(numbers, spoken, strict=True))
+    judged = [sentences[number] for number in run.judged]
+    figures, epoch = plain(judged), run.hearings[-1].epoch
+    board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
+    run.spent_sec["hearing"] += time.monotonic() - started
+    print(hearing_line(run, judged, outs), flush=True)
+    signs = overfit_signs(figures, run.judged_base, run.config.inference.max_silence_sec) if epoch else {}
+    for sign, remedy in signs.items():
+        print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
+    if run.by_sound:
+        save_best(run)  # before _last, as after an epoch
+    save_last(run)
+
+
+def hearing_line(run: Run, sentences: Sequence[Sentence], outs: Sequence[str]) -> str:
+    """What was heard, in one line."""
+    intervals, epoch = summary(sentences), run.hearings[-1].epoch
+    figures = ", ".join(
+        f"{name} {intervals[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in intervals
+    )
+    kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
+    best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""
+    when = f"epoch {epoch:3d}" if epoch else "the base"
+    return f"heard {when}: {figures}{best}" + "".join(f"; {reason}" for reason in outs)
+
+
+def summarise(run: Run) -> None:
+    """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
+    started = time.monotonic()
+    if run.chooses:
+        for name, adapter in run.best_adapters.items():
+            load_adapter(run.model.part(name), adapter, str(run.best_path))
+    base = run.hearings[0].figures
+    sentences = run.audition.hear(range(len(base)))
+    write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
+    run.spent_sec["hearing"] += time.monotonic() - started
+    figures = plain(sentences)
+    comparisons = compared(figures, base)
+    verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
+    before, after = summary(as_sentences(base)), summary(sentences)
+    print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
+    for name in after:
+        if name in before and name not in UNTOLD:
+            ranges = [in_words(intervals[name], BY_NAME[name].digits) for intervals in (before, after)]
+            print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
+    if not math.isnan(run.audition.real_similarity):
+        print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
+    print(f"verdict: {verdict(comparisons, figures)}")
+    share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
+    samples = run.output_dir / "samples"
+    print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")

@@ -1,0 +1,170 @@
+"""What a training run leaves on disk: checkpoints to resume from and to merge, and earlier runs moved aside."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checkpoint import (
+    FORMAT,
+    best_beside,
+    checkpoint_config,
+    checkpoint_paths,
+    kept_path,
+    load_checkpoint,
+    merged_paths,
+)
+from config import UserError, to_dict
+from cosyvoice.cli.cosyvoice import VOICES
+from dataset import clips_per_step
+from decisions import keep, why_finished
+from distributed import is_writer
+from lora import adapter_state_dict, load_adapter
+from selection import Choice, Heard
+from training_state import Part, Run
+from utils import save_torch
+
+# What a run leaves in its output directory, and moves aside when the next one starts there.
+RUN_FILES = (
+    "joint_*_last.ckpt",
+    "joint_*_best.ckpt",
+    "joint_*_epoch*.ckpt",
+    *(path.name for path in merged_paths(Path(), "*").values()),
+    VOICES,
+    "joint_logs",
+    "samples",
+)
+
+
+def save_last(run: Run) -> None:
+    """`_last.ckpt`: all that a resumed run needs to equal the unbroken one."""
+    training = {
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
+        "scaler": run.scaler.state_dict(),
+        "parts": {name: asdict(part) for name, part in run.parts.items()},
+        "group": run.group,
+        "sums": run.sums,
+        "bad_steps": run.bad_steps,
+        "history": run.history,
+        "hearings": [asdict(heard) for heard in run.hearings],
+        "hear_every": run.hear_every,
+        "spent_sec": run.spent_sec,
+    }
+    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
+    save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
+    run.saved_at = time.monotonic()
+
+
+def save_best(run: Run) -> None:
+    """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
+    epochs = {name: part.choice.epoch for name, part in run.parts.items()}
+    save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
+
+
+def save_kept(run: Run) -> None:
+    """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
+    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
+    save_torch({**header(run), "adapters": adapters}, kept_path(run.output_dir, run.config.training_mode, run.epoch))
+
+
+def note_merged(run: Run) -> None:
+    """Add to `_last.ckpt` that the voice of its state was merged and judged; the next save leaves it out."""
+    save_torch({**load_checkpoint(run.last_path), "merged_step": run.step}, run.last_path)
+
+
+def is_merged(run: Run, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the merged files are there and are those of `checkpoint`'s state, not of the run before it went on."""
+    return checkpoint.get("merged_step") == run.step and all(path.exists() for path in run.result_paths)
+
+
+def header(run: Run) -> dict[str, Any]:
+    """What every checkpoint of this run says about itself."""
+    return {
+        "format": FORMAT,
+        **run.identity,
+        "mode": run.config.training_mode,
+        "config": to_dict(run.config),
+        "epoch": run.epoch,
+        "step": run.step,
+        "finished": bool(why_finished(run)),
+    }
+
+
+def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Continue `run` where `checkpoint` was written."""
+    training = checkpoint["training"]
+    for name, adapter in checkpoint["adapters"].items():
+        load_adapter(run.model.part(name), adapter, str(path))
+        load_moments(run.optimizers[name], training["optimizers"][name])
+        state = training["parts"][name]
+        run.parts[name] = Part(**{**state, "choice": Choice(**state.get("choice", {}))})
+        run.parts[name].stopped = run.parts[name].why_stop(run.config)
+    if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
+        run.scaler.load_state_dict(training["scaler"])
+    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
+    run.history, run.bad_steps = training["history"], training["bad_steps"]
+    run.hearings = [Heard(**heard) for heard in training.get("hearings", [])]
+    if run.config.eval_every_epochs == "auto":
+        run.hear_every = training.get("hear_every", 0)
+    run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
+    if clips_per_step(checkpoint_config(checkpoint, path)) == clips_per_step(run.config):
+        run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
+    if run.chooses and is_writer():
+        restore_best(run, best_beside(path))
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """What the optimizer remembers of earlier steps, and not its settings: those may change where a run is resumed."""
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
+
+
+def restore_best(run: Run, path: Path) -> None:
+    """The best adapters so far; where their file is gone the resumed weights are the best from now on."""
+    best = load_checkpoint(path) if path.is_file() else {"run_id": None}
+    if best["run_id"] == run.identity["run_id"]:
+        run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
+        for part in run.parts.values():
+            part.choice.epoch = best["best_epochs"][part.name]  # `_last` may be older, or without a choice
+        return
+    print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
+    for part in run.parts.values():
+        if run.held_out:
+            part.best_loss = run.measure(part, run.held_out)
+        part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
+        keep(run, part)
+    save_best(run)
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """UserError for a checkpoint that cannot be gone on from."""
+    if "training" not in checkpoint:
+        raise UserError(f"{path} holds finished adapters only; resume from the _last.ckpt beside it")
+    own_name = checkpoint_paths(path.parent, checkpoint["mode"])[0].name
+    if path.name != own_name:
+        raise UserError(
+            f"{path}: a resumed run goes on in its own files; name it {own_name}, with its _best.ckpt beside it"
+        )
+
+
+def move_previous_run(output_dir: Path) -> None:
+    """Move what an earlier run left in `output_dir` to previous_<date>_<n>: a voice is never overwritten."""
+    found = [path for pattern in RUN_FILES for path in sorted(output_dir.glob(pattern))]
+    if not any(path.suffix == ".ckpt" or "_merged_" in path.name for path in found):
+        return
+    date, number = time.strftime("%Y-%m-%d"), 1
+    while (target := output_dir / f"previous_{date}_{number}").exists():
+        number += 1
+    try:
+        target.mkdir()
+        for path in found:
+            shutil.move(path, target / path.name)
+    except OSError as error:
+        raise UserError(f"cannot move the earlier run to {target}: {error.strerror}; move it yourself") from error
+    print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)
