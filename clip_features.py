@@ -211,4 +211,4 @@ def default_workers(jobs: int, device: str, model_dir: Path) -> int:
     """Processes worth starting: no more than CPU cores, and one on a GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     work_sec = jobs * (CLIP_SEC + CLIP_SEC_PER_BYTE * (model_dir / SPEECH_TOKENIZER).stat().st_size)
-    return 1 if device == "cuda" else max(1, min(cores, MAX_WORKERS, math.ceil(work_sec / WORKER_SEC)))
+    return 1 if device.startswith("cuda") else max(1, min(cores, MAX_WORKERS, math.ceil(work_sec / WORKER_SEC)))

@@ -47,6 +47,7 @@ from audio_files import (
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
@@ -407,13 +408,13 @@ def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: 
 
 
 def onnx_device(name: str) -> str:
-    """ "cpu" or "cuda", where the ONNX models run; UserError where a GPU is asked for that onnxruntime cannot use."""
-    kind = select_device(name).type
-    if kind == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    """ "cpu" or "cuda:0", where the ONNX models run; UserError where a GPU is asked for that onnxruntime cannot use."""
+    device = select_device(name)
+    if device.type == "cuda" and CUDA_PROVIDER not in onnxruntime.get_available_providers():
         if name != "auto":
             raise UserError(f"--device {name} needs pip install onnxruntime-gpu; --device cpu is fast enough here")
         return "cpu"
-    return "cuda" if kind == "cuda" else "cpu"
+    return str(device) if device.type == "cuda" else "cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -343,6 +343,25 @@ def test_tokens_outside_the_vocabulary_are_refused(tiny_model_dir: Path, tmp_pat
         smaller.speech_tokens(voice(1.0))
 
 
+@pytest.mark.parametrize(
+    ("device", "providers"),
+    [
+        ("cpu", [("CPUExecutionProvider", {})]),
+        ("cuda", [("CUDAExecutionProvider", {"device_id": 0}), ("CPUExecutionProvider", {})]),
+        ("cuda:1", [("CUDAExecutionProvider", {"device_id": 1}), ("CPUExecutionProvider", {})]),
+    ],
+)
+def test_onnx_models_run_on_the_gpu_that_was_named(monkeypatch: pytest.MonkeyPatch, device: str, providers: list):
+    everything = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(frontend.onnxruntime, "get_available_providers", lambda: everything)
+    assert frontend.onnx_providers(torch.device(device)) == providers
+
+
+def test_onnx_models_run_on_the_cpu_where_onnxruntime_knows_no_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(frontend.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert frontend.onnx_providers(torch.device("cuda", 1)) == [("CPUExecutionProvider", {})]
+
+
 def test_more_threads_give_the_same(front: CosyVoiceFrontEnd):
     two = CosyVoiceFrontEnd(front.config, threads=2)
     assert two.speech_tokens(voice(0.5)) == front.speech_tokens(voice(0.5))

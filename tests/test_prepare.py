@@ -24,7 +24,7 @@ import prepare_joint_data
 from audio_doctor import Finding, check_speakers, check_texts, measure
 from audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
 from config import UserError
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
 from prepare_joint_data import main, parse_args
@@ -176,13 +176,34 @@ def test_no_worker_at_all_is_refused(capsys):
     assert "must be at least 1" in capsys.readouterr().err
 
 
+def two_gpus(monkeypatch, *providers: str) -> None:
+    """A machine with two GPUs and an onnxruntime with these providers."""
+    monkeypatch.setattr(prepare_joint_data.onnxruntime, "get_available_providers", lambda: [*providers])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+def test_features_are_made_on_the_gpu_that_was_named(monkeypatch):
+    two_gpus(monkeypatch, CUDA_PROVIDER, "CPUExecutionProvider")
+    found = {name: prepare_joint_data.onnx_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")}
+    assert found == {"auto": "cuda:0", "cuda": "cuda:0", "cuda:1": "cuda:1", "cpu": "cpu"}
+
+
+def test_features_are_made_on_the_cpu_where_onnxruntime_knows_no_gpu(monkeypatch):
+    two_gpus(monkeypatch, "CPUExecutionProvider")
+    assert prepare_joint_data.onnx_device("auto") == "cpu"
+    with pytest.raises(UserError, match="onnxruntime-gpu"):
+        prepare_joint_data.onnx_device("cuda:1")
+
+
 def test_processes_are_started_where_there_is_enough_work(model_dir, tmp_path):
     assert clip_features.default_workers(30, "cpu", model_dir) == 1
     with open(tmp_path / "speech_tokenizer_v1.onnx", "wb") as file:
         file.truncate(522_000_000)  # the size of the released one, without its blocks
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert clip_features.default_workers(30, "cpu", tmp_path) == min(cores, 4)
-    assert clip_features.default_workers(30, "cuda", tmp_path) == 1
+    assert clip_features.default_workers(30, "cuda:1", tmp_path) == 1
     assert clip_features.default_workers(2, "cpu", tmp_path) == 1
 
 

@@ -35,6 +35,7 @@ WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
 
 SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
 SPEAKER_MODEL = "campplus.onnx"
+CUDA_PROVIDER = "CUDAExecutionProvider"  # onnxruntime's name for a GPU
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
@@ -399,6 +400,15 @@ def _check_wave(wave: Tensor, min_samples: int, wanted: str) -> None:
         raise ValueError("the audio holds samples that are not numbers (NaN or infinite)")
 
 
+def onnx_providers(device: torch.device) -> list[tuple[str, dict[str, int]]]:
+    """Where onnxruntime is to run a model, best first, each with its options: on the device as far as it can.
+
+    Without an index it would take the first GPU, whichever one the networks are on."""
+    wanted = [(CUDA_PROVIDER, {"device_id": device.index or 0})] if device.type == "cuda" else []
+    available = onnxruntime.get_available_providers()
+    return [provider for provider in (*wanted, ("CPUExecutionProvider", {})) if provider[0] in available]
+
+
 def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Callable[..., np.ndarray]:
     """The model as a function of `inputs` arrays, in the order of its inputs, that gives its first output.
 
@@ -409,11 +419,8 @@ def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Ca
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
-    wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    available = onnxruntime.get_available_providers()
-    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in available]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=onnx_providers(device))
     except Exception as error:  # onnxruntime has a class for each of a dozen kinds of damage
         raise ValueError(f"{path}: cannot be opened as an ONNX model ({type(error).__name__}); {DOWNLOAD}") from error
     names = [entry.name for entry in session.get_inputs()]
