@@ -28,7 +28,8 @@ from tqdm import tqdm
 from audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
 from audio_files import AudioError, Recording, read_audio
 from config import UserError
-from cosyvoice.cli.frontend import MEL_RATE, SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
+from cosyvoice.utils.common import SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import atomic_path, user_mistakes
 
@@ -120,7 +121,7 @@ def waves(recording: Recording) -> tuple[Tensor, Tensor]:
     """(1, N) mono at 16 kHz and at 22.05 kHz. Raises AudioError for a sample rate that cannot be converted."""
     mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
     try:
-        return resample(mono, recording.sample_rate, TOKEN_RATE), resample(mono, recording.sample_rate, MEL_RATE)
+        return resample(mono, recording.sample_rate, TOKEN_RATE), resample(mono, recording.sample_rate, SAMPLE_RATE)
     except ValueError as error:
         raise AudioError(str(error)) from error
 

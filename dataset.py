@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from config import JointConfig
-from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
-from mel_store import MEL_BINS, DataError, MelStore, StoredMel, as_tensor, first_line
+from mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 from utils import atomic_path
-
-SPEAKER_DIM = 192
 
 SCHEMA = pa.schema(
     [

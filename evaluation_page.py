@@ -9,7 +9,7 @@ import soundfile
 from torch import Tensor
 
 from cosyvoice.cli.frontend import resample
-from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from evaluation import BY_NAME, FIGURES, Comparison, Sentence, shown, summary
 from matcha.utils.audio import mel_spectrogram
 from voice_metrics import Interval
@@ -96,7 +96,7 @@ def mp3(sentence: Sentence) -> bytes:
 
 def log_mel(wave: Tensor) -> Tensor:
     """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
-    return mel_spectrogram(wave, 1024, 80, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
+    return mel_spectrogram(wave, 1024, MEL_BINS, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
 
 
 def mel_picture(sentence: Sentence) -> bytes:

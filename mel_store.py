@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from config import UserError
+from cosyvoice.utils.common import MEL_BINS
 
-MEL_BINS = 80
 CACHE_BYTES = 2**28  # mels that a process keeps: 2.7 hours of speech, so the clips of most voices are read once
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from config import JointConfig, UserError
 from cosyvoice.transformer.attention import causal_scores
-from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from cosyvoice.utils.precision import fast_dtype
-from dataset import MEL_BINS, Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
+from dataset import Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
 from llm_flow_model import JointModel, autocast, store_half
 from utils import GIB
 

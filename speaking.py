@@ -18,6 +18,7 @@ from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_r
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
+from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
 from runaway import listen, loop_seconds
@@ -118,7 +119,7 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
     if trained:
         return list(trained.values())[-1]
     if not needed:
-        return Voice("baked in", torch.zeros(1, 192))
+        return Voice("baked in", torch.zeros(1, SPEAKER_DIM))
     if own:
         return next(iter(own.values()))
     raise UserError(

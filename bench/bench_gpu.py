@@ -34,11 +34,11 @@ from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
 from cosyvoice.flow.static_velocity import StaticVelocities  # noqa: E402
 from cosyvoice.llm.llm import TransformerLM, Utterance  # noqa: E402
 from cosyvoice.llm.static_decoding import StaticSteps  # noqa: E402
-from cosyvoice.utils.common import token_to_mel_length  # noqa: E402
+from cosyvoice.utils.common import MEL_BINS, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.int8 import Int8Linear  # noqa: E402
 from cosyvoice.utils.precision import PRECISIONS  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
-from dataset import MEL_BINS, Clip  # noqa: E402
+from dataset import Clip  # noqa: E402
 from speaking import BATCH  # noqa: E402
 from training_state import epoch_groups  # noqa: E402
 from training_step import optimizer_step  # noqa: E402

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import JointConfig
+from cosyvoice.utils.common import MEL_BINS
 from cosyvoice.utils.precision import fast_dtype
 from cosyvoice.utils.yaml_loader import ModelConfig
-from dataset import MEL_BINS, Clip, collate_draws, collate_llm, draw_flow
+from dataset import Clip, collate_draws, collate_llm, draw_flow
 from llm_flow_model import JointModel
 
 CPU, META = torch.device("cpu"), torch.device("meta")

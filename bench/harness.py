@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from checkpoint import PARTS, base_fingerprint
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.utils.common import token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, token_to_mel_length
 from cosyvoice.utils.yaml_loader import ModelConfig
-from dataset import MEL_BINS, Clip
+from dataset import Clip
 from llm_flow_model import JointModel
 from memory import MemoryPlan, choose_precision, prepare_memory
 from training_state import Run, make_run

@@ -10,9 +10,10 @@ from build_mini.acoustics import speaker_means
 from build_mini.common import READINGS, SOURCES, aligned_clips, load_arrays
 from build_mini.common import Clip as CorpusClip
 from build_mini.vocoder import mini_config
+from cosyvoice.utils.common import MEL_BINS
 from dataset import Clip
 
-NO_MEL = torch.zeros(0, 80)
+NO_MEL = torch.zeros(0, MEL_BINS)
 
 
 def load_clips(work: Path, mels: bool) -> dict[str, list[Clip]]:

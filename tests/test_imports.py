@@ -51,7 +51,7 @@ OWN_IMPORTS = {
     "distributed": {"config", "utils"},
     "lora": {"config"},
     "dataset": {"config", "mel_store", "utils", "cosyvoice"},
-    "mel_store": {"config"},
+    "mel_store": {"config", "cosyvoice"},
     "llm_flow_model": {"config", "dataset", "lora", "cosyvoice"},
 }
 ONLY_FOR_SCRIPTS = {"load", "JOINT_TRAINING_CONFIG"}  # of config: settings are handed down as arguments

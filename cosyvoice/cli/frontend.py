@@ -23,7 +23,7 @@ from torch import Tensor
 from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
-TOKEN_RATE, MEL_RATE = 16_000, 22_050  # samples per second that the ONNX models and the mel take
+TOKEN_RATE = 16_000  # samples per second that the ONNX models take
 MIN_SOURCE_RATE = 16_000
 MAX_TOKEN_SEC = 30
 MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosyvoice.utils.common import MEL_HOP, fade_in_out, token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, fade_in_out, token_to_mel_length
 
-MEL_BINS = 80
 OVERLAP_SEC = 0.4  # speech tokens that two streamed pieces share; 34 mel frames, as the flow's cache expects
 FIRST_HOP_SEC, LONGEST_HOP_SEC = 2, 4
 MEL_CACHE_FRAMES = 20  # end of a piece that the vocoder makes again with the next one

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosyvoice.utils.common import token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.mask import make_pad_mask
 
 PREFIX_PROBABILITY = 0.5
@@ -46,8 +46,8 @@ class MaskedDiffWithXvec(nn.Module):
         length_regulator: nn.Module,
         decoder: nn.Module,
         input_size: int = 512,
-        output_size: int = 80,
-        spk_embed_dim: int = 192,
+        output_size: int = MEL_BINS,
+        spk_embed_dim: int = SPEAKER_DIM,
         output_type: str = "mel",
         vocab_size: int = 4096,
         input_frame_rate: int = 50,

@@ -3,13 +3,15 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from cosyvoice.utils.common import MEL_BINS
+
 CONV_LAYERS = 5
 
 
 class ConvRNNF0Predictor(nn.Module):
     """Five weight-normalised convolutions with ELU, then a linear layer whose absolute value is the pitch."""
 
-    def __init__(self, num_class: int = 1, in_channels: int = 80, cond_channels: int = 512) -> None:
+    def __init__(self, num_class: int = 1, in_channels: int = MEL_BINS, cond_channels: int = 512) -> None:
         """Raises ValueError for num_class other than 1."""
         super().__init__()
         if num_class != 1:

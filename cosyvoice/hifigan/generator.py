@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from cosyvoice.utils.common import MEL_BINS, SAMPLE_RATE
 from cosyvoice.utils.precision import check_precision, fast_dtype
 from matcha.models.components.channels_last import use_channels_last
 from matcha.utils.audio import hann_window
@@ -155,10 +156,10 @@ class HiFTGenerator(nn.Module):
 
     def __init__(
         self,
-        in_channels: int = 80,
+        in_channels: int = MEL_BINS,
         base_channels: int = 512,
         nb_harmonics: int = 8,
-        sampling_rate: int = 22050,
+        sampling_rate: int = SAMPLE_RATE,
         nsf_alpha: float = 0.1,
         nsf_sigma: float = 0.003,
         nsf_voiced_threshold: float = 10,

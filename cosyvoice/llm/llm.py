@@ -14,7 +14,7 @@ from cosyvoice.llm.static_decoding import StaticDecoding, StaticSteps
 from cosyvoice.transformer.attention import AttentionCache, LayerCache
 from cosyvoice.transformer.encoder import BaseEncoder
 from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
-from cosyvoice.utils.common import IGNORE_ID, ras_sampling, th_accuracy
+from cosyvoice.utils.common import IGNORE_ID, SPEAKER_DIM, ras_sampling, th_accuracy
 from cosyvoice.utils.int8 import Int8Linear, use_int8
 from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
 
@@ -59,7 +59,7 @@ class TransformerLM(nn.Module):
         llm: BaseEncoder,
         length_normalized_loss: bool = True,
         lsm_weight: float = 0.0,
-        spk_embed_dim: int = 192,
+        spk_embed_dim: int = SPEAKER_DIM,
         sampling: Callable[[Tensor, Sequence[int], int], int] | None = None,
         max_token_text_ratio: float = 20,
         min_token_text_ratio: float = 2,

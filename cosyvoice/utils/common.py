@@ -15,6 +15,12 @@ SAMPLE_RATE = 22050
 MEL_HOP = 256
 """Samples per mel frame: SAMPLE_RATE / MEL_HOP = 86.13 frames/s."""
 
+MEL_BINS = 80
+"""Numbers per mel frame."""
+
+SPEAKER_DIM = 192
+"""Numbers in the speaker vector that campplus.onnx gives."""
+
 
 def token_to_mel_length(tokens: int, input_frame_rate: int) -> int:
     """Mel frames that `tokens` speech tokens last, cut to a whole number; input_frame_rate: tokens per second."""

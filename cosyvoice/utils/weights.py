@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SPEAKER_DIM = 192  # of campplus.onnx
+from cosyvoice.utils.common import SPEAKER_DIM
+
 _TRAINER_ENTRIES = ("epoch", "step")
 _PREFIXES = ("module.", "generator.")
 _DISCRIMINATOR = "discriminator."
