@@ -17,6 +17,7 @@ from tqdm import tqdm
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
+from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
 from utils import save_torch, user_mistakes
 
@@ -93,10 +94,8 @@ def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:
 def base_fingerprint(model_dir: Path) -> dict[str, str]:
     """SHA-256 of the two files that adapters are made for."""
     paths = [model_dir / f"{part}.pt" for part in PARTS]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} is missing; download the model as README.md shows")
     with user_mistakes(), ThreadPoolExecutor() as threads:
+        require_files(model_dir, [path.name for path in paths])
         return dict(zip((path.name for path in paths), threads.map(file_fingerprint, paths), strict=True))
 
 
