@@ -6,17 +6,13 @@ import io
 from collections.abc import Mapping, Sequence
 
 import soundfile
-from torch import Tensor
 
-from cosyvoice.cli.frontend import resample
-from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from evaluation import BY_NAME, FIGURES, Comparison, Sentence, shown, summary
-from matcha.utils.audio import mel_spectrogram
+from mel_picture import mel_picture
 from voice_metrics import Interval
 from webpage import document
 
 REAL, REAL_SHOWN = "real clips, held out", 3
-QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
 STYLE = """
 td, th { white-space: nowrap }
 .takes { display: flex; flex-wrap: wrap; gap: 1.5rem }
@@ -78,7 +74,8 @@ def verdict(comparison: Comparison) -> str:
 
 def take(label: str, sentence: Sentence) -> str:
     """One sentence by one system: player, mel, what was heard and what is wrong."""
-    sound, picture = base64.b64encode(mp3(sentence)).decode(), base64.b64encode(mel_picture(sentence)).decode()
+    mel = mel_picture(sentence.wave, sentence.sample_rate)
+    sound, picture = (base64.b64encode(file).decode() for file in (mp3(sentence), mel))
     lines = [f"<b>{html.escape(label)}</b>", f'<audio controls src="data:audio/mpeg;base64,{sound}"></audio>']
     lines.append(f'<img alt="mel spectrogram" src="data:image/png;base64,{picture}">')
     if sentence.heard is not None:
@@ -91,19 +88,4 @@ def mp3(sentence: Sentence) -> bytes:
     """The sound, small enough for a page that one sends to a friend."""
     file = io.BytesIO()
     soundfile.write(file, sentence.wave[0].clamp(-1, 1).numpy(), sentence.sample_rate, format="MP3")
-    return file.getvalue()
-
-
-def log_mel(wave: Tensor) -> Tensor:
-    """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
-    return mel_spectrogram(wave, 1024, MEL_BINS, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
-
-
-def mel_picture(sentence: Sentence) -> bytes:
-    """Its mel as PNG, time to the right, low frequencies below."""
-    from matplotlib import image
-
-    mel = log_mel(resample(sentence.wave, sentence.sample_rate, SAMPLE_RATE))
-    file = io.BytesIO()
-    image.imsave(file, mel.flip(0).numpy(), vmin=QUIETEST, vmax=LOUDEST, cmap="magma", format="png")
     return file.getvalue()

@@ -15,8 +15,8 @@ from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from evaluation import CAMPPLUS
-from evaluation_page import LOUDEST, QUIETEST, log_mel
 from llm_flow_model import LOSS_UNITS
+from mel_picture import LOUDEST, QUIETEST, log_mel
 from selection import Heard, judged_sentences, mean
 from utils import atomic_path, read_lines, run_main, user_mistakes
 

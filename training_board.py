@@ -10,7 +10,7 @@ import numpy as np
 from checkpoint import PARTS
 from config import UserError
 from evaluation import Sentence
-from evaluation_page import mel_picture
+from mel_picture import mel_picture
 from speaking import write_audio
 from training_state import Run, loss_weight, lr_at
 from utils import atomic_path, write_text
@@ -68,7 +68,7 @@ def write_samples(folder: Path, name: str, sentences: Mapping[int, Sentence]) ->
     for number, sentence in sentences.items():
         if sentence.wave.shape[1]:
             write_audio(folder / f"{name}_{number + 1}.wav", sentence.wave, sentence.sample_rate)
-            png = mel_picture(sentence)
+            png = mel_picture(sentence.wave, sentence.sample_rate)
             with atomic_path(folder / f"{name}_{number + 1}.png") as part:
                 part.write_bytes(png)
             pictures[number] = decoded(png)

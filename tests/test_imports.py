@@ -24,7 +24,17 @@ SCRIPTS = {
 LAYERS = (
     {"config"},
     {"utils"},
-    {"dataset", "distributed", "lora", "mel_store", "recogniser", "text_check", "voice_metrics", "webpage"},
+    {
+        "dataset",
+        "distributed",
+        "lora",
+        "mel_picture",
+        "mel_store",
+        "recogniser",
+        "text_check",
+        "voice_metrics",
+        "webpage",
+    },
     {"audio_doctor", "llm_flow_model", "checkpoint"},
     {"audio_files", "memory", "report_page", "runaway"},
     {"clip_features", "mending", "speaking"},

@@ -1,0 +1,26 @@
+"""The model's own log-mel of a sound, to be looked at."""
+
+import io
+
+from torch import Tensor
+
+from cosyvoice.cli.frontend import resample
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
+from matcha.utils.audio import mel_spectrogram
+
+QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
+
+
+def log_mel(wave: Tensor) -> Tensor:
+    """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
+    return mel_spectrogram(wave, 1024, MEL_BINS, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
+
+
+def mel_picture(wave: Tensor, sample_rate: int) -> bytes:
+    """The mel of a wave (1, N) as PNG, time to the right, low frequencies below."""
+    from matplotlib import image
+
+    mel = log_mel(resample(wave, sample_rate, SAMPLE_RATE))
+    file = io.BytesIO()
+    image.imsave(file, mel.flip(0).numpy(), vmin=QUIETEST, vmax=LOUDEST, cmap="magma", format="png")
+    return file.getvalue()
