@@ -19,6 +19,7 @@ SILENT_DB = -50.0  # loudest frames below this: nobody speaks
 CANCEL_DB = 6.0  # channels together this far below the loudest one's share of the mix: they cancel each other
 QUIET_DB = -36.0  # speech normally sits at -25..-12
 CLIPPED_SHARE = 5e-4  # samples on a flat top: 8 a second at 16 kHz; clean recordings have none or one short run
+DC_OFFSET = 0.02  # mean of the samples, full scale being 1: -34 dBFS, louder than most pauses
 FLAT_RUN = 4  # equal extreme samples in a row that make a flat top
 EDGE_SILENCE_SEC = 0.7
 NOISY_DB = 22.0  # speech level above the level in pauses; clean recordings reach 25-70
@@ -80,6 +81,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "noisy": (WARN, "pauses are only {snr_db:.0f} dB below the speech; noise, music and echo are learned too"),
     "echo": (WARN, "sounds die away slowly ({fall_db:.0f} dB in 0.15 s): echo or music is learned too; record closer"),
+    "dc_offset": (WARN, "the wave stands {dc_offset:+.2f} off its middle (full scale is 1); --fix centres it"),
     "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
     "digits_left": (WARN, "'{text}': write the digits as words"),
@@ -106,6 +108,7 @@ class AudioFigures:
     channel_db: float  # the same of the loudest channel alone
     snr_db: float  # level_db above the 5th percentile of the frames: the pauses
     clipped_share: float  # 0..1, of the worst channel
+    dc_offset: float  # mean of the samples, of the worst channel
     lead_silence_sec: float
     trail_silence_sec: float
     edge_db: float  # the louder of first and last frame, relative to level_db
@@ -144,8 +147,12 @@ class Finding:
 
 
 def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = None) -> AudioFigures:
-    """Figures of samples (N, channels), float in [-1, 1]; duration_sec where only the start of a long file is given."""
-    mono = samples.mean(axis=1)
+    """Figures of samples (N, channels), float in [-1, 1]; duration_sec where only the start of a long file is given.
+
+    Levels are those of the centred wave: an offset is not to be heard, and would pass for noise in the pauses."""
+    offsets = samples.mean(axis=0, dtype=np.float64)
+    centred = (samples - offsets).astype(samples.dtype)
+    mono = centred.mean(axis=1)
     levels = frame_levels(mono, sample_rate)
     pause, level = map(float, np.quantile(levels, [0.05, 0.95]))
     loud = np.nonzero(levels > silence_threshold(levels))[0]
@@ -156,9 +163,10 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         channels=samples.shape[1],
         peak_db=round(float(decibel(np.abs(samples).max())), 1),
         level_db=round(level, 1),
-        channel_db=round(max(float(np.quantile(frame_levels(one, sample_rate), 0.95)) for one in samples.T), 1),
+        channel_db=round(max(float(np.quantile(frame_levels(one, sample_rate), 0.95)) for one in centred.T), 1),
         snr_db=round(level - pause, 1),
         clipped_share=round(max(map(clipped_share, samples.T)), 6),
+        dc_offset=round(float(max(offsets, key=abs)), 4),
         lead_silence_sec=round(float(lead) * FRAME_SEC, 2),
         trail_silence_sec=round(float(trail) * FRAME_SEC, 2),
         edge_db=round(float(max(levels[0], levels[-1])) - level, 1),
@@ -238,6 +246,7 @@ def audio_flags(figures: AudioFigures) -> list[str]:
         "echo": figures.snr_db >= NOISY_DB and 0 < figures.fall_db < ECHO_DB,
         "cut_off": figures.snr_db >= NOISY_DB and figures.edge_db > -CUT_MARGIN_DB,
         "edge_silence": max(figures.lead_silence_sec, figures.trail_silence_sec) > EDGE_SILENCE_SEC,
+        "dc_offset": abs(figures.dc_offset) >= DC_OFFSET,
         "low_bandwidth": figures.sample_rate >= MIN_SAMPLE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
         "quiet": SILENT_DB <= figures.level_db < QUIET_DB,
     }

@@ -15,7 +15,7 @@ import torch
 import torchaudio.functional
 from tqdm import tqdm
 
-from audio_doctor import decibel, measure
+from audio_doctor import DC_OFFSET, decibel, measure
 from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
@@ -84,8 +84,11 @@ def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
 
 
 def mend(samples: np.ndarray, sample_rate: int) -> Mended:
-    """Samples (N, channels) with long edges cut to EDGE_SEC, at LOUDNESS_LUFS as far as PEAK_DB allows."""
+    """Samples (N, channels) centred, with long edges cut to EDGE_SEC, at LOUDNESS_LUFS as far as PEAK_DB allows."""
     figures, done = measure(samples, sample_rate), []
+    if abs(figures.dc_offset) >= DC_OFFSET:
+        samples = samples - samples.mean(axis=0)
+        done.append(f"centred, it stood {figures.dc_offset:+.2f} off its middle")
     lead, trail = figures.lead_silence_sec, figures.trail_silence_sec
     start = lead - EDGE_SEC if lead > LONGEST_EDGE_SEC else 0.0
     end = trail - EDGE_SEC if trail > LONGEST_EDGE_SEC else 0.0

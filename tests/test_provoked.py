@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 import prepare_joint_data
+from audio_doctor import audio_flags, measure
 from cosyvoice.cli.cosyvoice import CosyVoice
 from mending import LOUDNESS_LUFS, fixed_folder, loudness_lufs, mend
 
@@ -111,6 +112,15 @@ def test_two_clips_of_another_voice_among_thirty_are_both_flagged(tmp_path):
         (raw / f"{name}.txt").write_text(text, encoding="utf-8")
     flags = prepared(raw, "--no-text-check")
     assert {clip for clip, found in flags.items() if "other_speaker" in found} == {"101", "102"}
+
+
+def test_an_offset_is_named_and_centred_and_is_no_noise():
+    samples, rate = soundfile.read(CLIPS / "003.flac", always_2d=True)
+    clean, off = measure(samples, rate), measure(samples + 0.1, rate)
+    assert (off.dc_offset, off.snr_db, off.level_db) == (pytest.approx(0.1, abs=0.001), clean.snr_db, clean.level_db)
+    assert set(audio_flags(off)) - set(audio_flags(clean)) == {"dc_offset"}
+    mended = mend(samples + 0.1, rate)
+    assert mended.done[0].startswith("centred, it stood +0.10") and abs(mended.samples.mean()) < 1e-4
 
 
 @pytest.mark.scripts
