@@ -43,7 +43,7 @@ class Recording:
 
     samples: np.ndarray  # (N, channels) float32, full scale is 1
     sample_rate: int
-    duration_sec: float  # of the whole file, even where only its start was read
+    duration_sec: float  # of the whole file; where ffmpeg decoded only its start, of that
 
 
 @dataclass
@@ -240,31 +240,31 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
             raise AudioError("the file is empty (0 bytes)")
         path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
         with soundfile.SoundFile(frontend.sound_file_name(path)) as file:
-            rate, length = file.samplerate, file.frames
-            limit = -1 if max_sec is None else int(max_sec * rate)
+            rate, limit = file.samplerate, -1 if max_sec is None else int(max_sec * file.samplerate)
             samples = file.read(limit, dtype="float32", always_2d=True)
+            length = file.frames if len(samples) == limit else len(samples)
     except soundfile.LibsndfileError as error:
-        # of a .mp3 that is none libsndfile says that it is not there
-        refusal = "no sound in it" if error.code == SF_NO_SUCH_FILE else error.error_string.rstrip(".")
-        return _read_with_ffmpeg(path, refusal)
+        samples, rate = _read_with_ffmpeg(path, max_sec, error)
+        length = len(samples)
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
     if len(samples) == 0:
         raise AudioError("it holds no sound (0 samples)")
     if not np.isfinite(samples).all():
         raise AudioError("it holds NaN or infinite samples; export it again")
-    return Recording(samples, rate, (length if len(samples) == limit else len(samples)) / rate)
+    return Recording(samples, rate, length / rate)
 
 
-def _read_with_ffmpeg(path: Path, refusal: str) -> Recording:
-    """What libsndfile refused, by the front end of synthesis, which asks ffmpeg where that is installed."""
+def _read_with_ffmpeg(path: Path, max_sec: float | None, refused: soundfile.LibsndfileError) -> tuple[np.ndarray, int]:
+    """Samples (N, channels) and rate of what libsndfile refused."""
     try:
-        wave, rate = frontend.read_audio(path)
+        return frontend.decode_with_ffmpeg(path, max_sec)
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        needs_ffmpeg = path.suffix.lower() in FFMPEG_SUFFIXES
-        raise AudioError(reason if needs_ffmpeg else f"damaged or not audio at all ({refusal})") from error
-    return Recording(wave.T.numpy(), rate, wave.shape[1] / rate)
+        if path.suffix.lower() in FFMPEG_SUFFIXES:
+            raise AudioError(str(error)) from error
+        # of a .mp3 that is none libsndfile says that it is not there
+        refusal = "no sound in it" if refused.code == SF_NO_SUCH_FILE else refused.error_string.rstrip(".")
+        raise AudioError(f"damaged or not audio at all ({refusal})") from error
 
 
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:

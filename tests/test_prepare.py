@@ -334,6 +334,38 @@ def test_usual_formats_are_read(tmp_path, name, options):
     assert not audio_doctor.audio_flags(measure(recording.samples, rate)), "a clean recording has no flag"
 
 
+@pytest.fixture
+def as_m4a(tmp_path):
+    """Samples (N,) or (N, 2) at a rate -> a clip that libsndfile cannot read."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+
+    def write(name: str, samples: np.ndarray, rate: int) -> Path:
+        wav = write_clip(tmp_path, f"{name}.source.wav", None, samples, rate=rate)
+        path = tmp_path / "录音" / f"{name}.m4a"
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".txt").write_text(SENTENCES[0], encoding="utf-8")
+        subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-c:a", "aac", path], check=True)
+        return path
+
+    return write
+
+
+def test_what_ffmpeg_decodes_is_measured_like_a_wav(tmp_path, raw, run, as_m4a):
+    as_m4a("opposite", np.stack([voice(rate=44_100), -voice(rate=44_100)], axis=1), 44_100)
+    as_m4a("phone", voice(rate=8000), 8000)
+    run()
+    assert flags(tmp_path)["opposite"] == ["channels_cancel"] and flags(tmp_path)["phone"] == ["low_sample_rate"]
+    assert (report(tmp_path)["opposite"]["channels"], report(tmp_path)["phone"]["sample_rate"]) == (2, 8000)
+
+
+def test_no_more_of_a_long_file_is_decoded_than_asked_for(as_m4a):
+    path = as_m4a("talk", np.tile(voice(4), 5), RATE)
+    start, whole = audio_files.read_audio(path, 3), audio_files.read_audio(path)
+    assert len(start.samples) == 3 * RATE and whole.duration_sec == pytest.approx(20, abs=0.2)
+    np.testing.assert_array_equal(start.samples, whole.samples[: 3 * RATE])
+
+
 def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_path, run, monkeypatch):
     """As an archive from an old Chinese Windows unpacks; the folder's name too."""
     folder, odd = tmp_path / os.fsdecode(b"\xc4\xe3"), os.fsdecode(b"\xba\xc3")

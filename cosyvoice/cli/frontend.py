@@ -232,7 +232,10 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     try:
         samples, sample_rate = soundfile.read(sound_file_name(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError):
-        samples, sample_rate = _decode_with_ffmpeg(path)
+        try:
+            samples, sample_rate = decode_with_ffmpeg(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     if sample_rate < MIN_SOURCE_RATE:
         raise ValueError(f"{path}: {sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
     if len(samples) == 0:
@@ -247,22 +250,27 @@ def sound_file_name(path: Path) -> Path | bytes:
     return path if os.name == "nt" else os.fsencode(path)
 
 
-def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
-    """Samples (N, channels) and sample rate by the ffmpeg on the PATH; it may open no other file or address."""
+def decode_with_ffmpeg(path: Path, max_sec: float | None = None) -> tuple[np.ndarray, int]:
+    """Samples (N, channels) float32 and sample rate by the ffmpeg on the PATH; it may open no other file or address.
+
+    max_sec: no more than the first so many seconds are decoded. Raises ValueError with the reason, without the name of
+    the file.
+    """
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        raise ValueError(f"{path}: no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
+        raise ValueError("no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
     limits = ["-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FFMPEG_FORMATS]
-    wanted = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    start = [] if max_sec is None else ["-t", f"{max_sec:g}"]
+    wanted = ["-map", "0:a:0", *start, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     command = [ffmpeg, *limits, "-i", str(path.resolve()), *wanted]
     try:
         done = subprocess.run(command, capture_output=True, timeout=FFMPEG_TIMEOUT_SEC, check=True)
         return soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.decode("utf-8", "replace").splitlines()[-1:])
-        raise ValueError(f"{path}: no audio that can be decoded ({reason}); convert it to wav") from error
+        raise ValueError(f"no audio that can be decoded ({reason}); convert it to wav") from error
     except (subprocess.TimeoutExpired, OSError, soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"{path}: ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
+        raise ValueError(f"ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
 
 
 def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
