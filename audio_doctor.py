@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from languages import script, without_tags
+
 MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
 MIN_SAMPLE_RATE = 16_000
 
@@ -257,17 +259,16 @@ def audio_flags(figures: AudioFigures) -> list[str]:
 
 MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]")  # what normalising left of them
 WRITTEN_MARKUP = re.compile(r"[|\\]|https?:|www\.")  # what normalising makes words of: "slash slash"
-LANGUAGE_TAG = re.compile(r"<\|[a-z]{2,3}\|>")
 
 
 def text_flags(text: str, written: str = "") -> list[str]:
     """Flags of a normalised transcript by itself; written: as it was before."""
-    spoken = LANGUAGE_TAG.sub("", text)
+    spoken = without_tags(text)
     if not any(character.isalnum() for character in spoken):
         return ["empty_text"]
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
     odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
-    marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(LANGUAGE_TAG.sub("", written))
+    marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
     return found + (["markup_left"] if odd or marked else [])
 
 
@@ -276,19 +277,7 @@ def text_flags(text: str, written: str = "") -> list[str]:
 
 def spoken_characters(text: str) -> int:
     """Letters and digits; marks and blanks take no time to say."""
-    return sum(character.isalnum() for character in LANGUAGE_TAG.sub("", text))
-
-
-SCRIPTS = {"HANGUL": "Hangul", "CJK": "Chinese characters", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic letters"}
-
-
-def script(text: str) -> str:
-    """The script of most letters; kana anywhere means Japanese."""
-    names = [unicodedata.name(c, "").split(" ")[0] for c in LANGUAGE_TAG.sub("", text) if c.isalpha()]
-    if "HIRAGANA" in names or "KATAKANA" in names:
-        return "Japanese"
-    most = Counter(names).most_common(1)
-    return SCRIPTS.get(most[0][0], most[0][0].title()) if most else "no letters"
+    return sum(character.isalnum() for character in without_tags(text))
 
 
 def outliers(values: Sequence[float], floor: float) -> tuple[np.ndarray, float]:

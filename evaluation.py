@@ -1,6 +1,7 @@
 """A voice in figures: what is measured in each spoken sentence, beside what, and which differences mean something."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,10 +19,10 @@ from cosyvoice.cli.frontend import (
     MAX_TOKEN_SEC,
     MIN_TOKEN_SAMPLES,
     CosyVoiceFrontEnd,
-    contains_chinese,
     resample,
 )
-from recogniser import Recogniser, errors, language_of
+from languages import language_of
+from recogniser import Recogniser, errors
 from runaway import silence_seconds
 from speaking import Speaker, Speech, speakable
 from text_check import STRANGERS, Spoken, text_help
@@ -37,7 +38,7 @@ from voice_metrics import (
 )
 
 EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
-LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt"}  # in examples/
+LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
 Vectors = dict[str, Tensor]  # speaker vectors by encoder
 Part = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
@@ -93,8 +94,8 @@ class Sentence:
 
 def shipped_list(texts: Sequence[str]) -> Path:
     """The list of sentences that ships in the language of most of the texts; the English one for other languages."""
-    chinese = sum(map(contains_chinese, texts)) > len(texts) / 2
-    return PROJECT / "examples" / LISTS["zh" if chinese else "en"]
+    languages = Counter(map(language_of, texts)).most_common(1)
+    return PROJECT / "examples" / LISTS.get(languages[0][0] if languages else "en", LISTS["en"])
 
 
 def unit_mean(vectors: Sequence[Tensor]) -> Tensor:

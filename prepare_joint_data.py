@@ -51,8 +51,9 @@ from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from languages import language_of, tagged_language
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
-from recogniser import TAG, Recogniser, character_error_rate, language_of, missing
+from recogniser import Recogniser, character_error_rate, missing
 from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
@@ -239,7 +240,7 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], args: argparse.Namespa
         if stored.get("recogniser") != recogniser.name:
             language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
             own = language_of(text)
-            spoken_in = language if own == "en" and not TAG.search(text) else own  # Latin letters: by the sound
+            spoken_in = language if own == "en" and not tagged_language(text) else own  # Latin letters: by the sound
             heard = recogniser.hear(wave_of(clip), spoken_in)
             stored = {"recogniser": recogniser.name, "heard": heard, "language": spoken_in}
             write_text(path, json.dumps(stored, ensure_ascii=False) + "\n")

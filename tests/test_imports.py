@@ -27,6 +27,7 @@ LAYERS = (
     {
         "dataset",
         "distributed",
+        "languages",
         "lora",
         "mel_picture",
         "mel_store",
@@ -51,8 +52,9 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 # Own modules that these files may use, and no others.
 OWN_IMPORTS = {
     "config": set(),
-    "audio_doctor": set(),
-    "recogniser": {"config"},
+    "audio_doctor": {"languages"},
+    "languages": {"cosyvoice"},
+    "recogniser": {"config", "languages"},
     "runaway": set(),
     "text_check": {"utils"},
     "voice_metrics": set(),

@@ -27,6 +27,7 @@ from config import UserError
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
+from languages import script
 from prepare_joint_data import main, parse_args
 
 RATE = 16_000
@@ -775,7 +776,7 @@ def test_the_odd_script_is_flagged_and_a_bilingual_set_is_not():
     ],
 )
 def test_the_script_of_most_letters_counts(text, name):
-    assert audio_doctor.script(text) == name
+    assert script(text) == name
 
 
 def test_equal_texts_are_flagged_whatever_their_marks():
@@ -795,6 +796,8 @@ def test_equal_texts_are_flagged_whatever_their_marks():
         ("a <b>bold</b> word", ["markup_left"]),
         ("nice 🙂 day", ["markup_left"]),
         ("#1 [breath]", ["digits_left", "markup_left"]),
+        ("<|nospeech|>", ["empty_text"]),
+        ("<|endofprompt|>spoken all the same", []),
         ("。。", ["empty_text"]),
         ("", ["empty_text"]),
     ],

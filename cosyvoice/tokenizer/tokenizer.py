@@ -36,7 +36,7 @@ _MARKS = {
     "-": "‐‑−",
 }
 _DASHES = "–—―"  # a pause, not a hyphen
-_TAG = re.compile(r"<\|[\w.]{1,32}\|>")  # <|en|> and the like, which Whisper's vocabulary has
+TAG = re.compile(r"<\|[\w.]{1,32}\|>")  # <|en|> and the like, which Whisper's vocabulary has; they are not spoken
 _DIGITS = "zero one two three four five six seven eight nine".split()
 _SPOKEN_SIGNS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals"}
 _LATIN = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "th", "þ": "th", "ł": "l", "ı": "i"}
@@ -95,7 +95,7 @@ def _symbols(text: str, spell: Callable[[str], bool]) -> list[str]:
     """The text's symbols: `|` where blanks or a hyphen separate two of them, equal marks in a row only once."""
     symbols: list[str] = []
     gap = False
-    for group in _groups(_latin(_TAG.sub(" ", text)), spell):
+    for group in _groups(_latin(TAG.sub(" ", text)), spell):
         if not group:
             gap = True
             continue
