@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from audio_doctor import MAX_SEC
 from config import UserError
 from cosyvoice.cli import frontend
+from recogniser import Recogniser
 from utils import atomic_path, user_mistakes
 
 # In order of preference where two files differ only in the suffix.
@@ -383,34 +384,10 @@ def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, ste
 # ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------
 
 
-def whisper_transcriber(asr_model: Path | None) -> Callable[[Recording], str]:
-    """Recording -> text by a local faster-whisper model. Raises UserError where package or model is missing."""
-    try:
-        from faster_whisper import WhisperModel
-    except ImportError as error:
-        raise UserError("--transcribe needs a speech recogniser: pip install faster-whisper") from error
-    if asr_model is None or not (asr_model / "model.bin").is_file():
-        where = "no --asr-model given" if asr_model is None else f"{asr_model} holds no model.bin"
-        raise UserError(
-            f"--transcribe needs a model on this disk ({where}); for example: "
-            "hf download Systran/faster-whisper-small --local-dir asr, then --asr-model asr"
-        )
-    try:
-        model = WhisperModel(str(asr_model), device="cpu", compute_type="int8", local_files_only=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"{asr_model} is not a faster-whisper model ({error}); download it again") from error
-
-    def transcribe(recording: Recording) -> str:
-        segments, _ = model.transcribe(wave_16k(recording).numpy(), condition_on_previous_text=False)
-        return one_line(" ".join(segment.text for segment in segments))
-
-    return transcribe
-
-
-def write_drafts(clips: Sequence[RawClip], transcribe: Callable[[Recording], str]) -> list[Path]:
+def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> list[Path]:
     """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written.
 
-    Raises UserError where one cannot be written."""
+    Each clip may be in a language of its own. Raises UserError where a draft cannot be written."""
     todo = [clip for clip in clips if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX))]
     written = []
     for clip in tqdm(todo, desc="transcribing", unit="clip"):
@@ -418,7 +395,10 @@ def write_drafts(clips: Sequence[RawClip], transcribe: Callable[[Recording], str
             recording = read_audio(clip.path, MAX_SEC + 1)
         except AudioError:
             continue  # the next run reports it with its reason
-        text = transcribe(recording) if recording.duration_sec <= MAX_SEC else ""
+        if recording.duration_sec > MAX_SEC:
+            continue
+        wave = wave_16k(recording).numpy()
+        text = one_line(recogniser.hear(wave, recogniser.language([wave])))
         if text:
             with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
                 part.write_text(text + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@
     python prepare_joint_data.py --input-dir my_voice --output-dir data_my_voice
     python prepare_joint_data.py --split                           # cut long recordings into clips first
     python prepare_joint_data.py --fix                             # copies with short edges and even loudness
-    python prepare_joint_data.py --transcribe --asr-model asr      # draft missing texts for review
+    python prepare_joint_data.py --transcribe                      # draft missing texts for review
 
 Clips that did not change are not computed again; data/report.txt names every clip that needs attention.
 """
@@ -41,7 +41,6 @@ from audio_files import (
     read_audio,
     split_recordings,
     wave_16k,
-    whisper_transcriber,
     write_drafts,
 )
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
@@ -161,8 +160,8 @@ class Candidate:
         return self.finding.status != "dropped"
 
 
-def extract_clips(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig) -> None:
-    """Fill in the clips' records, computing those that are missing (with --force all)."""
+def extract_clips(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig, device: str) -> None:
+    """Fill in the clips' records, computing those that are missing (with --force all). device: of `onnx_device`."""
     cache = args.output_dir / "cache"
     jobs = {}
     for clip in clips:
@@ -170,9 +169,9 @@ def extract_clips(clips: Sequence[Candidate], args: argparse.Namespace, config: 
         known = Record.load(path)
         # what could not be decoded is tried again: ffmpeg may have been installed
         if "duplicate_name" not in clip.raw.flags and (args.force or known is None or known.problem):
-            jobs[path] = Job(clip.raw.path, clip.raw.text or "", path, config.directory, args.device)
+            jobs[path] = Job(clip.raw.path, clip.raw.text or "", path, config.directory, device)
     if jobs:
-        workers = min(len(jobs), args.workers or default_workers(len(jobs), args.device, config.directory))
+        workers = min(len(jobs), args.workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
         extract_all(list(jobs.values()), workers)
     else:
@@ -209,7 +208,9 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
             finding.figures[figure] = len(record.array(name))
 
 
-def check_texts_by_llm(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig) -> list[str]:
+def check_texts_by_llm(
+    clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig, device: torch.device
+) -> list[str]:
     """Flag texts that are not what is said; notes for the report. Only what is new loads the LLM, and nothing else."""
     weights = config.directory / "llm.pt"
     if args.no_text_check or not weights.is_file():
@@ -217,22 +218,25 @@ def check_texts_by_llm(clips: Sequence[Candidate], args: argparse.Namespace, con
     with user_mistakes():
         check = TextCheck(args.output_dir / "cache", file_fingerprint(weights), [spoken(clip) for clip in clips])
         if check.todo:
-            check.run(load_part(config, "llm").to(args.llm_device).eval())
+            check.run(load_part(config, "llm").to(device).eval())
     helps = [help_ and help_ * config.token_rate_hz for help_ in check.results()]
     note = check_text_help([clip.finding for clip in clips], helps)
     forget_old_files(args.output_dir / "cache", "*.help.json*", check.paths)
     return [note] if note else []
 
 
-def check_texts_by_recogniser(clips: Sequence[Candidate], args: argparse.Namespace) -> None:
-    """Character error rate of each clip, where a recogniser is installed; stored for each clip. It flags nothing."""
-    cache = args.output_dir / "cache"
+def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
+    """The recogniser; None where none is installed and none was asked for. UserError for a bad --asr-model."""
+    absent = args.asr_model is None and missing(with_model=True)
+    return None if args.no_text_check or absent else Recogniser(args.asr_model)
+
+
+def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser | None) -> None:
+    """Character error rate of each clip, where there is a recogniser; stored for each clip. It flags nothing."""
     paths = [cache / f"{clip.fingerprint}.heard.json" for clip in clips]
     forget_old_files(cache, "*.heard.json*", paths)
-    absent = args.asr_model is None and missing(with_model=True)
-    if args.no_text_check or not clips or absent:
+    if recogniser is None:
         return
-    recogniser = Recogniser(args.asr_model)
     language = None
     for clip, path in tqdm(list(zip(clips, paths, strict=True)), "recognised", unit="clip"):
         text = clip.finding.figures["text"]
@@ -343,19 +347,20 @@ def prepare(args: argparse.Namespace) -> None:
         return make_clips(args, input_dir, raw_clips)
     refuse_output_among_recordings(args.output_dir, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
-    args.llm_device, args.device = select_device(args.device), onnx_device(args.device)
+    device, extractors_on = select_device(args.device), onnx_device(args.device)
     with user_mistakes():
         config = read_model_config(model_dir)
         meta = model_meta(config)
-    print(f"model     {model_dir} ({config.token_rate_hz} speech tokens/s), on {args.device}")
+    print(f"model     {model_dir} ({config.token_rate_hz} speech tokens/s), on {extractors_on}")
     print(f"audio     {input_dir}: {len(raw_clips)} recordings", flush=True)
+    recogniser = open_recogniser(args)
     with only_run(args.output_dir, "prepare_joint_data.py"):
         settings = settings_digest(config, meta)
         clips = [Candidate.of(raw, settings) for raw in raw_clips]
-        extract_clips(clips, args, config)
+        extract_clips(clips, args, config, extractors_on)
         examine(clips)
-        notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config)
-        check_texts_by_recogniser([clip for clip in clips if clip.used], args)
+        notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config, device)
+        check_texts_by_recogniser([clip for clip in clips if clip.used], args.output_dir / "cache", recogniser)
         findings = [clip.finding for clip in clips]
         write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
@@ -382,19 +387,20 @@ def refuse_output_among_recordings(output_dir: Path, input_dir: Path, clips: Seq
 
 def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
     """--split and --transcribe: files for a person to check; no training data is made."""
+    recogniser = Recogniser(args.asr_model) if args.transcribe else None  # refused before anything is cut
     if args.split:
         lines = split_recordings(clips)
         clips, notes = find_clips(input_dir)
         print("\n".join(lines + notes) or f"nothing to cut: all recordings in {input_dir} are short enough")
-    if args.transcribe:
-        drafts = write_drafts(clips, whisper_transcriber(args.asr_model))
+    if recogniser:
+        drafts = write_drafts(clips, recogniser)
         print(f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})")
         print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
         print("for a text that differs from the audio teaches the voice wrong words.")
     else:
         missing = sum("missing_text" in clip.flags for clip in clips)
         print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
-        print("or have drafts written: python prepare_joint_data.py --transcribe --asr-model DIR")
+        print("or have drafts written: python prepare_joint_data.py --transcribe")
     print(f"then\n{command_line('prepare_joint_data.py', input_dir=args.input_dir)}", flush=True)
 
 

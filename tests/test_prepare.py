@@ -411,7 +411,7 @@ def test_a_name_as_long_as_names_can_be_is_read(tmp_path, run, capsys, monkeypat
     run("--fix")
     assert (tmp_path / f"录音_fixed/{name}.txt").exists()
     with pytest.raises(UserError, match="draft.txt.*File name too long"):
-        write_drafts(find_clips(tmp_path / "录音")[0], lambda recording: "what is said")
+        write_drafts(find_clips(tmp_path / "录音")[0], FakeRecogniser())
     write_clip(tmp_path / "录音", f"{name[:-1]}c.flac", None, np.tile(voice(4), 10))
     monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split", code=2)
@@ -891,13 +891,23 @@ def test_silero_finds_no_speech_in_noise(tmp_path, run, capsys):
     assert not (tmp_path / "录音/noise_split").exists()
 
 
+class FakeRecogniser:
+    """Takes all for Italian and hears how long it was."""
+
+    def language(self, waves: Sequence[np.ndarray]) -> str:
+        return "it"
+
+    def hear(self, wave: np.ndarray, language: str) -> str:
+        return f" {len(wave) / RATE:.1f}  s of {language}"
+
+
 def test_drafts_are_written_once_for_clips_without_a_text_and_never_trained_on(tmp_path, raw, run):
     write_clip(raw, "new.wav", None)
     write_clip(raw, "old.wav", None)
     (raw / "old.draft.txt").write_text("corrected by hand")
-    written = write_drafts(find_clips(raw)[0], lambda recording: f"{recording.duration_sec:.1f} seconds")
+    written = write_drafts(find_clips(raw)[0], FakeRecogniser())
     assert written == [raw / "new.draft.txt"]
-    assert (raw / "new.draft.txt").read_text() == "3.5 seconds\n"
+    assert (raw / "new.draft.txt").read_text() == "3.5 s of it\n"
     assert (raw / "old.draft.txt").read_text() == "corrected by hand"
     run()
     assert flags(tmp_path)["new"] == ["missing_text"]
@@ -907,4 +917,20 @@ def test_drafts_are_written_once_for_clips_without_a_text_and_never_trained_on(t
 def test_transcribe_without_its_package_says_how_to_install_it(tmp_path, raw, run, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_whisper", None)  # as if it were not installed
     run("--transcribe", code=2)
-    assert "pip install faster-whisper" in capsys.readouterr().err
+    assert "pip install --no-deps -r requirements-eval.txt" in capsys.readouterr().err
+
+
+def test_drafts_are_made_by_the_packages_model_where_none_is_named(tmp_path, raw, run, monkeypatch):
+    opened = []
+    monkeypatch.setattr(prepare_joint_data, "Recogniser", lambda model: opened.append(model) or FakeRecogniser())
+    write_clip(raw, "new.wav", None)
+    run("--transcribe")
+    assert opened == [None] and (raw / "new.draft.txt").exists()
+
+
+@pytest.mark.parametrize("extra", [(), ("--transcribe", "--split")])
+def test_a_bad_recogniser_is_refused_before_any_work(tmp_path, raw, run, capsys, extra):
+    write_clip(raw, "long.wav", None, np.tile(voice(4), 10))
+    run("--asr-model", "nowhere", *extra, code=2)
+    assert "recogniser" in capsys.readouterr().err
+    assert not records(tmp_path) and not (raw / "long_split").exists()
