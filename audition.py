@@ -29,7 +29,7 @@ from selection import CANDIDATES
 from speaking import Speaker, Speech, Voice, joined, speakable
 from text_check import STRANGERS
 from utils import read_lines
-from voice_metrics import cosine, recited_tokens
+from voice_metrics import cosine, in_one_row, recited_tokens
 
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1
@@ -91,7 +91,7 @@ class Audition:
         self.centre = unit_mean([clip.utt_embedding for clip in clips])
         real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
         self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
-        self.trained_tokens = [clip.speech_token.tolist() for clip in clips]
+        self.trained_tokens = in_one_row([clip.speech_token.tolist() for clip in clips])
         strangers = [clip.text_token for clip in clips[: STRANGERS + 1]]
         self.clarity = Clarity(networks.llm, frontend, self.centre, strangers, autocast)
         with self.all_in_eval():  # the constructor switches to eval mode for good

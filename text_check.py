@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -55,8 +56,9 @@ def strangers_of(clips: Sequence[Spoken]) -> list[list[Spoken]]:
     place = {i: k for k, i in enumerate(ring)}
     found = []
     for i, clip in enumerate(clips):
-        behind = [clips[ring[(place[i] + step) % len(ring)]] for step in range(1, len(ring))]
-        found.append([other for other in behind if not torch.equal(other.text_token, clip.text_token)][:STRANGERS])
+        behind = (clips[ring[(place[i] + step) % len(ring)]] for step in range(1, len(ring)))
+        others = (other for other in behind if not torch.equal(other.text_token, clip.text_token))
+        found.append(list(islice(others, STRANGERS)))  # no further: all pairs of thousands of clips take minutes
     return found
 
 

@@ -15,6 +15,7 @@ LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 F0_WINDOW, F0_HOP = 1024, 256  # samples
 FEWEST_VOICED = 10  # frames; with fewer a sentence has no pitch
 SEMITONES = 12  # an octave
+SEAM = -1  # no speech token
 PHRASE = 4  # speech tokens in a row that count as said again
 CONFIDENCE = 0.95
 SMALLEST = 1e-12  # denominator
@@ -46,18 +47,27 @@ def repeated_share(tokens: Sequence[int]) -> float:
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
-def recited_tokens(tokens: Sequence[int], clips: Sequence[Sequence[int]]) -> int:
+def in_one_row(clips: Sequence[Sequence[int]]) -> np.ndarray:
+    """Speech tokens of all clips one after the other, (N,) int32, as `recited_tokens` takes them: SEAM before each."""
+    pieces = [np.array([SEAM]), *(piece for clip in clips for piece in (_without_repeats(clip), [SEAM]))]
+    return np.concatenate(pieces).astype(np.int32)
+
+
+def recited_tokens(tokens: Sequence[int], row: np.ndarray) -> int:
     """Tokens of the longest stretch that is said as in one of the clips: those that agree less those that do not.
 
-    Tokens that follow their like count once, so a pause is no recital. Source: Smith and Waterman 1981, without gaps.
+    row: the clips by `in_one_row`. Tokens that follow their like count once, so a pause is no recital.
+    Source: Smith and Waterman 1981, without gaps.
     """
-    said, longest = _without_repeats(tokens), 0
-    for clip in clips:
-        other = _without_repeats(clip)
-        running = np.zeros(len(other) + 1, dtype=np.int64)  # best stretch that ends at each place of the clip
-        for token in said:
-            running[1:] = np.maximum(running[:-1] + np.where(other == token, 1, -1), 0)
-            longest = max(longest, int(running.max()))
+    longest, seams = 0, np.flatnonzero(row == SEAM)
+    running = np.zeros(len(row), dtype=np.int32)  # best stretch that ends at each place
+    for token in _without_repeats(tokens).tolist():
+        alike = np.flatnonzero(row == token)
+        running[1:] = running[:-1] - 1
+        running[alike] += 2
+        running[seams] = 0  # no stretch goes on in the next clip
+        np.maximum(running, 0, out=running)
+        longest = max(longest, int(running[alike].max(initial=0)))  # none is longest where it shrinks
     return longest
 
 

@@ -36,6 +36,20 @@ def test_strangers_have_other_texts_and_change_only_near_a_clip_that_goes():
     assert strangers_of([spoken("a", [1]), spoken("b", [1])]) == [[], []]
 
 
+def test_strangers_are_found_without_looking_at_every_pair(monkeypatch):
+    looks = 0
+    equal = torch.equal
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> bool:
+        nonlocal looks
+        looks += 1
+        return equal(a, b)
+
+    monkeypatch.setattr(torch, "equal", counted)
+    strangers_of([spoken(f"{i:03d}", [i]) for i in range(200)])
+    assert looks == 2 * 200
+
+
 def test_a_stored_result_is_not_computed_again(tmp_path):
     clips, llm = [spoken(f"{i}", [3 + i]) for i in range(6)], load_part(MINI, "llm").eval()
     first = TextCheck(tmp_path, "llm", clips)
