@@ -150,17 +150,15 @@ def write_merged(
     checkpoint: Mapping[str, Any],
     path: Path,
     model_dir: Path,
-    output_dir: Path,
+    outputs: Mapping[str, Path],
     *,
-    outputs: Mapping[str, Path] | None = None,
     lora_scale: float = 1.0,
     bake: bool = True,
 ) -> list[Path]:
-    """Write both merged files (to `outputs`, part -> path, where given); returns the paths of all that was written.
+    """Write merged files to `outputs`, part -> path; returns the paths of all that was written.
 
     The voice goes into the spk2info.pt beside them, where synthesis looks for it.
     """
-    outputs = outputs or merged_paths(output_dir, checkpoint["mode"])
 
     def write(part: str) -> None:
         save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), outputs[part])

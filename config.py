@@ -237,14 +237,19 @@ def from_dict(data: Mapping[str, Any], source: str) -> JointConfig:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """("llm_lora.lora_r", 16) from "llm_lora.lora_r=16"; the value is a Python literal or a bare word."""
+    """("llm_lora.lora_r", 16) from "llm_lora.lora_r=16"; the value is a Python literal or a bare word.
+
+    true and false count in any case: YAML writes them small."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write it as key=value, for example --set llm_lora.lora_r=16")
+    key, value = key.strip(), value.strip()
+    if value.lower() in ("true", "false"):
+        return key, value.lower() == "true"
     try:
-        return key.strip(), ast.literal_eval(value.strip())
+        return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return key.strip(), value.strip()
+        return key, value
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -300,7 +305,8 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
         if str not in _options(kind) or kind == tuple[str, ...]:
             return f"must be {_kind_name(kind)}"
         if choices and value not in choices:
-            return f"must be one of {', '.join(map(str, choices))}" + (" or a number" if int in _options(kind) else "")
+            named = [*(("True", "False") if bool in _options(kind) else ()), *map(str, choices)]
+            return f"must be one of {', '.join(named)}" + (" or a number" if int in _options(kind) else "")
         return None if value.strip() else "must not be empty"
     if isinstance(value, bool):
         return None if bool in _options(kind) else f"must be {_kind_name(kind)}"

@@ -96,13 +96,13 @@ def merge(args: argparse.Namespace) -> int:
         written = export(checkpoint, path, model_dir, args)
     else:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
-        check_disk(args.output_dir, merged_bytes(model_dir, outputs))
+        for folder, parts in by_folder(outputs).items():
+            check_disk(folder, merged_bytes(model_dir, parts))
         written = write_merged(
             checkpoint,
             path,
             model_dir,
-            args.output_dir,
-            outputs=outputs,
+            outputs,
             lora_scale=args.lora_scale,
             bake=not args.no_bake_speaker,
         )
@@ -126,6 +126,14 @@ def output_paths(args: argparse.Namespace, mode: str, model_dir: Path) -> dict[s
     if len({file.resolve() for file in paths.values()}) < len(paths):
         raise UserError("--llm-output and --flow-output name the same file; give each its own")
     return paths
+
+
+def by_folder(outputs: Mapping[str, Path]) -> dict[Path, list[str]]:
+    """{folder: parts that are written there}."""
+    folders: dict[Path, list[str]] = {}
+    for part, file in outputs.items():
+        folders.setdefault(file.parent, []).append(part)
+    return folders
 
 
 def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: argparse.Namespace) -> list[Path]:
@@ -153,8 +161,7 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
             checkpoint,
             path,
             model_dir,
-            part,
-            outputs=outputs,
+            outputs,
             lora_scale=args.lora_scale,
             bake=not args.no_bake_speaker,
         )

@@ -29,6 +29,7 @@ from checkpoint import (
     checkpoint_config,
     load_checkpoint,
     merged_bytes,
+    merged_paths,
     write_merged,
 )
 from config import MODES, ConfigError, JointConfig, UserError, flatten, load, parse_override, resolve, to_dict
@@ -531,7 +532,8 @@ def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
 def finish(run: Run, job: Job) -> int:
     """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
     chosen = run.best_path if run.chooses else run.last_path
-    written = write_merged(load_checkpoint(chosen), chosen, job.model_dir, run.output_dir)
+    outputs = merged_paths(run.output_dir, run.config.training_mode)
+    written = write_merged(load_checkpoint(chosen), chosen, job.model_dir, outputs)
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():

@@ -46,6 +46,11 @@ def test_later_sources_win_and_are_named(monkeypatch):
     }
 
 
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("FALSE", False), ("True", True)])
+def test_yes_and_no_are_understood_as_python_and_yaml_write_them(word, value):
+    assert load([f"gradient_checkpointing={word}"])[0].gradient_checkpointing is value
+
+
 def test_a_learning_rate_of_zero_is_not_ignored():
     assert load(["learning_rate=0"])[0].learning_rate == 0
 
@@ -64,7 +69,8 @@ def test_a_learning_rate_of_zero_is_not_ignored():
         ("flow_lora.target_modules=[]", "at least one"),
         ("flow_lora.target_modules=to_q", "must be a list of module names"),
         ("validation_clips=some", "must be one of auto or a number"),
-        ("gradient_checkpointing=sometimes", "must be one of auto"),
+        ("gradient_checkpointing=sometimes", "must be one of True, False, auto"),
+        ("batch_size=true", "must be a whole number"),
         ("max_epochs", "write it as key=value"),
         ("inference.min_token_text_ratio=30", "must be smaller than"),
     ],

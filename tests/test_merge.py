@@ -168,6 +168,15 @@ def test_one_part_alone_and_named_outputs(merge, tmp_path):
     assert (tmp_path / "flow_merged_joint.pt").exists() and not (tmp_path / "llm_merged_joint.pt").exists()
 
 
+def test_room_is_looked_for_where_the_files_go(merge, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(merge_joint_weights, "check_disk", lambda folder, size: asked.append((folder, size)))
+    assert merge("--llm-output", tmp_path / "a/llm.pt", "--flow-output", tmp_path / "b/flow.pt") == 0
+    assert [folder for folder, _ in asked] == [tmp_path / "a", tmp_path / "b"]
+    assert merge() == 0
+    assert asked[2:] == [(tmp_path, asked[0][1] + asked[1][1])]
+
+
 @pytest.mark.parametrize("bake", [[], ["--no-bake-speaker"]], ids=["baked", "open"])
 def test_files_of_other_names_speak_in_the_trained_voice_at_its_pace(bake, merge, trained, tiny_model_dir, tmp_path):
     files = {part: tmp_path / folder / f"{part}.pt" for part, folder in (("llm", "mine"), ("flow", "elsewhere"))}
