@@ -21,6 +21,7 @@ from evaluation import (
     cheap_parts,
     length_parts,
     shipped_list,
+    text_tokens,
     unit_mean,
 )
 from llm_flow_model import JointModel, adapters_in_eval
@@ -61,8 +62,7 @@ def choose_texts(
     spoken = []
     for line in lines[:count]:
         segments = tuple(speakable(frontend, line))
-        tokens = torch.tensor(frontend.text_tokens("".join(segments)), dtype=torch.int32)
-        spoken += [Text(line, segments, tokens)] if segments else []
+        spoken += [Text(line, segments, text_tokens(frontend, line))] if segments else []
     return spoken
 
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
-from config import JointConfig, UserError, load
+from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
@@ -43,6 +43,7 @@ from evaluation import (
     shipped_list,
     speak_sentence,
     summary,
+    text_tokens,
     unit_mean,
 )
 from evaluation_page import REAL, page
@@ -50,13 +51,14 @@ from recogniser import Recogniser, missing
 from speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
 from utils import (
     DEFAULT_DATA_DIR,
+    DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
     find_folder,
-    read_finetune_yaml,
     read_lines,
+    read_settings,
     run_main,
     select_device,
     user_mistakes,
@@ -87,7 +89,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sentences", type=Path, help="UTF-8 file, one sentence a line | 自备句子文件，每行一句")
     add("--language", help="en, zh, ... [by the text] | 语言代码")
     add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
-    add("--raw-audio", type=Path, help="the recordings they were made from [raw_audio] | 原始录音目录")
+    add("--raw-audio", type=Path, help=f"the recordings they were made from [{DEFAULT_INPUT_DIR}] | 原始录音目录")
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
     add("--seed", type=int, default=0, help="same seed, same sentences spoken alike [0] | 随机种子")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
@@ -195,7 +197,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     others = [voice.embedding for voice in voices_in(model_dir).values()]
     floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
     ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
-    raw_audio = args.raw_audio or Path("raw_audio")
+    raw_audio = args.raw_audio or Path(DEFAULT_INPUT_DIR)
     if args.raw_audio is None and not raw_audio.is_dir():
         print(f"real clips are not listened to: no recordings in {raw_audio} (give --raw-audio)", flush=True)
         return Reference({CAMPPLUS: centre}, [], ceiling, floor)
@@ -227,10 +229,15 @@ def heard_centres(clips: Sequence[Clip], raw_audio: Path, ears: Ears) -> Vectors
 def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
     """The user's list, else the one that ships in the language of the clips' texts, else the English one."""
     path = args.sentences or shipped_list([clip.text for clip in clips])
-    sentences = [line.strip() for line in read_lines(path) if line.strip()]
-    silent = [line for line in sentences if not speakable(frontend, line)]
-    if silent:
-        raise UserError(f"{path}: nothing can be spoken in {silent[0]!r}; remove that line")
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    by_sound: dict[tuple[str, ...], str] = {}
+    for line in lines:
+        by_sound.setdefault(tuple(speakable(frontend, line)), line)
+    if () in by_sound:
+        raise UserError(f"{path}: nothing can be spoken in {by_sound[()]!r}; remove that line")
+    if repeated := len(lines) - len(by_sound):  # they would count twice, and cannot be strangers to each other
+        print(f"{path}: {repeated} repeated line{'s' * (repeated > 1)} left out", flush=True)
+    sentences = list(by_sound.values())
     if len(sentences) < FEWEST_SENTENCES:
         raise UserError(f"{path}: {len(sentences)} sentences say too little; give {FEWEST_SENTENCES} or more")
     return sentences
@@ -245,14 +252,14 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
     return Recogniser(args.asr_model)
 
 
-def open_clarity(ears: Ears, device: torch.device, clips: Sequence[Clip], sentences: Sequence[str]) -> Clarity:
+def open_clarity(
+    frontend: CosyVoiceFrontEnd, device: torch.device, clips: Sequence[Clip], sentences: Sequence[str]
+) -> Clarity:
     """The untouched LLM as a judge of clarity; the vector that it is given is the speaker's where clips are at hand."""
     with user_mistakes():
-        llm = load_part(ears.frontend.config, "llm", device=device, inference=True)
-    centre = (
-        unit_mean([clip.utt_embedding for clip in clips]) if clips else torch.zeros(ears.frontend.config.spk_embed_dim)
-    )
-    return Clarity(llm, ears.frontend, centre, [ears.text_tokens(text) for text in sentences])
+        llm = load_part(frontend.config, "llm", device=device, inference=True)
+    centre = unit_mean([clip.utt_embedding for clip in clips]) if clips else torch.zeros(frontend.config.spk_embed_dim)
+    return Clarity(llm, frontend, centre, [text_tokens(frontend, text) for text in sentences])
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -304,7 +311,7 @@ def evaluate(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     overrides = ["inference.max_retries=0", *args.overrides]  # what the model does, not what the guard makes of it
-    config = load(overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))[0]
+    config = read_settings(overrides, model_dir)[0]
     systems = choose_systems(args)
     for source in systems.values():
         find_weights(source, model_dir)  # all mistakes before the first sentence
@@ -313,8 +320,8 @@ def evaluate(args: argparse.Namespace) -> None:
         clips = read_clips(args)
         split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)
-    ears = Ears(frontend, open_recogniser(args), args.language)
-    ears.clarity = open_clarity(ears, device, clips, sentences)
+    recogniser = open_recogniser(args)
+    ears = Ears(frontend, recogniser, args.language, open_clarity(frontend, device, clips, sentences))
     reference = read_reference(args, model_dir, split, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}
@@ -354,14 +361,15 @@ def report(
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
         "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
     }
-    write_text(folder / "evaluation.json", json.dumps(figures, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    written = json.dumps(finite(figures), ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(folder / "evaluation.json", written + "\n")
     write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 
 
 def as_rows(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:
     """Comparisons as plain data: by how much ours is better, its interval, and the verdict."""
-    return {found.name: {"gain": finite(vars(found.gain)), "verdict": found.verdict} for found in comparisons}
+    return {found.name: {"gain": vars(found.gain), "verdict": found.verdict} for found in comparisons}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

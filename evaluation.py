@@ -103,6 +103,11 @@ def unit_mean(vectors: Sequence[Tensor]) -> Tensor:
     return torch.stack([vector / vector.norm() for vector in vectors]).mean(dim=0)
 
 
+def text_tokens(frontend: CosyVoiceFrontEnd, text: str) -> Tensor:
+    """Tokens (L,) of a text as it is spoken, its segments joined."""
+    return torch.tensor(frontend.text_tokens("".join(speakable(frontend, text))), dtype=torch.int32)
+
+
 # ---- ears ------------------------------------------------------------------------------------------------------------
 
 
@@ -138,16 +143,24 @@ class Clarity:
         self.llm, self.frontend, self.embedding, self.strangers = llm, frontend, embedding, strangers
         self.autocast = autocast
 
+    def others(self, text: Tensor) -> list[Tensor]:
+        """Other texts that the text is held against."""
+        return [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:STRANGERS]
+
     def of_tokens(self, text: Tensor, tokens: Sequence[int]) -> Part:
         """(nats, seconds) of speech tokens that shall say the text tokens (L,)."""
         spoken = Spoken("", text, torch.tensor(tokens, dtype=torch.int32), self.embedding)
-        others = [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:STRANGERS]
+        others = self.others(text)
         with self.autocast():
             help_ = text_help(self.llm, spoken, others)
         return help_ * len(tokens), len(tokens) / self.frontend.config.token_rate_hz
 
     def parts(self, text: Tensor, tokens: Sequence[int], wave: Tensor) -> dict[str, Part]:
-        """Of the tokens, and of their sound (1, N) at EAR_RATE turned into tokens again; its first 30 s at most."""
+        """Of the tokens, and of their sound (1, N) at EAR_RATE turned into tokens again; its first 30 s at most.
+
+        {} where there is no other text to hold it against."""
+        if not self.others(text):
+            return {}
         found = {"token_clarity": self.of_tokens(text, tokens)} if len(tokens) else {}
         wave = wave[:, : MAX_TOKEN_SEC * EAR_RATE]
         if wave.shape[1] >= MIN_TOKEN_SAMPLES:
@@ -168,11 +181,6 @@ class Ears:
         """language: of all texts; None: by each text's letters."""
         self.frontend, self.recogniser, self.language, self.clarity = frontend, recogniser, language, clarity
         self.ge2e = ge2e_encoder()
-
-    def text_tokens(self, text: str) -> Tensor:
-        """Tokens (L,) of a text as it is spoken, its segments joined."""
-        joined = "".join(speakable(self.frontend, text))
-        return torch.tensor(self.frontend.text_tokens(joined), dtype=torch.int32)
 
     def vectors(self, wave: Tensor) -> Vectors:
         """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
@@ -203,7 +211,7 @@ def listen_to(
     if wrong is not None:
         parts["wer"] = wrong
     if ears.clarity is not None:
-        parts |= ears.clarity.parts(ears.text_tokens(text), tokens, heard_wave)
+        parts |= ears.clarity.parts(text_tokens(ears.frontend, text), tokens, heard_wave)
     pitch = f0_figures(resample(wave, sample_rate, F0_RATE))
     if pitch is not None:
         parts |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
@@ -318,15 +326,19 @@ def as_cost(figure: Figure, part: Part, targets: Mapping[str, float]) -> Part:
     return (-part[0], part[1]) if figure.better == "more" else part
 
 
-def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity."""
-    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+def finite(data: Any) -> Any:
+    """Plain data with None for NaN and infinity, which JSON does not have."""
+    if isinstance(data, Mapping):
+        return {name: finite(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def as_json(sentences: Sequence[Sentence]) -> dict[str, Any]:
     """Figures with intervals, and every sentence by itself."""
     return {
-        "figures": {name: finite(vars(interval)) for name, interval in summary(sentences).items()},
+        "figures": {name: vars(interval) for name, interval in summary(sentences).items()},
         "sentences": [
             {
                 "text": sentence.text,

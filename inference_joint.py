@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from config import JointConfig, UserError, load
+from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, write_audio
@@ -25,8 +25,8 @@ from utils import (
     add_device_argument,
     add_folder_arguments,
     find_folder,
-    read_finetune_yaml,
     read_lines,
+    read_settings,
     run_main,
     select_device,
     user_mistakes,
@@ -96,7 +96,7 @@ def infer(args: argparse.Namespace) -> int:
     lines = [args.text] if args.text is not None else read_lines(args.text_file)
     device = select_device(args.device)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
-    config = inference_settings(args, model_dir)
+    config = read_settings(args.overrides, model_dir)[0]
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu")
         texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
@@ -148,12 +148,6 @@ def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:
 def seconds(speech: Speech, speaker: Speaker) -> float:
     """Length of the sound."""
     return speech.wave.shape[1] / speaker.sample_rate
-
-
-def inference_settings(args: argparse.Namespace, model_dir: Path) -> JointConfig:
-    """Resolved settings, with those of the flags."""
-    defaults = read_finetune_yaml(model_dir)
-    return load(args.overrides, defaults, model_source=str(model_dir / "finetune.yaml"))[0]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

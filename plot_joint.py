@@ -18,7 +18,7 @@ from evaluation import CAMPPLUS
 from llm_flow_model import LOSS_UNITS
 from mel_picture import LOUDEST, QUIETEST, log_mel
 from selection import Heard, judged_sentences, mean
-from utils import atomic_path, read_lines, run_main, user_mistakes
+from utils import DEFAULT_OUTPUT_DIR, atomic_path, read_lines, run_main, user_mistakes
 
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
 
@@ -26,7 +26,10 @@ METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("output"), help="folder of the run [output] | 训练输出目录"
+        "--output-dir",
+        type=Path,
+        default=Path(DEFAULT_OUTPUT_DIR),
+        help=f"folder of the run [{DEFAULT_OUTPUT_DIR}] | 训练输出目录",
     )
     parser.add_argument("--real", type=Path, help="a real clip | 真实音频")
     parser.add_argument("--spoken", type=Path, help="a spoken sentence | 合成音频")

@@ -56,6 +56,8 @@ from recogniser import Recogniser, character_error_rate, missing
 from report_page import report_page
 from text_check import Spoken, TextCheck
 from utils import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
     command_line,
     find_folder,
@@ -78,13 +80,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=title, epilog=examples, formatter_class=raw, allow_abbrev=False)
     add = parser.add_argument
-    add("--input-dir", "--input_dir", type=Path, help="recordings and texts [raw_audio] | 音频和文本目录")
+    add("--input-dir", "--input_dir", type=Path, help=f"recordings and texts [{DEFAULT_INPUT_DIR}] | 音频和文本目录")
     add(
         "--output-dir",
         "--output_dir",
         type=Path,
-        default=Path("data"),
-        help="training data; no recordings [data] | 数据目录",
+        default=Path(DEFAULT_DATA_DIR),
+        help=f"training data; no recordings [{DEFAULT_DATA_DIR}] | 数据目录",
     )
     model_help = f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录"
     add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=model_help)
@@ -339,7 +341,7 @@ def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Recordings -> data set and report; raises UserError where that is impossible."""
-    input_dir = find_folder(args.input_dir, "raw_audio", "put 001.wav, 001.txt, ... there or give --input-dir")
+    input_dir = find_folder(args.input_dir, DEFAULT_INPUT_DIR, "put 001.wav, 001.txt, ... there or give --input-dir")
     raw_clips, notes = find_clips(input_dir)
     if args.fix:
         return fix(args, input_dir, raw_clips, notes)

@@ -32,7 +32,7 @@ from checkpoint import (
     merged_paths,
     write_merged,
 )
-from config import MODES, ConfigError, JointConfig, UserError, flatten, load, parse_override, resolve, to_dict
+from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
@@ -92,7 +92,7 @@ from utils import (
     duration_words,
     find_folder,
     only_run,
-    read_finetune_yaml,
+    read_settings,
     run_main,
     select_device,
     user_mistakes,
@@ -113,6 +113,7 @@ FIXED_ON_RESUME = {
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
+SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
 
@@ -190,7 +191,7 @@ def settings(
 ) -> tuple[JointConfig, dict[str, str]]:
     """Resolved settings and where the changed keys came from; a resumed run takes the checkpoint's."""
     if checkpoint is None:
-        return load(args.overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))
+        return read_settings(args.overrides, model_dir)
     stored = checkpoint_config(checkpoint, args.resume)
     given = dict(parse_override(text) for text in args.overrides)
     config, sources = resolve(stored, [("command line", given)])
@@ -571,7 +572,7 @@ def outcome(run: Run, part: Part) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return leave(run_main(lambda: train(parse_args(argv))))
+    return leave(run_main(lambda: train(parse_args(argv)), SAVES_MEMORY))
 
 
 if __name__ == "__main__":

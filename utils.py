@@ -7,32 +7,29 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from config import UserError
+from config import JointConfig, UserError, load
 
 PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
-DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "data", "output"
+DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "output"
 GIB = 2**30
-OUT_OF_MEMORY = (
-    "the GPU is out of memory; close other programs that use it, train with --set gradient_checkpointing=True, a "
-    "smaller max_feat_len or shorter clips, or use --device cpu"
-)
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def run_main(work: Callable[[], int | None]) -> int:
+def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
     """Exit code of a script: 0, 2 after one clear line for what the user can mend, 130 after Ctrl-C.
 
-    Bugs keep their traceback. What the terminal or file cannot show is printed escaped (Windows code pages).
+    saves_memory: what to do in this script where a GPU's memory ran out. Bugs keep their traceback. What the terminal
+    or file cannot show is printed escaped (Windows code pages).
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -42,7 +39,8 @@ def run_main(work: Callable[[], int | None]) -> int:
     except UserError as error:
         return tell(error)
     except torch.OutOfMemoryError:
-        return tell(OUT_OF_MEMORY)
+        remedies = f"{saves_memory}, " if saves_memory else ""
+        return tell(f"the GPU is out of memory; close other programs that use it, {remedies}or use --device cpu")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
         return 130
@@ -264,6 +262,11 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")
     return data or {}
+
+
+def read_settings(overrides: Iterable[str], model_dir: Path) -> tuple[JointConfig, dict[str, str]]:
+    """What `config.load` makes of the settings in these "key=value" and in the model directory's finetune.yaml."""
+    return load(overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from ablation_report import table, write_report  # noqa: E402
 
 from audio_files import find_clips  # noqa: E402
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint  # noqa: E402
-from config import JointConfig, UserError, load  # noqa: E402
-from utils import DEFAULT_MODEL, read_finetune_yaml, run_main, save_torch  # noqa: E402
+from config import JointConfig, UserError  # noqa: E402
+from utils import DEFAULT_MODEL, read_settings, run_main, save_torch  # noqa: E402
 
 SENTENCES = PROJECT / "bench" / "ablation_sentences.txt"
 USUAL_CLIPS, CLIP_COUNTS = 30, (10, 20, 30, 40)
@@ -245,7 +245,7 @@ def ablation(args: argparse.Namespace) -> None:
         return
     if args.input_dir is None or args.work is None:
         raise UserError("give --input-dir and --work, or --report with the folders of finished runs")
-    config = load([], read_finetune_yaml(args.model_dir))[0]
+    config = read_settings([], args.model_dir)[0]
     args.work.mkdir(parents=True, exist_ok=True)
     for name, run in training_runs(config).items():
         train(args, name, run)

@@ -36,14 +36,14 @@ from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
-from config import MODES, UserError, load
+from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
 from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from speaking import Source, Speaker, load_voice, speakable
-from utils import read_finetune_yaml, run_main, user_mistakes
+from utils import read_settings, run_main, user_mistakes
 from voice_metrics import position
 
 ROOT = HERE.parent
@@ -557,7 +557,7 @@ def open_speaker(setup: Setup, source: Source, **limits: float) -> Speaker:
     """The speaker of `inference_joint.py`, with other limits where they are given."""
     model_dir = setup.args.model_dir
     overrides = [f"inference.{name}={value}" for name, value in limits.items()]
-    config = load(overrides, read_finetune_yaml(model_dir), model_source=str(model_dir / "finetune.yaml"))[0]
+    config = read_settings(overrides, model_dir)[0]
     model, voice = load_voice(source, model_dir, torch.device("cpu"))
     return Speaker(model, CosyVoiceFrontEnd(read_model_config(model_dir)), voice, config.inference)
 

@@ -16,8 +16,10 @@ import evaluation
 import prepare_joint_data
 from checkpoint import FORMAT
 from config import UserError, load, to_dict
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
-from evaluation import Comparison, Sentence, as_json, compare, shown
+from evaluation import Comparison, Sentence, as_json, compare, finite, shown
 from languages import language_of
 from recogniser import errors, normal_form
 from utils import save_torch
@@ -62,11 +64,11 @@ def test_one_sentence_alone_proves_nothing():
     assert mean_interval([(0.5, 1)]).value == 0.5
     lonely_difference = difference_interval([(3, 1)], [(1, 1)])
     assert not lonely_difference.excludes_zero
-    rows = evaluate_joint.as_rows([Comparison("clarity", lonely_difference)])
+    rows = finite(evaluate_joint.as_rows([Comparison("clarity", lonely_difference)]))
     assert rows["clarity"]["gain"] == {"value": 2.0, "low": None, "high": None}
     assert shown(mean_interval([(-0.5, 1)]), 2) == ("-0.50", "?", "?")
     lonely = Sentence("a", torch.zeros(1, 1), 16000, {"clarity": (1.0, 1)})
-    assert as_json([lonely])["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
+    assert finite(as_json([lonely]))["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
 
 
 @pytest.mark.parametrize("sentences", [3, 4, 10, 50])
@@ -177,6 +179,32 @@ def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
     del ours[1].parts["similarity"]
     (found,) = compare(ours, theirs, {})
     assert found.gain.value == pytest.approx(0.4)
+
+
+def test_figures_that_are_no_numbers_cost_nobody_the_report(tmp_path, capsys):
+    args = evaluate_joint.parse_args(["--output-dir", str(tmp_path)])
+    spoken = {name: sentences(clarity=[math.nan] * 3, similarity=[0.5, 0.6, 0.7]) for name in ("base", "tuned")}
+    for sentence in [sentence for found in spoken.values() for sentence in found]:
+        object.__setattr__(sentence, "wave", torch.zeros(1, 16000))
+    evaluate_joint.report(args, MINI, evaluate_joint.Reference({}, [], math.nan, 0.1), spoken)
+    written = json.loads((tmp_path / "evaluation/evaluation.json").read_text(encoding="utf-8"))
+    assert written["systems"]["tuned"]["figures"]["clarity"]["value"] is None and written["scale"]["ceiling"] is None
+    assert written["systems"]["base"]["sentences"][0]["clarity"] is None
+    assert "similarity" in capsys.readouterr().out
+
+
+def test_without_another_text_there_is_no_clarity():
+    text = torch.tensor([1, 2])
+    assert evaluation.Clarity(None, None, None, [text] * 3).parts(text, [5, 6], torch.zeros(1, 16000)) == {}
+
+
+def test_lines_that_are_spoken_alike_count_once(tmp_path, capsys):
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join([*SENTENCES, SENTENCES[0], f" {SENTENCES[0]} "]), encoding="utf-8")
+    frontend = CosyVoiceFrontEnd(read_model_config(MINI))
+    args = evaluate_joint.parse_args(["--sentences", str(path)])
+    assert evaluate_joint.read_sentences(args, [], frontend) == SENTENCES
+    assert "2 repeated lines left out" in capsys.readouterr().out
 
 
 # ---- which clips were held out ---------------------------------------------------------------------------------------
@@ -326,6 +354,7 @@ def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(
     ("arguments", "lines", "message"),
     [
         ([], SENTENCES[:2], "2 sentences say too little"),
+        ([], [SENTENCES[0]] * 2 + SENTENCES[1:2], "2 sentences say too little"),
         ([], [*SENTENCES, "…"], "nothing can be spoken in '…'"),
         (["--language", "english"], SENTENCES, "--language english: give a code"),
         (["--seed", "-1"], SENTENCES, "--seed -1"),

@@ -4,8 +4,11 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
-from utils import command_line, default_folder
+import inference_joint
+import train_joint
+from utils import command_line, default_folder, run_main
 
 
 @pytest.mark.parametrize(
@@ -40,3 +43,17 @@ def test_default_folders_are_those_of_the_scripts(script, needed):
     for option in {"data_dir", "output_dir"} & set(vars(args)):
         if getattr(args, option) is not None:
             assert default_folder(f"{script}.py", option) == getattr(args, option)
+
+
+def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
+    def full(args: object) -> int:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(train_joint, "train", full)
+    monkeypatch.setattr(inference_joint, "infer", full)
+    assert train_joint.main([]) == inference_joint.main(["--text", "x"]) == run_main(lambda: full(None)) == 2
+    training, speaking, other = capsys.readouterr().err.splitlines()
+    assert "it, train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips, or" in training
+    assert (
+        speaking == other == ("error: the GPU is out of memory; close other programs that use it, or use --device cpu")
+    )
