@@ -20,7 +20,7 @@ from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, 
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
 from mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
-from utils import atomic_path
+from utils import DEFAULT_DATA_DIR, atomic_path, command_line
 
 SCHEMA = pa.schema(
     [
@@ -41,14 +41,13 @@ LIGHT = pa.schema([field for field in SCHEMA if field.name != "speech_feat"])  #
 CLIPS_PER_GROUP = 2  # are read together; 1 is no faster, as the file's index is parsed anew each time and grows
 CLIPS_CHECKED_AT_ONCE = 32
 EXTRACTORS = ("campplus.onnx", "speech_tokenizer_v1.onnx")
-META_KEY = b"cosyvoice_data"  # shard metadata: the content of meta.json, so that a shard cannot lose it
+META_FILE = "meta.json"
+META_KEY = b"cosyvoice_data"  # shard metadata: what meta.json says of the models, so that a shard cannot lose it
 
 # Share of the clips that is held out, and its limits; with fewer than MIN_CLIPS_TO_HOLD_OUT none is.
 HOLD_OUT_SHARE = 0.1
 HOLD_OUT_LIMITS = (2, 5)
 MIN_CLIPS_TO_HOLD_OUT = 8
-
-_PREPARE_AGAIN = "python prepare_joint_data.py --force"
 
 
 @dataclass(frozen=True)
@@ -103,24 +102,56 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str
         )
 
 
+def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool = True) -> str:
+    """The command that makes `data_dir` anew from its own recordings; model_dir: None: with the model of last time.
+
+    It is complete: without its options other recordings would be prepared, and take the place of these. What nobody
+    has noted down stands in it as a word that is no folder, with words on what to put there.
+    """
+    made_from = _made_from(Path(data_dir))
+    own = {"input_dir": made_from.get("input_dir"), "model_dir": model_dir or made_from.get("model_dir")}
+    nothing_to_lose = Path(data_dir) == Path(DEFAULT_DATA_DIR) and not any(Path(data_dir).glob("*.parquet"))
+    if own["input_dir"] or nothing_to_lose:
+        words = ""
+    else:
+        own["input_dir"] = Path("FOLDER")
+        words = ", with the folder of its recordings for FOLDER, and with --model-dir where you gave one"
+    command = command_line("prepare_joint_data.py", **own, output_dir=data_dir)
+    return f"{command}{' --force' * force}{words}"
+
+
+def _made_from(data_dir: Path) -> dict[str, Path]:
+    """The folders input_dir and model_dir that meta.json notes, as one would type them here; {} for older data.
+
+    They are in no shard: the same clips make the same shards wherever their recordings lie."""
+    try:
+        meta = json.loads((data_dir / META_FILE).read_text(encoding="utf-8"))
+        folders = {name: Path(meta[name]) for name in ("input_dir", "model_dir")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    here = Path.cwd()
+    return {name: path.relative_to(here) if path.is_relative_to(here) else path for name, path in folders.items()}
+
+
 def shard_paths(data_dir: Path) -> list[Path]:
     """The shards named by data.list; raises DataError where there is none or one is missing."""
     data_list = Path(data_dir) / "data.list"
-    todo = "run: python prepare_joint_data.py"
     if not data_list.is_file():
-        raise DataError(f"no training data in {data_dir} (data.list is missing); {todo}")
+        again = prepare_again(data_dir, force=False)
+        raise DataError(f"no training data in {data_dir} (data.list is missing); run: {again}")
     names = [line.strip() for line in data_list.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names:
-        raise DataError(f"{data_list} is empty; {todo}")
+        raise DataError(f"{data_list} is empty; run: {prepare_again(data_dir, force=False)}")
     paths = [data_list.parent / name for name in names]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
-        raise DataError(f"{data_list} names a file that does not exist: {missing[0]}; {todo}")
+        again = prepare_again(data_dir, force=False)
+        raise DataError(f"{data_list} names a file that does not exist: {missing[0]}; run: {again}")
     return paths
 
 
 def read_meta(data_dir: Path) -> dict[str, Any]:
-    """What the data was made with (content of meta.json, read from the shards); {} for shards of other tools.
+    """What the data was made with (meta.json without its folders, read from the shards); {} for shards of other tools.
 
     Raises DataError where the shards were made with different models.
     """
@@ -128,15 +159,22 @@ def read_meta(data_dir: Path) -> dict[str, Any]:
     first = next(iter(metas.values()))
     for path, meta in metas.items():
         if meta != first:
-            raise DataError(f"{path} was made with other models than the shards before it; run: {_PREPARE_AGAIN}")
+            again = prepare_again(data_dir)
+            raise DataError(f"{path} was made with other models than the shards before it; run: {again}")
     return first
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    """What to say of a shard that pyarrow refuses."""
+    again = prepare_again(path.parent)
+    return DataError(f"{path} is not a readable parquet file ({first_line(error)}); run: {again}")
 
 
 def _shard_meta(path: Path) -> dict[str, Any]:
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as e:
-        raise DataError(f"{path} is not a readable parquet file ({first_line(e)}); run: {_PREPARE_AGAIN}") from e
+        raise _unreadable(path, e) from e
     return json.loads(metadata.get(META_KEY, b"{}"))
 
 
@@ -165,11 +203,11 @@ def list_clips(data_dir: Path) -> list[Clip]:
     store = MelStore()
     clips = [clip for path in shard_paths(data_dir) for clip in _shard_clips(path, store)]
     if not clips:
-        raise DataError(f"the shards in {data_dir} hold no clip; run: {_PREPARE_AGAIN}")
+        raise DataError(f"the shards in {data_dir} hold no clip; run: {prepare_again(data_dir)}")
     names: set[str] = set()
     for clip in clips:
         if clip.utt in names:
-            raise DataError(f"{data_dir}: two clips are called '{clip.utt}'; run: {_PREPARE_AGAIN}")
+            raise DataError(f"{data_dir}: two clips are called '{clip.utt}'; run: {prepare_again(data_dir)}")
         names.add(clip.utt)
     return clips
 
@@ -181,10 +219,10 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
             if missing:
-                raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {_PREPARE_AGAIN}")
+                raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {prepare_again(path.parent)}")
             yield file
     except (pa.ArrowException, OSError) as e:
-        raise DataError(f"{path} is not a readable parquet file ({first_line(e)}); run: {_PREPARE_AGAIN}") from e
+        raise _unreadable(path, e) from e
 
 
 def _rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, pa.Scalar]]:
@@ -223,12 +261,12 @@ def _check(cells: Mapping[str, pa.Scalar], path: Path, row: int, meta: Mapping[s
     """DataError with all that is wrong with row `row` of a file."""
     nulls = [name for name, cell in cells.items() if not cell.is_valid]
     if nulls:
-        raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {_PREPARE_AGAIN}")
+        raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {prepare_again(path.parent)}")
     tensors = {name: as_tensor(cell) for name, cell in cells.items() if isinstance(cell, pa.ListScalar)}
     problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
     if problems:
         where = f"{path}, clip '{cells['utt'].as_py()}'"
-        raise DataError(f"{where}: {'; '.join(problems)}; run: {_PREPARE_AGAIN}")
+        raise DataError(f"{where}: {'; '.join(problems)}; run: {prepare_again(path.parent)}")
 
 
 def _problems(tensors: Mapping[str, Tensor], frames: int, meta: Mapping[str, Any]) -> list[str]:
@@ -255,13 +293,13 @@ def data_fingerprint(clips: Sequence[Clip]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def check_token_ids(clips: Sequence[Clip], text_token_size: int, speech_token_size: int) -> None:
-    """DataError for a clip with an id that the model has no row for."""
+def check_token_ids(clips: Sequence[Clip], text_token_size: int, speech_token_size: int, again: str) -> None:
+    """DataError for a clip with an id that the model has no row for. again: the command of `prepare_again`."""
     for clip in clips:
         for name, size in (("text_token", text_token_size), ("speech_token", speech_token_size)):
             largest = int(getattr(clip, name).max())
             if largest >= size:
-                raise DataError(f"clip '{clip.utt}': {name} {largest} is outside 0..{size - 1}; run: {_PREPARE_AGAIN}")
+                raise DataError(f"clip '{clip.utt}': {name} {largest} is outside 0..{size - 1}; run: {again}")
 
 
 def extractor_fingerprints(config: ModelConfig) -> dict[str, str]:

@@ -12,8 +12,9 @@ Clips that did not change are not computed again; data/report.txt names every cl
 import argparse
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +50,7 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
-from dataset import EXTRACTORS, extractor_fingerprints, write_shard
+from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
 from languages import language_of, tagged_language
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from recogniser import Recogniser, character_error_rate, missing
@@ -283,8 +284,13 @@ def speaker_vectors(clips: Sequence[Candidate]) -> np.ndarray:
 # ---- output ----------------------------------------------------------------------------------------------------------
 
 
-def publish(clips: Sequence[Candidate], meta: dict[str, Any], output_dir: Path) -> list[Path]:
-    """Write shards, meta.json and, last, data.list: until then the data set of the run before stays whole."""
+def publish(
+    clips: Sequence[Candidate], meta: dict[str, Any], output_dir: Path, folders: Mapping[str, Path]
+) -> list[Path]:
+    """Write shards, meta.json and, last, data.list: until then the data set of the run before stays whole.
+
+    folders: input_dir and model_dir, from which `dataset.prepare_again` makes a command.
+    """
     mean = speaker_vectors(clips).astype(np.float64).mean(axis=0).astype(np.float32)
     seconds = sum(clip.finding.figures["duration_sec"] for clip in clips)
     meta = {**meta, "clips": len(clips), "seconds": round(seconds, 3)}
@@ -294,7 +300,8 @@ def publish(clips: Sequence[Candidate], meta: dict[str, Any], output_dir: Path) 
         # another data set gets other names: what data.list names stays as it is until data.list changes
         shards.append(output_dir / f"clips_{len(shards):04}_{digest}.parquet")
         write_shard(shards[-1], [row(clip, mean) for clip in clips[start : start + CLIPS_PER_SHARD]], meta)
-    write_text(output_dir / "meta.json", json.dumps(meta, indent=2, sort_keys=True) + "\n")
+    noted = meta | {name: os.path.abspath(folder) for name, folder in folders.items()}
+    write_text(output_dir / META_FILE, json.dumps(noted, indent=2, sort_keys=True) + "\n")
     write_text(output_dir / "data.list", "".join(f"{path.name}\n" for path in shards))
     for path in set(output_dir.glob("clips_*.parquet*")) - set(shards):
         path.unlink(missing_ok=True)
@@ -372,7 +379,7 @@ def prepare(args: argparse.Namespace) -> None:
                 f"none of the {len(clips)} recordings in {input_dir} can be used, no training data was written; "
                 f"{findings[0].clip}: {findings[0].reasons[0]}; all reasons are in {args.output_dir / 'report.txt'}"
             )
-        shards = publish(used, meta, args.output_dir)
+        shards = publish(used, meta, args.output_dir, {"input_dir": input_dir, "model_dir": model_dir})
         cache = args.output_dir / "cache"
         forget_old_files(cache, "*.npz*", [cache / f"{clip.fingerprint}.npz" for clip in clips])
     print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
@@ -402,8 +409,14 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
     else:
         missing = sum("missing_text" in clip.flags for clip in clips)
         print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
-        print("or have drafts written: python prepare_joint_data.py --transcribe")
-    print(f"then\n{command_line('prepare_joint_data.py', input_dir=args.input_dir)}", flush=True)
+        print(f"or have drafts written: {same_folders(args)} --transcribe")
+    print(f"then\n{same_folders(args)}", flush=True)
+
+
+def same_folders(args: argparse.Namespace, input_dir: Path | None = None) -> str:
+    """A command with the folders of this one: without them one voice's data would take the place of another's."""
+    folders = {"input_dir": input_dir or args.input_dir, "output_dir": args.output_dir, "model_dir": args.model_dir}
+    return command_line("prepare_joint_data.py", **folders)
 
 
 def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
@@ -413,7 +426,7 @@ def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: 
     lines, target = fix_recordings(clips, input_dir), fixed_folder(input_dir)
     print("\n".join(lines + notes) or "nothing had to be changed")
     print(f"copies are in {target}, what was done to each in {target / DONE}; the originals are untouched")
-    print(f"then\n{command_line('prepare_joint_data.py', input_dir=target)}", flush=True)
+    print(f"then\n{same_folders(args, target)}", flush=True)
 
 
 def onnx_device(name: str) -> str:

@@ -43,6 +43,7 @@ from dataset import (
     data_fingerprint,
     extractor_fingerprints,
     list_clips,
+    prepare_again,
     read_meta,
     shard_paths,
 )
@@ -253,18 +254,18 @@ def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip
         check_shards(own_share(shard_paths(args.data_dir)), meta)
     with failing_together(), user_mistakes():
         clips = list_clips(args.data_dir)
-        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size)
-        check_extractors(args, model_config, meta.get("extractors", {}))
+        again = prepare_again(args.data_dir, model_config.directory)
+        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size, again)
+        check_extractors(args.data_dir, model_config, meta.get("extractors", {}), again)
     return clips
 
 
-def check_extractors(args: argparse.Namespace, model_config: ModelConfig, made_with: Mapping[str, str]) -> None:
+def check_extractors(data_dir: Path, model_config: ModelConfig, made_with: Mapping[str, str], again: str) -> None:
     """UserError where the data was not `made_with` the files of this model directory."""
     own = extractor_fingerprints(model_config)
     other = [name for name, value in made_with.items() if own.get(name, value) != value]
     if other:
-        again = command_line("prepare_joint_data.py", model_dir=args.model_dir, output_dir=args.data_dir)
-        raise UserError(f"{args.data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
+        raise UserError(f"{data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
 
 
 def measure_base(run: Run) -> None:

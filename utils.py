@@ -94,9 +94,9 @@ def command_line(script: str, **options: object) -> str:
 
 def default_folder(script: str, option: str) -> Path | None:
     """Where a script reads or writes without this option; None for an option that has no such folder."""
-    if script == "prepare_joint_data.py" and option == "output_dir":
-        return Path(DEFAULT_DATA_DIR)
-    defaults = {"data_dir": DEFAULT_DATA_DIR, "output_dir": DEFAULT_OUTPUT_DIR}
+    defaults = {"data_dir": DEFAULT_DATA_DIR, "output_dir": DEFAULT_OUTPUT_DIR, "model_dir": DEFAULT_MODEL}
+    if script == "prepare_joint_data.py":
+        defaults |= {"input_dir": DEFAULT_INPUT_DIR, "output_dir": DEFAULT_DATA_DIR}
     return Path(defaults[option]) if option in defaults else None
 
 

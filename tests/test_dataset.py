@@ -175,6 +175,27 @@ def test_a_data_list_that_leads_nowhere_is_a_clear_error(tmp_path, data_list, me
         read_rows(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("data", "python prepare_joint_data.py --input-dir FOLDER --force, with the folder of its recordings for"),
+        ("mine", "python prepare_joint_data.py --input-dir FOLDER --output-dir mine --force, with the folder of its"),
+    ],
+)
+def test_recordings_that_nobody_noted_down_are_asked_for_in_words(tmp_path, monkeypatch, folder, command):
+    """A command without --input-dir would replace these clips by those of raw_audio."""
+    monkeypatch.chdir(tmp_path)
+    data_dir(tmp_path / folder)
+    assert dataset.prepare_again(Path(folder)).startswith(command)
+    (tmp_path / folder / "meta.json").write_text("[]")
+    assert dataset.prepare_again(Path(folder)).startswith(command)
+
+
+def test_the_first_preparation_needs_no_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dataset.prepare_again(Path("data"), force=False) == "python prepare_joint_data.py"
+
+
 def test_the_data_fingerprint_follows_names_order_and_content():
     one, two = clip("1"), clip("2")
     base = dataset.data_fingerprint([one, two])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,7 @@ def test_what_is_written_beside_the_shards(tmp_path, raw, run, model_dir):
     names = (data / "data.list").read_text(encoding="utf-8").split()
     assert len(names) == 1 and (data / names[0]).is_file()
     meta = json.loads((data / "meta.json").read_text(encoding="utf-8"))
+    assert (meta.pop("input_dir"), meta.pop("model_dir")) == (str(raw), str(model_dir))
     assert meta == read_meta(data)
     assert (meta["token_rate_hz"], meta["sample_rate"], meta["clips"]) == (50, 22050, 4)
     assert meta["seconds"] == pytest.approx(14)
@@ -157,6 +159,31 @@ def test_the_default_folders_give_the_short_next_command(tmp_path, raw, model_di
     assert main([]) == 0
     assert capsys.readouterr().out.rstrip().splitlines()[-1] == "python train_joint.py"
     assert (tmp_path / "data/data.list").is_file()
+
+
+def test_the_remedy_for_damaged_data_can_be_typed_as_it_is_printed(tmp_path, raw, run, monkeypatch):
+    """And it prepares the same recordings, though others lie in the usual folder."""
+    write_clip(tmp_path / "raw_audio", "stranger.wav", SENTENCES[7])
+    run()
+    monkeypatch.chdir(tmp_path)
+    next(Path("数据").glob("*.parquet")).write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError) as error:
+        read_rows(Path("数据"))
+    _, _, command = str(error.value).partition("; run: ")
+    python, script, *arguments = shlex.split(command)
+    assert f"{python} {script} {' '.join(arguments[:4])}" == (
+        "python prepare_joint_data.py --input-dir 录音 --model-dir " + arguments[3]
+    )
+    assert main([*arguments, "--device", "cpu"]) == 0
+    assert [clip.utt for clip in read_rows(Path("数据"))] == ["000", "001", "002", "003"]
+
+
+@pytest.mark.parametrize("step", ["--fix", "--split"])
+def test_what_comes_after_fix_and_split_goes_to_the_same_data(tmp_path, raw, run, capsys, step):
+    run(step)
+    following = parse_args(shlex.split(capsys.readouterr().out.rstrip().splitlines()[-1])[2:])
+    assert following.input_dir == (tmp_path / "录音_fixed" if step == "--fix" else raw)
+    assert following.output_dir == tmp_path / "数据"
 
 
 def test_many_clips_fill_several_shards(tmp_path, raw, run, monkeypatch):

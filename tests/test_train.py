@@ -497,7 +497,9 @@ def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, d
     write_shard(other / "a.parquet", rows, {"extractors": {"campplus.onnx": "0"}})
     (other / "data.list").write_text("a.parquet\n", encoding="utf-8")
     assert train(data=other) == 2
-    assert "was prepared with another campplus.onnx" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "was prepared with another campplus.onnx; prepare it again: python prepare_joint_data.py" in message
+    assert f"--input-dir FOLDER --model-dir {tiny_model_dir} --output-dir {other} --force, with the folder" in message
 
 
 def test_token_ids_beyond_the_model_are_refused(train, data_dir, tmp_path, capsys):

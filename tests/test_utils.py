@@ -8,7 +8,7 @@ import torch
 
 import inference_joint
 import train_joint
-from utils import command_line, default_folder, run_main
+from utils import DEFAULT_MODEL, command_line, default_folder, run_main
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,7 @@ from utils import command_line, default_folder, run_main
         ("prepare_joint_data.py", {"output_dir": Path("data")}, ""),
         ("prepare_joint_data.py", {"output_dir": Path("output")}, "--output-dir output"),
         ("prepare_joint_data.py", {"input_dir": Path("data")}, "--input-dir data"),
+        ("prepare_joint_data.py", {"input_dir": Path("raw_audio"), "model_dir": Path(DEFAULT_MODEL)}, ""),
         ("inference_joint.py", {"output_dir": Path("output"), "llm": Path("output")}, "--llm output"),
     ],
 )
