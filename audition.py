@@ -18,8 +18,8 @@ from evaluation import (
     EAR_RATE,
     Clarity,
     Sentence,
-    cheap_parts,
-    length_parts,
+    cheap_figures,
+    length_figures,
     shipped_list,
     text_tokens,
     unit_mean,
@@ -145,20 +145,22 @@ class Audition:
 
     def measured(self, text: Text, speech: Speech) -> Sentence:
         """What can be told without a recogniser; adapters must be off: the base judges how clear the speech is."""
-        parts = length_parts(self.speaker, text.segments, speech)
+        figures = length_figures(self.speaker, text.segments, speech)
         looped = loop_seconds(speech.tokens, self.speaker.token_rate_hz) > self.speaker.limits.max_silence_sec
-        misled = bool(parts["run_on"][0] or parts["early_stop"][0] or looped)
-        parts["failed_tokens"] = (float(misled), 1)
-        parts["failed_sound"] = (float(bool(speech.complaints) and not misled), 1)
-        parts["failed"] = (float(misled or bool(speech.complaints)), 1)
+        misled = bool(figures["run_on"][0] or figures["early_stop"][0] or looped)
+        figures["failed_tokens"] = (float(misled), 1)
+        figures["failed_sound"] = (float(bool(speech.complaints) and not misled), 1)
+        figures["failed"] = (float(misled or bool(speech.complaints)), 1)
         recited = recited_tokens(speech.tokens, self.trained_tokens)
-        parts["recited_sec"] = (recited / self.speaker.token_rate_hz, 1)
-        wave = resample(speech.wave, self.speaker.sample_rate, EAR_RATE)
-        parts |= self.clarity.parts(text.tokens, speech.tokens, wave)
+        figures["recited_sec"] = (recited / self.speaker.token_rate_hz, 1)
+        wave = resample(speech.wave, self.speaker.sample_rate, EAR_RATE) if speech.wave.shape[1] else speech.wave
+        figures |= self.clarity.figures(text.tokens, speech.tokens, wave)
         if wave.shape[1] >= MIN_SPEAKER_SAMPLES:
             vectors = {CAMPPLUS: self.frontend.speaker_vector(wave)}
-            parts |= cheap_parts(speech.wave, self.speaker.sample_rate, speech.tokens, vectors, {CAMPPLUS: self.centre})
-        return Sentence(text.text, speech.wave, self.speaker.sample_rate, parts, complaints=tuple(speech.complaints))
+            figures |= cheap_figures(
+                speech.wave, self.speaker.sample_rate, speech.tokens, vectors, {CAMPPLUS: self.centre}
+            )
+        return Sentence(text.text, speech.wave, self.speaker.sample_rate, figures, complaints=tuple(speech.complaints))
 
 
 def whole(text: Text, pieces: Sequence[Speech]) -> Speech:

@@ -127,10 +127,6 @@ class StopConfig:
     patience: int = bounded(10, 0, 100_000)
     rule: str = one_of("each", "any")
 
-    def loss(self, part: str) -> float:
-        """Raw loss at which "llm" or "flow" stops; 0 = never."""
-        return self.llm_loss if part == "llm" else self.flow_loss
-
 
 @dataclass(frozen=True)
 class InferenceConfig:

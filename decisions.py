@@ -3,8 +3,9 @@
 import math
 
 from distributed import from_writer
+from evaluation import Figures
 from lora import adapter_state_dict
-from selection import CANDIDATES, Figures, Heard, why_out
+from selection import CANDIDATES, Heard, why_out
 from training_state import Part, Run
 
 HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
@@ -45,7 +46,7 @@ def just_trained(run: Run) -> list[Part]:
     return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
 
 
-def note_heard(run: Run, figures: Figures) -> list[str]:
+def note_heard(run: Run, figures: list[Figures]) -> list[str]:
     """Store what was heard and keep the parts whose sound is the best so far; why others are out.
 
     What is heard first is the base, also where a run is resumed that nobody listened to before."""

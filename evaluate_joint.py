@@ -37,6 +37,7 @@ from evaluation import (
     Vectors,
     as_json,
     compare,
+    figures_of,
     finite,
     in_words,
     listen_to,
@@ -240,6 +241,8 @@ def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: Co
     sentences = list(by_sound.values())
     if len(sentences) < FEWEST_SENTENCES:
         raise UserError(f"{path}: {len(sentences)} sentences say too little; give {FEWEST_SENTENCES} or more")
+    hint = "" if args.sentences else "; give --sentences FILE for others, in the speaker's language"
+    print(f"{len(sentences)} sentences of {path}{hint}", flush=True)
     return sentences
 
 
@@ -267,7 +270,7 @@ def open_clarity(
 
 def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
     """Figures by system with their intervals, aligned."""
-    found = {name: summary(sentences) for name, sentences in systems.items()}
+    found = {name: summary(figures_of(sentences)) for name, sentences in systems.items()}
     rows = [["", *systems]]
     for figure in FIGURES:
         intervals = [figures.get(figure.name) for figures in found.values()]
@@ -283,7 +286,7 @@ def meaning(reference: Reference, systems: Mapping[str, Sequence[Sentence]]) -> 
     """What the similarity means: where it lies between other voices and the speaker's own clips; "" where unknown."""
     if reference.ceiling is None or reference.floor is None:
         return ""
-    values = {name: summary(sentences).get(CAMPPLUS) for name, sentences in systems.items()}
+    values = {name: summary(figures_of(sentences)).get(CAMPPLUS) for name, sentences in systems.items()}
     places = [
         f"{name} {position(interval.value, reference.floor, reference.ceiling):.2f}"
         for name, interval in values.items()
@@ -347,9 +350,13 @@ def report(
     """Print the table and the verdicts; write JSON and page."""
     folder = args.output_dir / FOLDER
     everything = spoken | ({REAL: reference.real} if reference.real else {})
-    targets = {name: interval.value for name, interval in summary(reference.real).items()} | {"duration_ratio": 1.0}
+    real = summary(figures_of(reference.real))
+    targets = {name: interval.value for name, interval in real.items()} | {"duration_ratio": 1.0}
     first, *others = spoken
-    comparisons = {f"{name} against {first}": compare(spoken[name], spoken[first], targets) for name in others}
+    comparisons = {
+        f"{name} against {first}": compare(figures_of(spoken[name]), figures_of(spoken[first]), targets)
+        for name in others
+    }
     scale = meaning(reference, spoken)
     print(f"\n{table(everything)}\n{scale}")
     for heading, found in comparisons.items():

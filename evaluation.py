@@ -41,7 +41,8 @@ EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
 Vectors = dict[str, Tensor]  # speaker vectors by encoder
-Part = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
+Ratio = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
+Figures = dict[str, Ratio]  # of one sentence, by name
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Sentence:
     text: str
     wave: Tensor  # (1, N)
     sample_rate: int
-    parts: dict[str, Part] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
     heard: str | None = None  # None: no recogniser
     complaints: tuple[str, ...] = ()
 
@@ -147,7 +148,7 @@ class Clarity:
         """Other texts that the text is held against."""
         return [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:STRANGERS]
 
-    def of_tokens(self, text: Tensor, tokens: Sequence[int]) -> Part:
+    def of_tokens(self, text: Tensor, tokens: Sequence[int]) -> Ratio:
         """(nats, seconds) of speech tokens that shall say the text tokens (L,)."""
         spoken = Spoken("", text, torch.tensor(tokens, dtype=torch.int32), self.embedding)
         others = self.others(text)
@@ -155,7 +156,7 @@ class Clarity:
             help_ = text_help(self.llm, spoken, others)
         return help_ * len(tokens), len(tokens) / self.frontend.config.token_rate_hz
 
-    def parts(self, text: Tensor, tokens: Sequence[int], wave: Tensor) -> dict[str, Part]:
+    def figures(self, text: Tensor, tokens: Sequence[int], wave: Tensor) -> Figures:
         """Of the tokens, and of their sound (1, N) at EAR_RATE turned into tokens again; its first 30 s at most.
 
         {} where there is no other text to hold it against."""
@@ -192,7 +193,7 @@ class Ears:
             found[GE2E] = torch.from_numpy(self.ge2e(wave[0].numpy()))
         return found
 
-    def understand(self, wave: Tensor, text: str) -> tuple[str | None, Part | None]:
+    def understand(self, wave: Tensor, text: str) -> tuple[str | None, Ratio | None]:
         """What the recogniser hears in a wave (1, N) at EAR_RATE, and (errors, words)."""
         if self.recogniser is None:
             return None, None
@@ -207,25 +208,23 @@ def listen_to(
     """What can be told from the sound itself. centres: the speaker's mean vectors; {} where they are not known."""
     heard_wave = resample(wave, sample_rate, EAR_RATE)
     heard, wrong = ears.understand(heard_wave, text)
-    parts = cheap_parts(wave, sample_rate, tokens, ears.vectors(heard_wave) if centres else {}, centres)
+    figures = cheap_figures(wave, sample_rate, tokens, ears.vectors(heard_wave) if centres else {}, centres)
     if wrong is not None:
-        parts["wer"] = wrong
+        figures["wer"] = wrong
     if ears.clarity is not None:
-        parts |= ears.clarity.parts(text_tokens(ears.frontend, text), tokens, heard_wave)
+        figures |= ears.clarity.figures(text_tokens(ears.frontend, text), tokens, heard_wave)
     pitch = f0_figures(resample(wave, sample_rate, F0_RATE))
     if pitch is not None:
-        parts |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
-    return Sentence(text, wave, sample_rate, parts, heard)
+        figures |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
+    return Sentence(text, wave, sample_rate, figures, heard)
 
 
-def cheap_parts(
-    wave: Tensor, sample_rate: int, tokens: Sequence[int], vectors: Vectors, centres: Vectors
-) -> dict[str, Part]:
+def cheap_figures(wave: Tensor, sample_rate: int, tokens: Sequence[int], vectors: Vectors, centres: Vectors) -> Figures:
     """What costs next to nothing to tell of a sound whose speaker vectors are known."""
-    parts: dict[str, Part] = {"repeated": (repeated_share(tokens), 1), "clipped": (clipped_share(wave[0].numpy()), 1)}
-    parts |= {name: (cosine(vectors[name], centre), 1) for name, centre in centres.items() if name in vectors}
+    figures: Figures = {"repeated": (repeated_share(tokens), 1), "clipped": (clipped_share(wave[0].numpy()), 1)}
+    figures |= {name: (cosine(vectors[name], centre), 1) for name, centre in centres.items() if name in vectors}
     silence = silence_seconds(wave, sample_rate)
-    return parts if silence is None else parts | {"silence_sec": (silence, 1)}
+    return figures if silence is None else figures | {"silence_sec": (silence, 1)}
 
 
 # ---- systems ---------------------------------------------------------------------------------------------------------
@@ -238,28 +237,33 @@ def speak_sentence(speaker: Speaker, text: str, seed: int, ears: Ears, centres: 
         raise UserError(f"'{text}': nothing in it can be spoken; mend the list of sentences")
     speech = speaker.speak(segments, seed)
     found = listen_to(text, speech.wave, speaker.sample_rate, speech.tokens, ears, centres)
-    parts = found.parts | length_parts(speaker, segments, speech)
-    return Sentence(text, found.wave, found.sample_rate, parts, found.heard, tuple(speech.complaints))
+    figures = found.figures | length_figures(speaker, segments, speech)
+    return Sentence(text, found.wave, found.sample_rate, figures, found.heard, tuple(speech.complaints))
 
 
-def length_parts(speaker: Speaker, segments: Sequence[str], speech: Speech) -> dict[str, Part]:
+def length_figures(speaker: Speaker, segments: Sequence[str], speech: Speech) -> Figures:
     """Did it end where the text ends? By the limits of the guard against runaway; the pace is the speaker's own."""
     counts = [len(speaker.frontend.text_tokens(segment)) for segment in segments]
     longest = sum(speaker.longest(count) for count in counts)
     shortest = sum(speaker.shortest(count) for count in counts)
-    parts: dict[str, Part] = {
+    figures: Figures = {
         "run_on": (float(not speech.ended or len(speech.tokens) >= longest), 1),
         "early_stop": (float(len(speech.tokens) < max(shortest, 1)), 1),
     }
     if speaker.voice.seconds_per_text_token is not None:
         expected = sum(counts) * speaker.voice.seconds_per_text_token
-        parts["duration_ratio"] = (len(speech.tokens) / speaker.token_rate_hz / expected, 1)
-    return parts
+        figures["duration_ratio"] = (len(speech.tokens) / speaker.token_rate_hz / expected, 1)
+    return figures
 
 
-def parts_of(sentences: Sequence[Sentence], name: str) -> list[Part]:
+def figures_of(sentences: Sequence[Sentence]) -> list[Figures]:
+    """What was measured in each sentence."""
+    return [sentence.figures for sentence in sentences]
+
+
+def ratios(measured: Sequence[Figures], name: str) -> list[Ratio]:
     """One figure's shares, of the sentences in which it could be measured."""
-    return [sentence.parts[name] for sentence in sentences if name in sentence.parts]
+    return [figures[name] for figures in measured if name in figures]
 
 
 def shown(interval: Interval, digits: int) -> tuple[str, str, str]:
@@ -276,9 +280,9 @@ def in_words(interval: Interval | None, digits: int) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def summary(sentences: Sequence[Sentence]) -> dict[str, Interval]:
-    """Every figure with its interval."""
-    found = {figure.name: mean_interval(parts_of(sentences, figure.name)) for figure in FIGURES}
+def summary(measured: Sequence[Figures]) -> dict[str, Interval]:
+    """Every figure of some sentences with its interval."""
+    found = {figure.name: mean_interval(ratios(measured, figure.name)) for figure in FIGURES}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -300,7 +304,7 @@ class Comparison:
         return "better" if self.gain.value > 0 else "worse"
 
 
-def compare(ours: Sequence[Sentence], theirs: Sequence[Sentence], targets: Mapping[str, float]) -> list[Comparison]:
+def compare(ours: Sequence[Figures], theirs: Sequence[Figures], targets: Mapping[str, float]) -> list[Comparison]:
     """Figures in which one system is better than another; those without a good direction or target are left out.
 
     targets: the speaker's own values, for the figures that are to be near them.
@@ -308,9 +312,9 @@ def compare(ours: Sequence[Sentence], theirs: Sequence[Sentence], targets: Mappi
     found = []
     for figure in FIGURES:
         pairs = [
-            (a.parts[figure.name], b.parts[figure.name])
+            (a[figure.name], b[figure.name])
             for a, b in zip(ours, theirs, strict=True)
-            if figure.name in a.parts and figure.name in b.parts
+            if figure.name in a and figure.name in b
         ]
         if not pairs or figure.better == "near" and figure.name not in targets:
             continue
@@ -319,11 +323,11 @@ def compare(ours: Sequence[Sentence], theirs: Sequence[Sentence], targets: Mappi
     return found
 
 
-def as_cost(figure: Figure, part: Part, targets: Mapping[str, float]) -> Part:
-    """The part as something of which less is better."""
+def as_cost(figure: Figure, ratio: Ratio, targets: Mapping[str, float]) -> Ratio:
+    """The ratio as something of which less is better."""
     if figure.better == "near":
-        return figure.distance(part[0] / part[1], targets[figure.name]), 1
-    return (-part[0], part[1]) if figure.better == "more" else part
+        return figure.distance(ratio[0] / ratio[1], targets[figure.name]), 1
+    return (-ratio[0], ratio[1]) if figure.better == "more" else ratio
 
 
 def finite(data: Any) -> Any:
@@ -338,14 +342,14 @@ def finite(data: Any) -> Any:
 def as_json(sentences: Sequence[Sentence]) -> dict[str, Any]:
     """Figures with intervals, and every sentence by itself."""
     return {
-        "figures": {name: vars(interval) for name, interval in summary(sentences).items()},
+        "figures": {name: vars(interval) for name, interval in summary(figures_of(sentences)).items()},
         "sentences": [
             {
                 "text": sentence.text,
                 "seconds": round(sentence.wave.shape[1] / sentence.sample_rate, 3),
                 "heard": sentence.heard,
                 "complaints": list(sentence.complaints),
-                **{name: round(a / b, 5) for name, (a, b) in sentence.parts.items() if b},
+                **{name: round(a / b, 5) for name, (a, b) in sentence.figures.items() if b},
             }
             for sentence in sentences
         ],

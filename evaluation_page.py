@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import soundfile
 
-from evaluation import BY_NAME, FIGURES, Comparison, Sentence, shown, summary
+from evaluation import BY_NAME, FIGURES, Comparison, Sentence, figures_of, shown, summary
 from mel_picture import mel_picture
 from voice_metrics import Interval
 from webpage import document
@@ -48,7 +48,7 @@ def page(
 
 def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
     """Figures by system, each with its interval."""
-    found = {name: summary(sentences) for name, sentences in systems.items()}
+    found = {name: summary(figures_of(sentences)) for name, sentences in systems.items()}
     lines = ["<tr><th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in systems) + "</tr>"]
     for figure in FIGURES:
         if any(figure.name in figures for figures in found.values()):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from decisions import note_heard
 from distributed import check_alone
-from evaluation import BY_NAME, Sentence, in_words, summary
+from evaluation import BY_NAME, Figures, in_words, summary
 from lora import load_adapter
 from run_files import save_best, save_last
-from selection import as_sentences, compared, means, overfit_signs, plain, verdict
+from selection import compared, means, overfit_signs, plain, verdict
 from training_board import Board, write_samples
 from training_state import Run
 from utils import SignalGuard
@@ -26,11 +26,10 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     spoken = run.audition.hear(numbers, adapters=base_known, between=lambda: check_alone(guard))
     outs = note_heard(run, plain(spoken))
     sentences = dict(zip(numbers, spoken, strict=True))
-    judged = [sentences[number] for number in run.judged]
-    figures, epoch = plain(judged), run.hearings[-1].epoch
+    figures, epoch = plain([sentences[number] for number in run.judged]), run.hearings[-1].epoch
     board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
     run.spent_sec["hearing"] += time.monotonic() - started
-    print(hearing_line(run, judged, outs), flush=True)
+    print(hearing_line(run, figures, outs), flush=True)
     signs = overfit_signs(figures, run.judged_base, run.config.inference.max_silence_sec) if epoch else {}
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
@@ -39,16 +38,14 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     save_last(run)
 
 
-def hearing_line(run: Run, sentences: Sequence[Sentence], outs: Sequence[str]) -> str:
+def hearing_line(run: Run, figures: Sequence[Figures], outs: Sequence[str]) -> str:
     """What was heard, in one line."""
-    intervals, epoch = summary(sentences), run.hearings[-1].epoch
-    figures = ", ".join(
-        f"{name} {intervals[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in intervals
-    )
+    found, epoch = summary(figures), run.hearings[-1].epoch
+    values = ", ".join(f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in found)
     kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""
     when = f"epoch {epoch:3d}" if epoch else "the base"
-    return f"heard {when}: {figures}{best}" + "".join(f"; {reason}" for reason in outs)
+    return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in outs)
 
 
 def summarise(run: Run) -> None:
@@ -64,7 +61,7 @@ def summarise(run: Run) -> None:
     figures = plain(sentences)
     comparisons = compared(figures, base)
     verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
-    before, after = summary(as_sentences(base)), summary(sentences)
+    before, after = summary(base), summary(figures)
     print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
     for name in after:
         if name in before and name not in UNTOLD:

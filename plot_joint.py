@@ -18,6 +18,7 @@ from evaluation import CAMPPLUS
 from llm_flow_model import LOSS_UNITS
 from mel_picture import LOUDEST, QUIETEST, log_mel
 from selection import Heard, judged_sentences, mean
+from training_state import stop_loss
 from utils import DEFAULT_OUTPUT_DIR, atomic_path, read_lines, run_main, user_mistakes
 
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
@@ -120,7 +121,7 @@ def plot(args: argparse.Namespace) -> int:
     lines = len(states) + len(sounds) + bool(hearings)
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
-        draw_losses(axis, part, rows, states[part]["base_loss"], config.stop.loss(part))
+        draw_losses(axis, part, rows, states[part]["base_loss"], stop_loss(config, part))
     if hearings:
         chosen = states["flow"]["choice"]["epoch"] if "flow" in states else 0
         draw_hearings(axes[len(states), 0], hearings, chosen)

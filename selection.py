@@ -8,9 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from evaluation import CAMPPLUS, EAR_RATE, Comparison, Part, Sentence, compare, octaves
+from evaluation import CAMPPLUS, Comparison, Figures, Sentence, compare, octaves, ratios
 
 CANDIDATES = 4  # sentences that epochs may be judged by, every other one a held-out clip's own
 FEWEST_JUDGED = 2  # of them, at least, tell which epoch is best
@@ -25,29 +23,27 @@ MARKED_CHANGE = 0.15  # of the base's clarity: named in the verdict also where i
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
 MUCH_MORE = 1.5  # times the base's
 
-Figures = list[dict[str, Part]]  # what was measured in each sentence
-
 
 @dataclass(frozen=True)
 class Heard:
     """What one epoch sounded like: all sentences of the base (epoch 0), the judged ones of any other."""
 
     epoch: int
-    figures: Figures
+    figures: list[Figures]
 
 
-def mean(heard: Figures, name: str) -> float:
+def mean(heard: Sequence[Figures], name: str) -> float:
     """A figure over all sentences that have it; NaN where none has."""
-    parts = [sentence[name] for sentence in heard if name in sentence]
-    return sum(a for a, _ in parts) / sum(b for _, b in parts) if parts else math.nan
+    found = ratios(heard, name)
+    return sum(a for a, _ in found) / sum(b for _, b in found) if found else math.nan
 
 
-def most(heard: Figures, name: str) -> float:
+def most(heard: Sequence[Figures], name: str) -> float:
     """A figure's highest value in any sentence; 0 where none has it."""
-    return max((sentence[name][0] / sentence[name][1] for sentence in heard if name in sentence), default=0.0)
+    return max((a / b for a, b in ratios(heard, name)), default=0.0)
 
 
-def judged_sentences(base: Figures) -> list[int]:
+def judged_sentences(base: Sequence[Figures]) -> list[int]:
     """Numbers of the candidates that the base says clearly, for of these it can tell how clear others are.
 
     base: all its sentences. All candidates from CLEAR up; the clearest where they are fewer than FEWEST_JUDGED. Not
@@ -63,7 +59,7 @@ def judged_sentences(base: Figures) -> list[int]:
     return sorted(clearest_first[: max(clear, FEWEST_JUDGED)])
 
 
-def kept_clarity(heard: Figures, base: Figures, part: str) -> float:
+def kept_clarity(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> float:
     """Share of the base's clarity that is left; NaN where it cannot be told.
 
     LLM: of its tokens. flow: of how much of the tokens' clarity reaches the sound."""
@@ -76,7 +72,7 @@ def kept_clarity(heard: Figures, base: Figures, part: str) -> float:
     return (sound[0] / tokens[0]) / (sound[1] / tokens[1])
 
 
-def why_out(heard: Figures, base: Figures, part: str) -> str:
+def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str:
     """Why an epoch's LLM or flow is not to be had however similar or low in loss it is, "" for a sound one.
 
     base: the base's figures of the same sentences."""
@@ -104,7 +100,15 @@ class Choice:
     similarity: float = -math.inf
     most_similar: float = -math.inf  # of all sound epochs
 
-    def takes(self, epoch: int, heard: Figures, base: Figures, part: str, loss: float, real_similarity: float) -> bool:
+    def takes(
+        self,
+        epoch: int,
+        heard: Sequence[Figures],
+        base: Sequence[Figures],
+        part: str,
+        loss: float,
+        real_similarity: float,
+    ) -> bool:
         """Whether the epoch is the new best, and note it.
 
         It must be sound. A flow must also be as similar to the speaker as any was, or as the speaker's own clips
@@ -126,7 +130,7 @@ class Choice:
 # ---- overfitting ----------------------------------------------------------------------------------------------------
 
 
-def overfit_signs(heard: Figures, base: Figures, max_silence_sec: float) -> dict[str, str]:
+def overfit_signs(heard: Sequence[Figures], base: Sequence[Figures], max_silence_sec: float) -> dict[str, str]:
     """Signs of overfitting that users report, each with what it is and what to do."""
     earlier = "stop the LLM earlier (raise stop.llm_loss)"
     run_on, ratio = mean(heard, "run_on"), mean(heard, "duration_ratio")
@@ -166,7 +170,7 @@ def unproven(word: str, comparison: Comparison, value: float) -> str:
     return f"perhaps {word.removeprefix('clearly ')} ({change})"
 
 
-def verdict(comparisons: Sequence[Comparison], heard: Figures) -> str:
+def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
     """Better or not, in one sentence."""
     found = {comparison.name: comparison for comparison in comparisons}
     words = []
@@ -187,22 +191,17 @@ def verdict(comparisons: Sequence[Comparison], heard: Figures) -> str:
     return ", ".join(words) + (more if any("perhaps" in word for word in words) else "")
 
 
-def as_sentences(heard: Figures) -> list[Sentence]:
-    """Stored figures as sentences without sound, for comparisons."""
-    return [Sentence("", torch.zeros(1, 0), EAR_RATE, dict(parts)) for parts in heard]
-
-
-def compared(heard: Figures, base: Figures) -> list[Comparison]:
+def compared(heard: Sequence[Figures], base: Sequence[Figures]) -> list[Comparison]:
     """Each figure beside the base's, sentence by sentence."""
-    return compare(as_sentences(heard), as_sentences(base), {"duration_ratio": 1.0})
+    return compare(heard, base, {"duration_ratio": 1.0})
 
 
-def plain(sentences: Sequence[Sentence]) -> Figures:
+def plain(sentences: Sequence[Sentence]) -> list[Figures]:
     """The figures alone, as they are stored."""
-    return [{name: (float(a), float(b)) for name, (a, b) in sentence.parts.items()} for sentence in sentences]
+    return [{name: (float(a), float(b)) for name, (a, b) in sentence.figures.items()} for sentence in sentences]
 
 
-def means(heard: Figures) -> Mapping[str, float]:
+def means(heard: Sequence[Figures]) -> Mapping[str, float]:
     """Every figure's mean, by name."""
     names = dict.fromkeys(name for sentence in heard for name in sentence)
     return {name: mean(heard, name) for name in names}

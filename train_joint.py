@@ -75,7 +75,7 @@ from run_files import (
 )
 from speaking import Voice
 from training_board import Board
-from training_state import Part, Run, epoch_groups, lr_at, make_run
+from training_state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
 from training_step import optimizer_step
 from utils import (
     DEFAULT_DATA_DIR,
@@ -294,7 +294,7 @@ def measure_base(run: Run) -> None:
 def base_line(run: Run, part: Part) -> str:
     """How well the untouched base knows the speaker, and where the part will stop."""
     held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
-    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", run.config.stop.loss(part.name)
+    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", stop_loss(run.config, part.name)
     return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); stops at {threshold:g}"
 
 
@@ -382,7 +382,7 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
             held_out = f", held out {row[f'{part.name}_held_out']:.4f}" if run.held_out else ""
             best = "best" if part.best_epoch == run.epoch else f"best was epoch {part.best_epoch}"
             words.append(
-                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {run.config.stop.loss(part.name):g})"
+                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {stop_loss(run.config, part.name):g})"
             )
             words += [f"{part.name} stops: {part.stopped}"] if part.stopped else []
     return f"epoch {run.epoch:3d} done  " + "  ".join(words)

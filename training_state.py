@@ -18,9 +18,10 @@ from checkpoint import checkpoint_paths, merged_paths
 from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import Clip, clips_per_step, hold_out
+from evaluation import Figures
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
-from selection import Choice, Figures, Heard, judged_sentences
+from selection import Choice, Heard, judged_sentences
 from utils import user_mistakes
 
 
@@ -47,6 +48,11 @@ def loss_weight(config: JointConfig, part: str) -> float:
     return config.llm_loss_weight if part == "llm" else config.flow_loss_weight
 
 
+def stop_loss(config: JointConfig, part: str) -> float:
+    """Raw loss at which a part stops; 0 = never."""
+    return config.stop.llm_loss if part == "llm" else config.stop.flow_loss
+
+
 @dataclass
 class Part:
     """One trained half ("llm" or "flow") and how it is doing; losses are raw means."""
@@ -63,12 +69,12 @@ class Part:
 
     def reached(self, config: JointConfig) -> bool:
         """Whether training brought the loss down to where the part stops."""
-        threshold = config.stop.loss(self.name)
+        threshold = stop_loss(config, self.name)
         return threshold > 0 and self.last_loss <= threshold
 
     def why_stop(self, config: JointConfig) -> str:
         """Reason to stop training this part, "" for none."""
-        threshold, patience = config.stop.loss(self.name), config.stop.patience
+        threshold, patience = stop_loss(config, self.name), config.stop.patience
         if threshold and self.base_loss <= threshold:
             return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
         if self.reached(config):
@@ -133,7 +139,7 @@ class Run:
         return judged_sentences(self.hearings[0].figures)
 
     @property
-    def judged_base(self) -> Figures:
+    def judged_base(self) -> list[Figures]:
         """How the base said them."""
         return [self.hearings[0].figures[number] for number in self.judged]
 

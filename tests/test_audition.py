@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import timeit
+from dataclasses import replace
 from itertools import accumulate, groupby, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -463,13 +464,16 @@ def test_held_out_texts_come_in_turn_with_shipped_ones_and_trained_ones_never(au
 
 def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     sentences = audition.hear()
-    clarity = [sentence.parts["clarity"][0] / sentence.parts["clarity"][1] for sentence in sentences]
+    clarity = [sentence.figures["clarity"][0] / sentence.figures["clarity"][1] for sentence in sentences]
     assert min(clarity) > CLEAR
-    assert all(sentence.parts["failed"] == (0.0, 1) for sentence in sentences)
+    assert all(sentence.figures["failed"] == (0.0, 1) for sentence in sentences)
     tokens = audition.speak([audition.texts[1]], lambda: None)[0].tokens
     other, _ = audition.clarity.of_tokens(audition.texts[2].tokens, tokens)
     own, seconds = audition.clarity.of_tokens(audition.texts[1].tokens, tokens)
     assert other < 0.2 * own and own / seconds > CLEAR
+
+    silent = replace(audition.speak([audition.texts[1]], lambda: None)[0], wave=torch.zeros(1, 0))
+    assert audition.measured(audition.texts[1], silent).figures.keys().isdisjoint({"similarity", "clarity"})
 
     for parameter in adapter_parameters(audition.networks.flow):  # a flow that is hurt badly
         torch.nn.init.normal_(parameter, std=0.2)

@@ -19,7 +19,7 @@ from config import UserError, load, to_dict
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
-from evaluation import Comparison, Sentence, as_json, compare, finite, shown
+from evaluation import Comparison, Sentence, as_json, compare, figures_of, finite, shown
 from languages import language_of
 from recogniser import errors, normal_form
 from utils import save_torch
@@ -168,16 +168,16 @@ def sentences(**figures: list[float]) -> list[Sentence]:
 def test_verdicts_know_what_is_good_and_call_noise_noise():
     base = sentences(similarity=[0.30, 0.32, 0.31, 0.29], wer=[0.2, 0.4, 0.1, 0.3], f0_hz=[120, 121, 119, 122])
     tuned = sentences(similarity=[0.60, 0.65, 0.62, 0.61], wer=[0.3, 0.2, 0.2, 0.3], f0_hz=[205, 190, 199, 201])
-    found = {one.name: one.verdict for one in compare(tuned, base, {"f0_hz": 200.0})}
+    found = {one.name: one.verdict for one in compare(figures_of(tuned), figures_of(base), {"f0_hz": 200.0})}
     assert found == {"wer": "the same within the noise", "similarity": "better", "f0_hz": "better"}
-    back = {one.name: one.verdict for one in compare(base, tuned, {})}
+    back = {one.name: one.verdict for one in compare(figures_of(base), figures_of(tuned), {})}
     assert back == {"wer": "the same within the noise", "similarity": "worse"}  # no target: no verdict on pitch
 
 
 def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
     ours, theirs = sentences(similarity=[0.5, 0.6, 0.7]), sentences(similarity=[0.1, 0.2, 0.3])
-    del ours[1].parts["similarity"]
-    (found,) = compare(ours, theirs, {})
+    del ours[1].figures["similarity"]
+    (found,) = compare(figures_of(ours), figures_of(theirs), {})
     assert found.gain.value == pytest.approx(0.4)
 
 
@@ -195,7 +195,7 @@ def test_figures_that_are_no_numbers_cost_nobody_the_report(tmp_path, capsys):
 
 def test_without_another_text_there_is_no_clarity():
     text = torch.tensor([1, 2])
-    assert evaluation.Clarity(None, None, None, [text] * 3).parts(text, [5, 6], torch.zeros(1, 16000)) == {}
+    assert evaluation.Clarity(None, None, None, [text] * 3).figures(text, [5, 6], torch.zeros(1, 16000)) == {}
 
 
 def test_lines_that_are_spoken_alike_count_once(tmp_path, capsys):

@@ -61,7 +61,7 @@ def new_run(tiny_model_dir, clips, tmp_path):
 
 def gradient(run: Run, part: str) -> torch.Tensor:
     """All gradients of a step over every clip as one vector, on the CPU."""
-    training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+    training_step.accumulate_gradient(run, run.figures[part], run.train_clips, 1234, SignalGuard())
     return torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))]).cpu()
 
 
@@ -85,7 +85,7 @@ def test_nothing_waits_for_the_device_before_all_micro_batches_are_under_way(par
     gradient(run, part)  # what is set up at a first call may wait
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+        training_step.accumulate_gradient(run, run.figures[part], run.train_clips, 1234, SignalGuard())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -143,8 +143,8 @@ def test_a_hearing_by_graphs_is_the_one_without(monkeypatch):
         monkeypatch.setattr(network, "use_graphs", lambda *_: None)
     [one], [other] = by_graphs, ears.hear([1])
     assert one.wave.shape == other.wave.shape
-    for name, (above, below) in other.parts.items():
-        assert one.parts[name] == pytest.approx((above, below), rel=0.01, abs=0.01), name
+    for name, (above, below) in other.figures.items():
+        assert one.figures[name] == pytest.approx((above, below), rel=0.01, abs=0.01), name
 
 
 def test_a_step_that_does_not_fit_is_done_again_with_the_least_memory(new_run, capsys):
