@@ -35,6 +35,7 @@ from voice_metrics import (
     f0_figures,
     mean_interval,
     repeated_share,
+    share_interval,
 )
 
 EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
@@ -54,6 +55,11 @@ class Figure:
     better: str  # more, less, near (to the speaker's own) or "" where neither is good or bad
     digits: int = 2
     distance: Callable[[float, float], float] = lambda value, target: abs(value - target)  # for "near"
+    yes_or_no: bool = False  # 1 or 0 in each sentence
+
+    def interval(self, ratios: Sequence[Ratio]) -> Interval | None:
+        """The figure over sentences, and the range in which it lies."""
+        return share_interval([a > 0 for a, _ in ratios]) if self.yes_or_no else mean_interval(ratios)
 
 
 def octaves(value: float, target: float) -> float:
@@ -68,9 +74,9 @@ FIGURES = (
     Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3),
     Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3),
     Figure("duration_ratio", "duration / at the speaker's own rate", "near", 2, octaves),
-    Figure("run_on", "share that runs on", "less"),
-    Figure("early_stop", "share that stops early", "less"),
-    Figure("failed", "share that goes wrong in any way", "less"),
+    Figure("run_on", "share that runs on", "less", yes_or_no=True),
+    Figure("early_stop", "share that stops early", "less", yes_or_no=True),
+    Figure("failed", "share that goes wrong in any way", "less", yes_or_no=True),
     Figure("silence_sec", "longest silence, s", "less"),
     Figure("repeated", "share of repeated tokens", "near"),
     Figure("recited_sec", "longest stretch as in a training clip, s", "less", 1),
@@ -282,7 +288,7 @@ def in_words(interval: Interval | None, digits: int) -> str:
 
 def summary(measured: Sequence[Figures]) -> dict[str, Interval]:
     """Every figure of some sentences with its interval."""
-    found = {figure.name: mean_interval(ratios(measured, figure.name)) for figure in FIGURES}
+    found = {figure.name: figure.interval(ratios(measured, figure.name)) for figure in FIGURES}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 

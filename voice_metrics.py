@@ -6,6 +6,7 @@ Pure functions, no files. Waves are (1, N) in [-1, 1].
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -109,6 +110,18 @@ def mean_interval(parts: Sequence[tuple[float, float]]) -> Interval | None:
     pairs = np.asarray(parts, dtype=np.float64)
     found = _interval(*_linearised(pairs))
     return found if pairs[:, 0].min() < 0 else replace(found, low=max(found.low, 0.0))
+
+
+def share_interval(outcomes: Sequence[bool]) -> Interval | None:
+    """The share of sentences in which something happened; None without any.
+
+    None of ten is no proof of never: the range has a width also where all are alike. Source: Wilson 1927."""
+    if not outcomes:
+        return None
+    count, happened, z = len(outcomes), sum(outcomes), NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = (happened + z**2 / 2) / (count + z**2)
+    half = z * math.sqrt(happened * (count - happened) / count + z**2 / 4) / (count + z**2)
+    return Interval(happened / count, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def difference_interval(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]]) -> Interval | None:

@@ -19,11 +19,19 @@ from config import UserError, load, to_dict
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
-from evaluation import Comparison, Sentence, as_json, compare, figures_of, finite, shown
+from evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
 from languages import language_of
 from recogniser import errors, normal_form
 from utils import save_torch
-from voice_metrics import F0_RATE, difference_interval, f0_figures, mean_interval, position, repeated_share
+from voice_metrics import (
+    F0_RATE,
+    difference_interval,
+    f0_figures,
+    mean_interval,
+    position,
+    repeated_share,
+    share_interval,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
@@ -69,6 +77,14 @@ def test_one_sentence_alone_proves_nothing():
     assert shown(mean_interval([(-0.5, 1)]), 2) == ("-0.50", "?", "?")
     lonely = Sentence("a", torch.zeros(1, 1), 16000, {"clarity": (1.0, 1)})
     assert finite(as_json([lonely]))["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
+
+
+def test_what_never_happened_in_ten_sentences_may_happen_in_the_next():
+    never, once = share_interval([False] * 10), share_interval([True] + [False] * 9)
+    assert (never.value, never.low) == (0, 0) and never.high == pytest.approx(0.2775, abs=1e-4)  # Wilson's table
+    assert (once.value, once.low, once.high) == (0.1, pytest.approx(0.0179, abs=1e-4), pytest.approx(0.4042, abs=1e-4))
+    assert share_interval([True] * 10).low == pytest.approx(1 - never.high) and share_interval([]) is None
+    assert BY_NAME["failed"].interval([(0.0, 1)] * 10) == never
 
 
 @pytest.mark.parametrize("sentences", [3, 4, 10, 50])
