@@ -51,7 +51,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "duplicate_name": (DROP, "another audio file of the same name ({used_file}) is used; keep one of them"),
     "duplicate_audio": (DROP, "same recording as {same_as}; delete one"),
     "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_SEC:g} s are used"),
-    "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: python prepare_joint_data.py --split"),
+    "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: the same command with --split"),
     "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SAMPLE_RATE} Hz or more"),
     "channels_cancel": (
         DROP,

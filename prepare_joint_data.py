@@ -406,9 +406,10 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
         print(f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})")
         print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
         print("for a text that differs from the audio teaches the voice wrong words.")
-    else:
-        missing = sum("missing_text" in clip.flags for clip in clips)
-        print(f"{missing} recordings have no text: write what is said in 001.wav into 001.txt beside it,")
+    elif missing := [clip for clip in clips if "missing_text" in clip.flags]:
+        first = missing[0].path
+        print(f"{len(missing)} recordings have no text: write what is said in {first.name}")
+        print(f"into {first.with_suffix('.txt').name} beside it, and so on,")
         print(f"or have drafts written: {same_folders(args)} --transcribe")
     print(f"then\n{same_folders(args)}", flush=True)
 
