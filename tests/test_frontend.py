@@ -61,7 +61,7 @@ def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFro
 @pytest.mark.parametrize(
     ("text", "spoken"),
     [
-        ("Be #1 on Jan 3, now.", "Be #one on the third of january, now."),
+        ("Be [1] on Jan 3, now.", "Be [one] on the third of january, now."),
         ("See [5] or 7.", "See [five] or seven."),
         ("5  times\tten\u00a0or 6", "five times ten or six"),
         ("naïve7", "naïveseven"),
@@ -69,6 +69,56 @@ def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFro
     ],
 )
 def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text, split=False) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("The 1990s and 2010s.", "The nineteen nineties and twenty tens."),
+        ("In the 1900s, pre-1850s", "In the nineteen hundreds, pre-eighteen fifties"),
+        ("’90s-style, the 80's", "nineties-style, the eighties"),
+        ("$1,000 or 1,234 euros", "one thousand dollars or one thousand two hundred and thirty four euros"),
+        ("1,000,000 for 1,000 km", "one million for one thousand kilometers"),
+        ("12,345.67", "twelve thousand three hundred and forty five point six seven"),
+        ("$1234.50", "one thousand two hundred and thirty four point five dollars"),
+        (
+            "3€, 5 $, 50¢, €3, £5, $5k",
+            "three euros, five dollars, fifty cents, three euros, five pounds, five thousand dollars",
+        ),
+        ("₹500 and 1¢", "five hundred rupees and one cent"),
+        ("No. 5, Nos. 3, #1", "Number five, Numbers three, number one"),
+        ("No. I said no.", "number I said no."),
+        ("1001 nights", "one thousand and one nights"),
+        ("Version 2.10.3 of v1.2.3.", "Version two point ten point three of v one point two point three."),
+        ("Dial 911 or 555-1234.", "Dial nine one one or five five five, one two three four."),
+        ("St. Louis, near St. Paul", "Saint Louis, near Saint Paul"),
+        ("On Main St. The end", "On Main St. The end"),
+    ],
+)
+def test_what_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text, split=False) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("1.5, 10:30, 10-12", "one point five, ten thirty, ten to twelve"),
+        (
+            "in 1990, 1234, 1001-1005",
+            "in nineteen ninety, twelve thirty four, one thousand and one to one thousand and five",
+        ),
+        (
+            "1,000-2,000, 3-4, 192.168.0.1",
+            "one thousand to two thousand, three to four, one nine two dot one six eight dot zero dot one",
+        ),
+        ("1, 2,3 and 4", "one, two,three and four"),
+        ("C# 5", "C hash five"),
+        ("(800) 555-1234", "eight hundred, five five five, one two three four"),
+        ("他有1,000元，1990年，#1。", "他有一千元，一九九零年，#一。"),
+    ],
+)
+def test_what_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoken: str):
     assert front.text_normalize(text, split=False) == spoken
 
 

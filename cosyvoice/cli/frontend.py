@@ -20,6 +20,7 @@ import torchaudio
 import torchaudio.compliance.kaldi
 from torch import Tensor
 
+from cosyvoice.cli.english import reworded
 from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
@@ -57,10 +58,10 @@ class WeTextNormalizer:
 
     def normalize(self, text: str, language: str) -> str:
         """The text as it is spoken. A word that wetext fails on stays as it is."""
+        text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
         if language == "en":  # this grammar knows no other blank than single spaces
-            text = " ".join(text.split())
-        # wetext puts a backslash before each quote; the text's own are nothing to speak
-        return self._by_halves(text.replace("\\", " "), language).replace("\\", "")
+            return reworded(" ".join(text.split()), lambda text: self._by_halves(text, "en")).replace("\\", "")
+        return self._by_halves(text, language).replace("\\", "")
 
     def _by_halves(self, text: str, language: str) -> str:
         """wetext's English grammar asserts on words like #1 or [5]: what stands around such a word is still done."""
