@@ -29,6 +29,7 @@ from utils import (
     read_settings,
     run_main,
     select_device,
+    too_long,
     user_mistakes,
 )
 
@@ -40,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", help="text to speak | 要合成的文本")
-    text.add_argument("--text-file", type=Path, help="one wav a line, numbered | 文本文件，每行生成一个音频")
+    text.add_argument("--text-file", type=Path, help="one wav a line, numbered; - reads stdin | 文本文件，每行一个音频")
     parser.add_argument("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
     parser.add_argument("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
     parser.add_argument("--ckpt", type=Path, help="speak straight from a checkpoint | 直接用检查点合成")
@@ -82,6 +83,21 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
 
 
+def check_output(output: Path) -> None:
+    """UserError for a path that no sound file can be written to."""
+    if output.suffix.lower() not in (".wav", ".flac"):
+        raise UserError(f"--output {output}: the name must end in .wav or .flac")
+    if too_long(output):
+        raise UserError(f"--output {output}: a name in it is too long for the disk; give a shorter one")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; give a file name")
+
+
+def numbered(output: Path, number: int) -> Path:
+    """Where the sound of a line of a text file goes."""
+    return output.with_name(f"{output.stem}_{number:04d}{output.suffix}")
+
+
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
@@ -89,11 +105,10 @@ def infer(args: argparse.Namespace) -> int:
     """Check everything, load, speak, write."""
     check_arguments(args)
     output = args.output or args.output_dir / DEFAULT_OUTPUT
-    if output.suffix.lower() not in (".wav", ".flac"):
-        raise UserError(f"--output {output}: the name must end in .wav or .flac")
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder; give a file name")
+    check_output(output)
     lines = [args.text] if args.text is not None else read_lines(args.text_file)
+    if args.text is None:
+        check_output(numbered(output, len(lines)))  # no other is longer
     device = select_device(args.device)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     config = read_settings(args.overrides, model_dir)[0]
@@ -111,14 +126,13 @@ def infer(args: argparse.Namespace) -> int:
     source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
     model, voice = load_voice(source, model_dir, device, config.inference.precision)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
-    name = "{stem}{suffix}" if args.text is not None else "{stem}_{number:04d}{suffix}"
     doubtful = 0
     with tqdm(total=len(texts), desc="speaking", disable=len(texts) == 1) as bar:
         for group in groups(texts):
             started = time.monotonic()
             spoken = dict(zip(group, speaker.speak_texts([texts[number] for number in group], args.seed), strict=True))
             for number, speech in spoken.items():
-                path = output.with_name(name.format(stem=output.stem, number=number, suffix=output.suffix))
+                path = output if args.text is not None else numbered(output, number)
                 write_audio(path, speech.wave, speaker.sample_rate)
                 print(f"{path}: {seconds(speech, speaker):.2f} s of speech", flush=True)
                 for complaint in speech.complaints:

@@ -1,8 +1,11 @@
 """What several scripts share: finding files, devices, atomic writes, plain words for sizes and times."""
 
 import argparse
+import errno
+import hashlib
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -20,6 +23,7 @@ PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
 DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "output"
 GIB = 2**30
+MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS take
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
@@ -150,9 +154,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A full disk or missing permission becomes a UserError that names the file.
     """
+    if too_long(path):
+        raise UserError(f"{path}: a name in it is too long for the disk; give a shorter one")
     if not path.name or path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"'{path}' is not a file that can be written; give another name")
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(part_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -165,6 +171,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def part_name(name: str) -> str:
+    """The name of a file while it is being written; never too long where the file's own is not."""
+    if name_length(name + ".part") <= MAX_NAME:
+        return name + ".part"
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + ".part"
+
+
+def name_length(name: str) -> int:
+    """Length of a file name as disks count it: bytes, on Windows UTF-16 units."""
+    return len(name.encode("utf-16-le", "surrogatepass")) // 2 if os.name == "nt" else len(os.fsencode(name))
+
+
+def too_long(path: Path) -> bool:
+    """Whether the path, or a name in it, is longer than the disk takes."""
+    if any(name_length(name) > MAX_NAME for name in path.parts):
+        return True
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
 def _remove(part: Path) -> None:
     """Delete a half-written file or folder, where there is one."""
     if part.is_dir():
@@ -174,13 +203,21 @@ def _remove(part: Path) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file."""
+    """Lines of a UTF-8 text file as editors number them; "-" is standard input."""
+    name = "standard input" if path == Path("-") else path
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        return split_lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+        raise UserError(f"{name} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {name}: {error.strerror}") from error
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Lines that end at \n or \r\n, in a text without any \n at \r (old Macs); str.splitlines knows more ends."""
+    lines = re.split(r"\r?\n" if "\n" in text else r"\r", text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def write_text(path: Path, text: str) -> None:

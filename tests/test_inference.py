@@ -1,5 +1,6 @@
 """inference_joint.py on the tiny model: what speaks, when it is repeated, what is refused."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,6 +83,12 @@ def test_a_text_file_gives_one_numbered_file_a_line_and_skips_unspeakable_lines(
     assert "line 2: nothing that can be spoken; skipped" in printed and "line 3" in printed
     assert speak("--text", "Good night.", "--precision", "full", output=tmp_path / "alone.wav") == 0
     torch.testing.assert_close(samples(tmp_path / "book_0004.wav"), samples(tmp_path / "alone.wav"))
+
+
+def test_text_comes_from_standard_input_and_goes_to_a_name_of_any_length(speak, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffGood\x0bmorning.\n".encode())))
+    assert speak("--text-file", "-", output=tmp_path / f"{'n' * 246}.wav") == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{'n' * 246}_0001.wav"]
 
 
 def test_speed_changes_the_duration(speak, tmp_path):
@@ -248,6 +255,8 @@ def test_silence_is_heard():
         (("--text", "hi", "--speed", "0.1"), "give a number from 0.5"),
         (("--text", "hi", "--seed", "-1"), "give a whole number from 0"),
         (("--text", "hi", "--output", "x.mp3"), "must end in .wav or .flac"),
+        (("--text", "hi", "--output", f"{'n' * 300}.wav"), "is too long for the disk; give a shorter one"),
+        (("--text-file", __file__, "--output", f"{'n' * 250}.wav"), "is too long for the disk; give a shorter one"),
         (("--text", "hi", "--flow-steps", "0"), "inference.flow_steps = 0: must be between 1 and 1000"),
         (("--text", "hi", "--flow-steps", "many"), "must be a whole number"),
         (("--text", "hi", "--base", "--ckpt", "x.ckpt"), "not several"),

@@ -8,7 +8,17 @@ import torch
 
 import inference_joint
 import train_joint
-from utils import DEFAULT_MODEL, command_line, default_folder, run_main
+from config import UserError
+from utils import (
+    DEFAULT_MODEL,
+    atomic_path,
+    command_line,
+    default_folder,
+    read_lines,
+    run_main,
+    split_lines,
+    write_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +68,39 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
     assert (
         speaking == other == ("error: the GPU is out of memory; close other programs that use it, or use --device cpu")
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a\n\nb\n", ["a", "", "b"]),
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("a\vb\fc\u2028d\x85e\x1cf\ng", ["a\vb\fc\u2028d\x85e\x1cf", "g"]),
+        ("a\rb\nc", ["a\rb", "c"]),
+        ("old\rMac\r", ["old", "Mac"]),
+    ],
+)
+def test_lines_are_those_that_an_editor_numbers(text, lines, tmp_path):
+    assert split_lines(text) == lines
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_lines(path) == lines
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "n" * 255, "语" * 85])
+def test_a_name_as_long_as_the_disk_takes_can_be_written(name, tmp_path):
+    write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / name) as part:
+        part.write_text("half")
+        1 / 0  # noqa: B018
+    assert (tmp_path / name).read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "语" * 86, "new/" + "n" * 300, "n" * 300 + "/a", "a/" * 3000])
+def test_a_longer_name_is_refused_in_one_line(name, tmp_path):
+    with pytest.raises(UserError, match="a name in it is too long for the disk; give a shorter one"):
+        write_text(tmp_path / name, "")
+    assert not list(tmp_path.iterdir())
