@@ -87,7 +87,7 @@ def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEn
             "three euros, five dollars, fifty cents, three euros, five pounds, five thousand dollars",
         ),
         ("₹500 and 1¢", "five hundred rupees and one cent"),
-        ("No. 5, Nos. 3, #1", "Number five, Numbers three, number one"),
+        ("No. 5, Nos. 3, #1, ~5", "Number five, Numbers three, number one, approximately five"),
         ("No. I said no.", "number I said no."),
         ("1001 nights", "one thousand and one nights"),
         ("Version 2.10.3 of v1.2.3.", "Version two point ten point three of v one point two point three."),

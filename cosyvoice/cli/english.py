@@ -31,6 +31,8 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\b([Nn])o\. ?(?=\d)", r"\1umber "),
     (r"\b([Nn])os\. ?(?=\d)", r"\1umbers "),
     (r"№ ?(?=\d)|(?<![\w&])# ?(?=\d)", "number "),
+    # ~5: "approximatelyfive"
+    (r"(?<![\w/~])~ ?(?=\d)", "approximately "),
     # 1001: "ten zero one", 1000 euros: "ten hundred euros"
     (_ALONE + r"([$€£]?)1(00\d)\b(?![,:/-]\d)", r"\g<1>1,\2"),
     # $1,000, 1,234, $1500, 1234.5: "thousand dollars"
