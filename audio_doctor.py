@@ -258,7 +258,8 @@ def audio_flags(figures: AudioFigures) -> list[str]:
 
 
 MARKUP = re.compile(r"[<>{}\[\]|\\^~*_#@=+$€£¥%&§]")  # what normalising left of them
-WRITTEN_MARKUP = re.compile(r"[|\\]|https?:|www\.")  # what normalising makes words of: "slash slash"
+# What normalising makes words of: "slash slash", "and amp"
+WRITTEN_MARKUP = re.compile(r"[|\\]|https?:|www\.|&(?:#x?[\da-f]+|[a-z]+);")
 
 
 def text_flags(text: str, written: str = "") -> list[str]:

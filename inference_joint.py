@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from audio_doctor import text_flags
 from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
-from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, write_audio
+from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -35,6 +36,7 @@ from utils import (
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
+MAX_NAMED = 20  # letters in a warning
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -115,6 +117,7 @@ def infer(args: argparse.Namespace) -> int:
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu")
         texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
+        warn_of_signs(frontend, lines, texts)
     for number in [number for number, segments in texts.items() if not segments]:
         if args.text is not None:
             raise UserError(f"--text {args.text!r}: nothing in it can be spoken; give words or numbers")
@@ -127,10 +130,12 @@ def infer(args: argparse.Namespace) -> int:
     model, voice = load_voice(source, model_dir, device, config.inference.precision)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
     doubtful = 0
-    with tqdm(total=len(texts), desc="speaking", disable=len(texts) == 1) as bar:
+    total = sum(map(len, texts.values()))
+    with tqdm(total=total, desc="speaking", unit="segment", disable=total == 1) as bar:
         for group in groups(texts):
             started = time.monotonic()
-            spoken = dict(zip(group, speaker.speak_texts([texts[number] for number in group], args.seed), strict=True))
+            speeches = speaker.speak_texts([texts[number] for number in group], args.seed, heard=bar.update)
+            spoken = dict(zip(group, speeches, strict=True))
             for number, speech in spoken.items():
                 path = output if args.text is not None else numbered(output, number)
                 write_audio(path, speech.wave, speaker.sample_rate)
@@ -140,10 +145,23 @@ def infer(args: argparse.Namespace) -> int:
                 doubtful += bool(speech.complaints)
             took, said = time.monotonic() - started, sum(seconds(speech, speaker) for speech in spoken.values())
             print(f"{said:.2f} s of speech in {took:.1f} s (real-time factor {took / said:.2f})", flush=True)
-            bar.update(len(group))
     if doubtful:
         print(f"{doubtful} of {len(texts)} files are doubtful: listen, try another --seed or an earlier checkpoint")
     return 0
+
+
+def warn_of_signs(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapping[int, Sequence[str]]) -> None:
+    """One warning for letters that the model cannot read, and one for markup, which it does read.
+
+    texts: {number of the line from 1: its segments}."""
+    if letters := unreadable(frontend, "".join(lines)):
+        named = " ".join(letters[:MAX_NAMED]) + (" ..." if len(letters) > MAX_NAMED else "")
+        print(f"warning: this model cannot read {named}: the words are missing or noise", flush=True)
+    marked = [n for n, line in enumerate(lines, 1) if "markup_left" in text_flags("".join(texts[n]), line)]
+    if marked:
+        where = f"line {marked[0]}" + (f" and {len(marked) - 1} more" if len(marked) > 1 else "")
+        where = where if len(lines) > 1 else "the text"
+        print(f"warning: {where}: markup or signs are read aloud as they stand; remove what nobody says", flush=True)
 
 
 def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:

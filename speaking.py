@@ -1,7 +1,7 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
 from languages import without_tags
 from runaway import listen, loop_seconds
+from segments import pieces
 from utils import atomic_path, command_line, user_mistakes
 
 BATCH = 16  # segments that the language model speaks at once: 5 times the tokens a second of one by one on 2 cores
@@ -199,12 +200,20 @@ class Speaker:
         """All segments in order, joined without pause."""
         return self.speak_texts([segments], seed)[0]
 
-    def speak_texts(self, texts: Sequence[Sequence[str]], seed: int) -> list[Speech]:
-        """Each text, given as its segments, as one speech; together they take less time than one by one."""
-        spoken = iter(self.speak_segments([segment for segments in texts for segment in segments], seed))
+    def speak_texts(
+        self, texts: Sequence[Sequence[str]], seed: int, heard: Callable[[], object] = lambda: None
+    ) -> list[Speech]:
+        """Each text, given as its segments, as one speech; together they take less time than one by one.
+
+        heard: called as the first sound of each segment is there."""
+        segments = [segment for text in texts for segment in text]
+        batches = [segments[start : start + BATCH] for start in range(0, len(segments), BATCH)]
+        spoken = iter([speech for batch in batches for speech in self.speak_segments(batch, seed, heard)])
         return [joined(segments, list(islice(spoken, len(segments)))) for segments in texts]
 
-    def speak_segments(self, segments: Sequence[str], seed: int) -> list[Speech]:
+    def speak_segments(
+        self, segments: Sequence[str], seed: int, heard: Callable[[], object] = lambda: None
+    ) -> list[Speech]:
         """Each segment; after a runaway the next seeds are tried, and the least bad attempt is kept."""
         attempts: list[list[Speech]] = [[] for _ in segments]
         for retry in range(self.limits.max_retries + 1):
@@ -212,6 +221,8 @@ class Speaker:
             spoken = self.attempt([segments[number] for number in failed], seed + retry)
             for number, speech in zip(failed, spoken, strict=True):
                 attempts[number].append(speech)
+                if not retry:
+                    heard()
         return [least_bad(segment, tried) for segment, tried in zip(segments, attempts, strict=True)]
 
     def attempt(self, segments: Sequence[str], seed: int) -> Iterator[Speech]:
@@ -309,11 +320,28 @@ def joined(segments: Sequence[str], spoken: Sequence[Speech]) -> Speech:
 
 
 def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
-    """Normalised segments of a text that hold a letter or digit besides tags; [] where nothing can be spoken."""
+    """Normalised segments of a text, none too long to speak in one go, that hold something readable besides tags.
+
+    [] where nothing can be spoken."""
     if not text.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in text):
         raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
-    segments = frontend.text_normalize(text, split=True)
-    return [segment for segment in segments if any(map(str.isalnum, without_tags(segment)))]
+    segments = [piece for segment in frontend.text_normalize(text, split=True) for piece in pieces(segment)]
+    return [segment for segment in segments if is_readable(frontend, segment)]
+
+
+def is_readable(frontend: CosyVoiceFrontEnd, segment: str) -> bool:
+    """Whether a letter or digit is left besides tags and letters that the model cannot read."""
+    unknown = unreadable(frontend, segment)
+    return any(char.isalnum() and char not in unknown for char in without_tags(segment))
+
+
+def unreadable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
+    """The letters of a text that the tokenizer does not know, each once; [] for a tokenizer that knows all."""
+    unknown_id = getattr(frontend.tokenizer, "unknown_id", None)
+    if unknown_id is None:
+        return []
+    letters = dict.fromkeys(filter(str.isalpha, without_tags(text)))
+    return [letter for letter in letters if unknown_id in frontend.text_tokens(letter)]
 
 
 def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:

@@ -13,8 +13,9 @@ from random_data import write_random_data
 import inference_joint
 import train_joint
 from config import InferenceConfig, UserError
+from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
 from runaway import listen, loop_seconds
-from speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice
+from speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice, speakable
 
 SENTENCE = "Good morning."
 
@@ -134,6 +135,48 @@ def test_long_text_is_spoken_in_segments(speak, tmp_path, capsys):
     one = len(samples(tmp_path / "said.wav"))
     assert speak("--text", text[:60], output=tmp_path / "short.wav") == 0
     assert one > 4 * len(samples(tmp_path / "short.wav"))
+
+
+def test_text_without_sentence_marks_is_spoken_in_pieces_with_progress(speak, capsys):
+    assert speak("--text", "a bc " * 90) == 0
+    assert "speaking: 100%" in (error := capsys.readouterr().err) and "2/2" in error
+
+
+class OnlyLatin:
+    """A front end whose tokenizer, as that of CosyVoice-mini, knows Latin letters only."""
+
+    tokenizer = EnglishPhoneTokenizer()
+
+    def text_tokens(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def text_normalize(self, text: str, split: bool = True) -> list[str]:
+        return text.splitlines(keepends=True)
+
+
+def test_letters_that_the_model_cannot_read_are_named_once_and_are_no_speech(capsys):
+    lines = ["Hello 世界, 世", "你好，世界。", "Café no. 5, ½ ५"]
+    texts = {number: speakable(OnlyLatin(), line) for number, line in enumerate(lines, 1)}
+    assert texts == {1: lines[:1], 2: [], 3: lines[2:]}
+    inference_joint.warn_of_signs(OnlyLatin(), lines, texts)
+    assert capsys.readouterr().out == "warning: this model cannot read 世 界 你 好: the words are missing or noise\n"
+
+
+@pytest.mark.parametrize(
+    "text", ['Wait <break time="500ms"/> now', "Tom &amp; Jerry", "Tom &#38; Jerry", "[laughter] no"]
+)
+def test_markup_is_warned_of(text, capsys):
+    inference_joint.warn_of_signs(OnlyLatin(), [text], {1: speakable(OnlyLatin(), text)})
+    assert capsys.readouterr().out.startswith("warning: the text: markup or signs are read aloud")
+    lines = ["Fine.", text, text]
+    inference_joint.warn_of_signs(OnlyLatin(), lines, {n: speakable(OnlyLatin(), t) for n, t in enumerate(lines, 1)})
+    assert capsys.readouterr().out.startswith("warning: line 2 and 1 more: markup")
+
+
+def test_plain_text_is_not_warned_of(capsys):
+    lines = ["<|en|>R&D; fish & chips, so: well.", ""]
+    inference_joint.warn_of_signs(OnlyLatin(), lines, {1: ["<|en|>R and D; fish and chips, so: well."], 2: []})
+    assert capsys.readouterr().out == ""
 
 
 # ---- the guard -------------------------------------------------------------------------------------------------------
