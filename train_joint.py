@@ -111,6 +111,7 @@ FIXED_ON_RESUME = {
     "eval_sentences",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
+DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
@@ -224,14 +225,19 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     try:
         require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
     except FileNotFoundError as error:
-        raise UserError(f"{error}; or do not listen while training: --set eval_every_epochs=0") from error
+        raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
     with user_mistakes():
         hift = load_part(model_config, "hift", device=run.device, inference=True)
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
         speaker = run.identity["speaker"]
         voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
         config, clips = run.config, (run.train_clips, run.held_out)
-        return Audition(run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast)
+        audition = Audition(
+            run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
+        )
+    if not audition.texts:
+        raise UserError(f"{model_config.directory} can read none of the sentences to listen to; {DO_NOT_LISTEN}")
+    return audition
 
 
 def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:

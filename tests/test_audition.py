@@ -410,6 +410,13 @@ def test_what_listening_needs_is_asked_for_at_the_start(train, tiny_model_dir, d
 
 
 @pytest.mark.scripts
+def test_a_model_that_can_read_no_sentence_is_not_listened_to(train, monkeypatch, capsys):
+    monkeypatch.setattr("audition.speakable", lambda frontend, text: [])
+    assert train() == 2
+    assert "can read none of the sentences to listen to; do not listen" in capsys.readouterr().err
+
+
+@pytest.mark.scripts
 def test_kept_checkpoints_hold_the_adapters_of_their_epochs(train, tmp_path):
     assert train("--set", "eval_every_epochs=0", "--set", "keep_every_epochs=2") == 0
     output = tmp_path / "output"
