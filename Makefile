@@ -67,9 +67,9 @@ bench: setup ## time and memory at full size on the CPU, beside the machine's fl
 bench-growth: setup ## does cost grow faster than the arithmetic? fails where it does (half an hour, 12 GB of memory)
 	$(BIN)/python bench/growth.py --picture output/growth.png
 
-bench-gpu: setup ## time and memory of training and synthesis at full size on a CUDA device
+bench-gpu: setup ## tests, then time and memory of training and synthesis at full size on a CUDA device (ARGS="--steps 2")
 	$(BIN)/python -m pytest -q -m gpu
-	$(BIN)/python bench/bench_gpu.py
+	$(BIN)/python bench/bench_gpu.py --json output/bench_gpu.json $(ARGS)
 
 clean: ## remove caches (keeps .venv, data and output)
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

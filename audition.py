@@ -15,6 +15,7 @@ from cosyvoice.cli.model import CosyVoiceModel
 from dataset import Clip
 from evaluation import (
     CAMPPLUS,
+    CLARITY_STRANGERS,
     EAR_RATE,
     Clarity,
     Sentence,
@@ -28,7 +29,6 @@ from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
 from selection import CANDIDATES
 from speaking import Speaker, Speech, Voice, joined, speakable
-from text_check import STRANGERS
 from utils import read_lines
 from voice_metrics import cosine, in_one_row, recited_tokens
 
@@ -92,7 +92,7 @@ class Audition:
         real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
         self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
         self.trained_tokens = in_one_row([clip.speech_token.tolist() for clip in clips])
-        strangers = [clip.text_token for clip in clips[: STRANGERS + 1]]
+        strangers = [clip.text_token for clip in clips[: CLARITY_STRANGERS + 1]]
         self.clarity = Clarity(networks.llm, frontend, self.centre, strangers, autocast)
         with self.all_in_eval():  # the constructor switches to eval mode for good
             model = CosyVoiceModel(networks.llm, networks.flow, hift, self.device)

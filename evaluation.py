@@ -25,7 +25,7 @@ from languages import language_of
 from recogniser import Recogniser, errors
 from runaway import silence_seconds
 from speaking import Speaker, Speech, speakable
-from text_check import STRANGERS, Spoken, text_help
+from text_check import Spoken, text_help
 from utils import PROJECT
 from voice_metrics import (
     F0_RATE,
@@ -40,6 +40,7 @@ from voice_metrics import (
 
 EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/
+CLARITY_STRANGERS = 2  # other texts that a sentence is held against; the mean over sentences evens out which
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
 Vectors = dict[str, Tensor]  # speaker vectors by encoder
 Ratio = tuple[float, float]  # numerator and denominator of one sentence's share in a figure
@@ -146,13 +147,13 @@ class Clarity:
         strangers: Sequence[Tensor],
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        """embedding: (192,) of the speaker. strangers: tokens (L,) of some texts, more than STRANGERS."""
+        """embedding: (192,) of the speaker. strangers: tokens (L,) of some texts, more than CLARITY_STRANGERS."""
         self.llm, self.frontend, self.embedding, self.strangers = llm, frontend, embedding, strangers
         self.autocast = autocast
 
     def others(self, text: Tensor) -> list[Tensor]:
         """Other texts that the text is held against."""
-        return [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:STRANGERS]
+        return [stranger for stranger in self.strangers if not torch.equal(stranger, text)][:CLARITY_STRANGERS]
 
     def of_tokens(self, text: Tensor, tokens: Sequence[int]) -> Ratio:
         """(nats, seconds) of speech tokens that shall say the text tokens (L,)."""

@@ -18,7 +18,7 @@ from utils import GIB
 
 CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower
 USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work space and fragmentation
-BATCH_SHARE = 0.5  # of the usable memory is for batches; one clip that needs more may take all
+BATCH_SHARE = 0.6  # of the usable memory is for batches; one clip that needs more may take all
 WORK_FACTOR = 1.08  # peak of forward and backward / what is kept in between; counted for clips of 3, 10 and 30 s
 CHECKPOINTED_SHARE = 0.17  # of that peak is left with gradient checkpointing; counted likewise: 0.11 to 0.16
 PROBES = (1, 2, 3)  # sizes of the short clips that are counted

@@ -61,7 +61,7 @@ def new_run(tiny_model_dir, clips, tmp_path):
 
 def gradient(run: Run, part: str) -> torch.Tensor:
     """All gradients of a step over every clip as one vector, on the CPU."""
-    training_step.accumulate_gradient(run, run.figures[part], run.train_clips, 1234, SignalGuard())
+    training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     return torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))]).cpu()
 
 
@@ -85,7 +85,7 @@ def test_nothing_waits_for_the_device_before_all_micro_batches_are_under_way(par
     gradient(run, part)  # what is set up at a first call may wait
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training_step.accumulate_gradient(run, run.figures[part], run.train_clips, 1234, SignalGuard())
+        training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -119,9 +119,9 @@ def test_half_precision_weights_need_a_half_precision_pass(joint, clips):
     ("free", "checkpointing", "at_once"),
     [
         (200.0, False, 8),
-        (5.0, False, 2.5),
+        (5.0, False, 5 * memory.BATCH_SHARE),
         (1.2, False, 1),
-        (0.9, True, 0.45 / memory.CHECKPOINTED_SHARE),
+        (0.9, True, 0.9 * memory.BATCH_SHARE / memory.CHECKPOINTED_SHARE),
         (0.1, True, 1),
     ],
 )
