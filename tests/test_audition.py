@@ -388,6 +388,7 @@ def test_without_held_out_clips_the_sound_decides(train, tmp_path, capsys):
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # twenty seconds: bfloat16 is emulated where the CPU has none
 def test_a_voice_in_half_precision_is_heard(train, tmp_path):
     assert train(*HEARD, "--set", "precision=bf16", "--set", "frozen_weights=half") == 0
     figures = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")["training"]["hearings"][-1]["figures"]

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAST = "joint_joint_last.ckpt"
 SETTINGS = {
     "eval_every_epochs": 0,
+    "eval_sentences": 2,
     "accumulate_grad_batches": 5,
     "llm_lora.lora_dropout": 0,
     "flow_lora.lora_dropout": 0,

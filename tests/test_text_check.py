@@ -103,11 +103,11 @@ def test_the_example_clips_raise_no_false_alarm(example_data):
 
 @pytest.mark.scripts
 def test_swapped_texts_are_found(example_data, tmp_path):
-    """Three pairs of thirty, in six random draws: at least 5 of 6 found each time, at most 1 false alarm on average."""
+    """Three pairs of thirty, three random draws: at least 5 of 6 found each time, at most 1 false alarm on average."""
     llm, false_alarms = load_part(MINI, "llm").eval(), 0
     rows = read_rows(example_data)
     clips = [Spoken(f"{row.utt}-{row.utt}", row.text_token, row.speech_token, row.utt_embedding) for row in rows]
-    for draw in range(6):
+    for draw in range(3):
         drawn = random.Random(draw).sample(range(len(clips)), 6)
         mixed = list(clips)
         for a, b in zip(drawn[::2], drawn[1::2], strict=True):
@@ -120,7 +120,7 @@ def test_swapped_texts_are_found(example_data, tmp_path):
         flagged = {i for i, finding in enumerate(findings) if finding.flags}
         assert len(flagged & set(drawn)) >= 5
         false_alarms += len(flagged - set(drawn))
-    assert false_alarms <= 6
+    assert false_alarms <= 3
 
 
 @pytest.mark.scripts

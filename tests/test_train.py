@@ -220,7 +220,7 @@ def test_the_llm_learns_its_training_clips(train, tmp_path):
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize("stop_at", [2, 4])
+@pytest.mark.parametrize("stop_at", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, train, tmp_path, monkeypatch, capsys):
     assert train(*FEW, output="unbroken") == 0
     original = train_joint.step_line
