@@ -88,7 +88,7 @@ def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEn
         ),
         ("₹500 and 1¢", "five hundred rupees and one cent"),
         ("No. 5, Nos. 3, #1, ~5", "Number five, Numbers three, number one, approximately five"),
-        ("No. I said no.", "number I said no."),
+        ("No. I said no. No.", "No. I said no. No."),
         ("1001 nights", "one thousand and one nights"),
         ("Version 2.10.3 of v1.2.3.", "Version two point ten point three of v one point two point three."),
         ("Dial 911 or 555-1234.", "Dial nine one one or five five five, one two three four."),

@@ -30,6 +30,8 @@ _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     # No. 5: "Number. five", and a sentence ends there
     (r"\b([Nn])o\. ?(?=\d)", r"\1umber "),
     (r"\b([Nn])os\. ?(?=\d)", r"\1umbers "),
+    # No. I said no: "number I said no"; a blank before the dot keeps the word, and goes again below
+    (r"\bNo\.(?! ?\d)", "No ."),
     (r"№ ?(?=\d)|(?<![\w&])# ?(?=\d)", "number "),
     # ~5: "approximatelyfive"
     (r"(?<![\w/~])~ ?(?=\d)", "approximately "),
@@ -54,4 +56,4 @@ def reworded(text: str, normalize: Callable[[str], str]) -> str:
     for pattern, spoken in _COMPILED:
         text = pattern.sub(spoken, text)
     # "one " went before 1,000 km and 1,000-2,000 too, where wetext says it
-    return re.sub(r"\bone one thousand\b", "one thousand", normalize(text))
+    return re.sub(r"\bone one thousand\b", "one thousand", normalize(text)).replace("No .", "No.")
