@@ -1,17 +1,19 @@
 """A voice heard while it is trained: a few texts are spoken with fixed seeds, and measured without a recogniser."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from checkpoint import PARTS
 from config import InferenceConfig
 from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd, resample
 from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.llm.llm import Utterance
 from dataset import Clip
 from evaluation import (
     CAMPPLUS,
@@ -94,15 +96,15 @@ class Audition:
         self.trained_tokens = in_one_row([clip.speech_token.tolist() for clip in clips])
         strangers = [clip.text_token for clip in clips[: CLARITY_STRANGERS + 1]]
         self.clarity = Clarity(networks.llm, frontend, self.centre, strangers, autocast)
-        with self.all_in_eval():  # the constructor switches to eval mode for good
+        with self.acting(PARTS):  # the constructor switches to eval mode for good
             model = CosyVoiceModel(networks.llm, networks.flow, hift, self.device)
         self.speaker = Speaker(model, frontend, voice, limits)
 
-    def all_in_eval(self, adapters: bool = True) -> ExitStack:
-        """Within it no dropout acts; with adapters=False the networks are the base."""
+    def acting(self, trained: Collection[str]) -> ExitStack:
+        """Within it these parts are as they were trained, without dropout; the others are the base's."""
         stack = ExitStack()
-        for network in (self.networks.llm, self.networks.flow):
-            stack.enter_context(adapters_in_eval(network, adapters))
+        for name in PARTS:
+            stack.enter_context(adapters_in_eval(self.networks.part(name), name in trained))
         return stack
 
     @contextmanager
@@ -120,28 +122,43 @@ class Audition:
     def hear(
         self,
         numbers: Sequence[int] | None = None,
-        adapters: bool = True,
+        trained: Collection[str] = PARTS,
         between: Callable[[], None] = lambda: None,
     ) -> list[Sentence]:
         """The sentences of these numbers (None: all) as they sound now.
 
-        Training goes on as if nothing was spoken: its steps seed what they draw. between: called before each sound, may
-        raise. adapters=False: the base."""
-        texts = self.texts if numbers is None else [self.texts[number] for number in numbers]
-        with self.all_in_eval(adapters), self.autocast(), self.graphs():
-            spoken = self.speak(texts, between)
-        with self.all_in_eval(adapters=False):
-            return [self.measured(text, speech) for text, speech in zip(texts, spoken, strict=True)]
-
-    def speak(self, texts: Sequence[Text], between: Callable[[], None]) -> list[Speech]:
-        """Each text, its segments joined, without a second try."""
+        trained: parts that speak as trained. ("flow",): the base's own speech tokens in the sound of the flow; (): the
+        base. between: called before each sound, may raise. Training goes on as if nothing was spoken: its steps seed
+        what they draw."""
+        numbers = range(len(self.texts)) if numbers is None else numbers
         between()
-        pieces = []
-        for piece in self.speaker.attempt([segment for text in texts for segment in text.segments], SEED):
-            pieces.append(piece)
-            between()
-        sounds = iter(pieces)
-        return [whole(text, list(islice(sounds, len(text.segments)))) for text in texts]
+        said = self.said(numbers) if "llm" in trained else [self.said_by_base[number] for number in numbers]
+        spoken = []
+        with self.acting(trained), self.autocast(), self.graphs():
+            for number, utterances in zip(numbers, said, strict=True):
+                spoken.append(self.sound(self.texts[number], utterances))
+                between()
+        with self.acting(()):
+            return [self.measured(self.texts[number], speech) for number, speech in zip(numbers, spoken, strict=True)]
+
+    def said(self, numbers: Sequence[int], trained: Collection[str] = PARTS) -> list[list[Utterance]]:
+        """The speech tokens of these sentences, segment by segment, without a second try."""
+        texts = [self.texts[number] for number in numbers]
+        with self.acting(trained), self.autocast(), self.graphs():
+            said = iter(self.speaker.said([segment for text in texts for segment in text.segments], SEED))
+        return [[next(said) for _ in text.segments] for text in texts]
+
+    @cached_property
+    def said_by_base(self) -> list[list[Utterance]]:
+        """The base's speech tokens of all sentences: by them one flow is compared with another."""
+        return self.said(range(len(self.texts)), trained=())
+
+    def sound(self, text: Text, said: Sequence[Utterance]) -> Speech:
+        """A text's segments as one speech; "no sound" where a wave holds anything but numbers."""
+        speech = joined(text.segments, list(self.speaker.sounds(said, SEED)))
+        wave = speech.wave.float()
+        broken = [] if wave.isfinite().all() else ["no sound"]
+        return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])
 
     def measured(self, text: Text, speech: Speech) -> Sentence:
         """What can be told without a recogniser; adapters must be off: the base judges how clear the speech is."""
@@ -161,11 +178,3 @@ class Audition:
                 speech.wave, self.speaker.sample_rate, speech.tokens, vectors, {CAMPPLUS: self.centre}
             )
         return Sentence(text.text, speech.wave, self.speaker.sample_rate, figures, complaints=tuple(speech.complaints))
-
-
-def whole(text: Text, pieces: Sequence[Speech]) -> Speech:
-    """A text's segments as one speech; "no sound" where a wave holds anything but numbers."""
-    speech = joined(text.segments, pieces)
-    wave = speech.wave.float()
-    broken = [] if wave.isfinite().all() else ["no sound"]
-    return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])

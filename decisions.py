@@ -2,10 +2,12 @@
 
 import math
 
+import torch
+
 from distributed import from_writer
 from evaluation import Figures
 from lora import adapter_state_dict
-from selection import CANDIDATES, Heard, why_out
+from selection import CANDIDATES, Choice, Heard, why_out
 from training_state import Part, Run
 
 HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
@@ -46,22 +48,30 @@ def just_trained(run: Run) -> list[Part]:
     return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
 
 
-def note_heard(run: Run, figures: list[Figures]) -> list[str]:
+def leave_out(run: Run, part: Part, reason: str) -> None:
+    """The part is merged as it is in the base."""
+    part.choice, part.left_out = Choice(), reason
+    adapter = run.best_adapters[part.name]
+    run.best_adapters[part.name] = {name: torch.zeros_like(value) for name, value in adapter.items()}
+
+
+def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> list[str]:
     """Store what was heard and keep the parts whose sound is the best so far; why others are out.
 
-    What is heard first is the base, also where a run is resumed that nobody listened to before."""
+    flow_alone: the base's tokens in the flow's sound. What is heard first is the base, also where a run is resumed that
+    nobody listened to before."""
     heard_epoch = run.epoch if run.hearings else 0
     run.hearings.append(Heard(heard_epoch, figures))
     if heard_epoch != run.epoch:
         return []
     base, outs = run.judged_base, []
-    figures = figures if run.epoch else base
     for part in just_trained(run):
+        judged = base if not run.epoch else flow_alone if part.name == "flow" else figures
         loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
         real = run.audition.real_similarity
-        if run.by_sound and part.choice.takes(run.epoch, figures, base, part.name, loss, real):
+        if run.by_sound and part.choice.takes(run.epoch, judged, base, part.name, loss, real):
             keep(run, part)
-        if reason := why_out(figures, base, part.name):
+        if reason := why_out(judged, base, part.name):
             outs.append(f"{part.name} is out: {reason}")
     return outs
 
@@ -71,7 +81,7 @@ def settle_interval(run: Run, epoch_sec: float) -> None:
 
     The time is reckoned as if all epochs took as long as the first."""
     sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0].figures)  # of the base
-    judged = len(run.judged)
+    judged = len(run.judged) * len(run.parts)  # the voice, and where both are trained its flow alone
     surely = 2 * CANDIDATES + judged  # the base, what is merged, and the last epoch
     affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
     run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))

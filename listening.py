@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from decisions import note_heard
 from distributed import check_alone
-from evaluation import BY_NAME, Figures, in_words, summary
+from evaluation import BY_NAME, Figures, Sentence, in_words, summary
 from lora import load_adapter
 from run_files import save_best, save_last
-from selection import compared, means, overfit_signs, plain, verdict
+from selection import compared, means, overfit_signs, plain, verdict, why_alone
 from training_board import Board, write_samples
 from training_state import Run
 from utils import SignalGuard
@@ -23,8 +24,12 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     started = time.monotonic()
     base_known = bool(run.hearings)
     numbers = run.judged if base_known else range(len(run.audition.texts))
-    spoken = run.audition.hear(numbers, adapters=base_known, between=lambda: check_alone(guard))
-    outs = note_heard(run, plain(spoken))
+    trained = tuple(run.parts) if base_known else ()
+
+    between = partial(check_alone, guard)
+    spoken = run.audition.hear(numbers, trained, between)
+    flow_alone = run.audition.hear(numbers, ("flow",), between) if len(trained) > 1 else spoken
+    outs = note_heard(run, plain(spoken), plain(flow_alone))
     sentences = dict(zip(numbers, spoken, strict=True))
     figures, epoch = plain([sentences[number] for number in run.judged]), run.hearings[-1].epoch
     board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
@@ -48,17 +53,25 @@ def hearing_line(run: Run, figures: Sequence[Figures], outs: Sequence[str]) -> s
     return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in outs)
 
 
-def summarise(run: Run) -> None:
-    """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
+def hear_merged(run: Run) -> tuple[list[Sentence], str]:
+    """All sentences by the chosen epochs, and why their LLM is to be left out: then by the flow alone."""
     started = time.monotonic()
     if run.chooses:
         for name, adapter in run.best_adapters.items():
             load_adapter(run.model.part(name), adapter, str(run.best_path))
-    base = run.hearings[0].figures
-    sentences = run.audition.hear(range(len(base)))
-    write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
+    sentences, reason = run.audition.hear(trained=tuple(run.parts)), ""
+    if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
+        flow_alone = run.audition.hear(trained=("flow",))
+        reason = why_alone(plain(sentences), plain(flow_alone))
+        sentences = flow_alone if reason else sentences
     run.spent_sec["hearing"] += time.monotonic() - started
-    figures = plain(sentences)
+    return sentences, reason
+
+
+def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
+    """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
+    write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
+    base, figures = run.hearings[0].figures, plain(sentences)
     comparisons = compared(figures, base)
     verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
     before, after = summary(base), summary(figures)

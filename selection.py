@@ -1,7 +1,7 @@
 """Which epoch is best, told by figures of its sound; what they say of a voice, in words. No networks, no files.
 
 Rules that similarity alone cannot win. The LLM and the flow are judged apart: the LLM by its speech tokens, the flow by
-what it makes of them.
+what it makes of the base's. What they are together is judged at the end.
 """
 
 import math
@@ -59,24 +59,16 @@ def judged_sentences(base: Sequence[Figures]) -> list[int]:
     return sorted(clearest_first[: max(clear, FEWEST_JUDGED)])
 
 
-def kept_clarity(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> float:
-    """Share of the base's clarity that is left; NaN where it cannot be told.
-
-    LLM: of its tokens. flow: of how much of the tokens' clarity reaches the sound."""
-    tokens = [mean(side, "token_clarity") for side in (heard, base)]
-    if not tokens[1] >= CLEAR:
-        return math.nan
-    if part == "llm":
-        return tokens[0] / tokens[1]
-    sound = [mean(side, "clarity") for side in (heard, base)]
-    return (sound[0] / tokens[0]) / (sound[1] / tokens[1])
+def kept_clarity(heard: Sequence[Figures], base: Sequence[Figures], name: str) -> float:
+    """Share of the base's "clarity" or "token_clarity" that is left; NaN where the base cannot tell."""
+    return mean(heard, name) / mean(base, name) if mean(base, "token_clarity") >= CLEAR else math.nan
 
 
 def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str:
     """Why an epoch's LLM or flow is not to be had however similar or low in loss it is, "" for a sound one.
 
-    base: the base's figures of the same sentences."""
-    kept = kept_clarity(heard, base, part)
+    heard: for the flow the base's tokens in its sound. base: the base's figures of the same sentences."""
+    kept = kept_clarity(heard, base, "token_clarity" if part == "llm" else "clarity")
     if kept < CLARITY_KEPT[part]:
         return f"{kept:.0%} of the base's clarity is left"
     name = "failed_tokens" if part == "llm" else "failed_sound"
@@ -89,6 +81,17 @@ def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str
     if not FASTEST <= ratio <= SLOWEST and octaves(ratio, 1) > octaves(before, 1):
         return f"sentences take {ratio:.2f} of the speaker's own time"
     return ""
+
+
+def why_alone(together: Sequence[Figures], flow_alone: Sequence[Figures]) -> str:
+    """Why the chosen flow is better off with the base's LLM than with the one chosen, "" where it is not.
+
+    Both with all sentences. An LLM whose tokens are clear may still say what the flow makes less of."""
+    kept = kept_clarity(together, flow_alone, "clarity")
+    if kept < CLARITY_KEPT["llm"]:
+        return f"{kept:.0%} of the clarity without it is left"
+    failed = mean(together, "failed")
+    return f"{failed:.0%} of the sentences go wrong" if failed > mean(flow_alone, "failed") else ""
 
 
 @dataclass

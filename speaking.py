@@ -226,14 +226,22 @@ class Speaker:
         return [least_bad(segment, tried) for segment, tried in zip(segments, attempts, strict=True)]
 
     def attempt(self, segments: Sequence[str], seed: int) -> Iterator[Speech]:
-        """One try at each segment, in order and all with one seed: first the tokens of all, then sound by sound.
+        """One try at each segment, in order and all with one seed: first the tokens of all, then sound by sound."""
+        return self.sounds(self.said(segments, seed), seed)
 
-        A segment sounds as it would by itself, up to the rounding of products of more rows."""
+    def said(self, segments: Sequence[str], seed: int) -> list[Utterance]:
+        """Each segment with its speech tokens, in order and all with one seed.
+
+        They are those that it would have by itself, up to the rounding of products of more rows."""
         torch.manual_seed(seed)
         utterances = [self.utterance(segment) for segment in segments]
         by_length = sorted(utterances, key=lambda utterance: len(utterance.text))
         for start in range(0, len(by_length), BATCH):
             self.model.llm.inference_batch(by_length[start : start + BATCH], self.voice.embedding)
+        return utterances
+
+    def sounds(self, utterances: Sequence[Utterance], seed: int) -> Iterator[Speech]:
+        """The sound of each, with the noise that follows its tokens in the random numbers of the seed."""
         for utterance in utterances:
             torch.manual_seed(seed)
             torch.set_rng_state(utterance.random_state)  # on from where the tokens left it

@@ -47,7 +47,7 @@ from dataset import (
     read_meta,
     shard_paths,
 )
-from decisions import follow_writer, hearing_due, note_best, settle_interval, why_finished
+from decisions import follow_writer, hearing_due, leave_out, note_best, settle_interval, why_finished
 from distributed import (
     check_together,
     copy_from_writer,
@@ -59,7 +59,7 @@ from distributed import (
     own_device,
     own_share,
 )
-from listening import hear, summarise
+from listening import hear, hear_merged, summarise
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import MemoryPlan, choose_precision, prepare_memory
@@ -540,15 +540,27 @@ def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
 def finish(run: Run, job: Job) -> int:
     """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
     chosen = run.best_path if run.chooses else run.last_path
-    outputs = merged_paths(run.output_dir, run.config.training_mode)
-    written = write_merged(load_checkpoint(chosen), chosen, job.model_dir, outputs)
+
+    def merge(parts: Sequence[str]) -> list[Path]:
+        paths = merged_paths(run.output_dir, run.config.training_mode)
+        outputs = {part: paths[part] for part in parts}
+        return write_merged(load_checkpoint(chosen), chosen, job.model_dir, outputs)
+
+    written = merge(PARTS)  # before listening: whoever has no patience for that has a voice
+    if run.audition is not None:
+        sentences, reason = hear_merged(run)
+        if reason:
+            leave_out(run, run.parts["llm"], reason)
+            save_best(run)
+            save_last(run)
+            merge(["llm"])
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
         print(f"{part.name}: {outcome(run, part)}")
     print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
     if run.audition is not None:
-        summarise(run)
+        summarise(run, sentences)
     note_merged(run)
     folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
     if run.chooses and not any(part.choice.epoch for part in run.parts.values()):
@@ -570,7 +582,8 @@ def outcome(run: Run, part: Part) -> str:
         return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
     held_out = f"{part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
     if run.by_sound:
-        merged = f"epoch {part.choice.epoch}" if part.choice.epoch else "as in the base model: no epoch sounded better"
+        why_base = f"with it {part.left_out}" if part.left_out else "no epoch sounded better"
+        merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"as in the base model: {why_base}"
         held_out = f", held out {held_out}" if held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
     if not part.choice.epoch:

@@ -64,6 +64,7 @@ class Part:
     best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
     best_epoch: int = 0
     choice: Choice = field(default_factory=Choice)  # what gets merged
+    left_out: str = ""  # why it is merged as in the base although an epoch sounded better
     stale_epochs: int = 0
     stopped: str = ""  # why it is no longer trained
 

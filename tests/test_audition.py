@@ -17,15 +17,15 @@ from random_data import write_random_data
 
 import train_joint
 from audition import Audition, choose_texts
-from checkpoint import load_checkpoint
+from checkpoint import PARTS, load_checkpoint
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
-from cosyvoice.utils.weights import load_spk2info
+from cosyvoice.utils.weights import load_spk2info, load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
 from llm_flow_model import JointModel
 from lora import adapter_parameters, lora_layers
-from selection import CLEAR, Choice, compared, judged_sentences, overfit_signs, plain, verdict, why_out
+from selection import CLEAR, Choice, compared, judged_sentences, overfit_signs, plain, verdict, why_alone, why_out
 from speaking import Voice
 from train_joint import main
 from voice_metrics import in_one_row, recited_tokens
@@ -104,8 +104,18 @@ def test_similarity_does_not_win_while_the_sound_is_lost():
 def test_llm_and_flow_are_chosen_apart():
     first, second = (hearing(similarity=0.6), 2.0), (hearing(similarity=0.8, failed=(1, 1, 1, 1)), 2.5)
     assert (chosen([first, second], "llm"), chosen([first, second], "flow")) == (1, 2)
-    unclear_tokens = hearing(similarity=0.8, token_clarity=25, clarity=20)  # the sound keeps what the tokens hold
+    unclear_tokens, unclear_sound = hearing(token_clarity=25), hearing(clarity=20)
     assert why_out(unclear_tokens, BASE, "llm") and not why_out(unclear_tokens, BASE, "flow")
+    assert why_out(unclear_sound, BASE, "flow") and not why_out(unclear_sound, BASE, "llm")
+
+
+def test_an_llm_that_the_flow_makes_less_of_is_left_out():
+    flow_alone = hearing(clarity=38)
+    assert why_alone(hearing(clarity=35), flow_alone) == ""
+    assert why_alone(hearing(clarity=30), flow_alone) == "79% of the clarity without it is left"
+    assert why_alone(hearing(clarity=38, failed=(1, 0, 0, 0)), flow_alone) == "25% of the sentences go wrong"
+    foreign = hearing(token_clarity=3, clarity=2)
+    assert why_alone(hearing(token_clarity=3, clarity=1), foreign) == "", "where the base cannot tell"
 
 
 def test_where_the_base_is_not_clear_it_cannot_judge_clarity():
@@ -351,6 +361,7 @@ def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, t
     """Also where listening is switched on or off when the run goes on: the rule changes, what is kept does not."""
     short = (*BRIEF, "--set", "keep_every_epochs=1")
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
+    monkeypatch.setattr("listening.why_alone", lambda *_: "")
     assert train(*short, "--set", f"eval_every_epochs={first}") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     capsys.readouterr()
@@ -369,6 +380,25 @@ def test_the_held_out_loss_decides_where_the_user_says_so(train, tmp_path):
     best = load_checkpoint(tmp_path / "output" / "joint_joint_best.ckpt")
     parts = load_checkpoint(tmp_path / "output" / "joint_joint_last.ckpt")["training"]["parts"]
     assert best["best_epochs"] == {name: part["best_epoch"] for name, part in parts.items()}
+
+
+@pytest.mark.scripts
+def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
+    monkeypatch.setattr("listening.why_alone", lambda together, flow_alone: "70% of the clarity without it is left")
+    assert train(*HEARD, "--epochs", "2") == 0
+    assert "with it 70% of the clarity without it is left" in capsys.readouterr().out
+    output = tmp_path / "output"
+    llm, base = (load_state_dict_file(path) for path in (output / "llm_merged_joint.pt", tiny_model_dir / "llm.pt"))
+    speaker = {"spk_embed_affine_layer.weight", "spk_embed_affine_layer.bias"}
+    assert all(torch.equal(llm[name], value) for name, value in base.items() if name not in speaker)
+    best, last = (load_checkpoint(output / f"joint_joint_{kind}.ckpt") for kind in ("best", "last"))
+    assert best["best_epochs"] == {"llm": 0, "flow": 2}
+    assert not any(value.any() for value in best["adapters"]["llm"].values())
+    assert any(value.any() for value in best["adapters"]["flow"].values())
+    assert any(value.any() for value in last["adapters"]["llm"].values()), "what was learned is still there"
+    assert train("--resume", str(output / "joint_joint_last.ckpt"), "--epochs", "2") == 0
+    assert "this run is finished" in capsys.readouterr().out
 
 
 @pytest.mark.scripts
@@ -475,12 +505,14 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     clarity = [sentence.figures["clarity"][0] / sentence.figures["clarity"][1] for sentence in sentences]
     assert min(clarity) > CLEAR
     assert all(sentence.figures["failed"] == (0.0, 1) for sentence in sentences)
-    tokens = audition.speak([audition.texts[1]], lambda: None)[0].tokens
+    [said] = audition.said([1])
+    speech = audition.sound(audition.texts[1], said)
+    tokens = speech.tokens
     other, _ = audition.clarity.of_tokens(audition.texts[2].tokens, tokens)
     own, seconds = audition.clarity.of_tokens(audition.texts[1].tokens, tokens)
     assert other < 0.2 * own and own / seconds > CLEAR
 
-    silent = replace(audition.speak([audition.texts[1]], lambda: None)[0], wave=torch.zeros(1, 0))
+    silent = replace(speech, wave=torch.zeros(1, 0))
     assert audition.measured(audition.texts[1], silent).figures.keys().isdisjoint({"similarity", "clarity"})
 
     for parameter in adapter_parameters(audition.networks.flow):  # a flow that is hurt badly
@@ -491,3 +523,16 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
     assert audition.networks.llm.training is False
     assert all(layer.lora_dropout.training for _, layer in lora_layers(audition.networks.flow))
+
+
+def test_a_flow_is_judged_by_the_base_s_tokens_whatever_the_llm_has_learned():
+    audition = make_audition(CPU)
+    base, [number] = audition.hear(trained=()), [1]
+    for name in ("llm", "flow"):
+        for parameter in adapter_parameters(audition.networks.part(name)):
+            torch.nn.init.normal_(parameter, std=0.05)
+    [together], [flow_alone], [as_base] = (audition.hear([number], trained) for trained in (PARTS, ("flow",), ()))
+    assert torch.equal(as_base.wave, base[number].wave)
+    assert flow_alone.wave.shape == as_base.wave.shape and not torch.equal(flow_alone.wave, as_base.wave)
+    assert flow_alone.figures["token_clarity"] == as_base.figures["token_clarity"]
+    assert together.figures["token_clarity"] != as_base.figures["token_clarity"]
