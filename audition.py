@@ -29,13 +29,14 @@ from evaluation import (
 )
 from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
-from selection import CANDIDATES
+from selection import JUDGED
 from speaking import Speaker, Speech, Voice, joined, speakable
 from utils import read_lines
 from voice_metrics import cosine, in_one_row, recited_tokens
 
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1
+CLIPS_READ = 8  # of the speaker's, to see whether the base model knows their language
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def choose_texts(
     trained = {clip.text for clip in clips}
     by_length = sorted(held_out, key=lambda clip: clip.duration)
     texts = [clip.text for clip in by_length if clip.duration >= SHORTEST_TEXT_SEC and clip.text not in trained]
-    own = list(dict.fromkeys(texts))[: CANDIDATES // 2]
+    own = list(dict.fromkeys(texts))[: JUDGED // 2]
     shipped = map(str.strip, read_lines(shipped_list([clip.text for clip in (*clips, *held_out)])))
     lines = [line for line in shipped if line and line not in {*trained, *own}]
     for number, line in enumerate(own):
@@ -80,12 +81,12 @@ class Audition:
         limits: InferenceConfig,
         clips: Sequence[Clip],
         held_out: Sequence[Clip],
-        count: int = CANDIDATES,
+        count: int = JUDGED,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         """networks: LLM and flow, trained or not, on one device. voice: mean vector and pace. clips: those trained on.
 
-        count: sentences that the base and the merged voice speak; epochs are judged by the first CANDIDATES.
+        count: sentences that the base and the merged voice speak; a few of them judge epochs.
         autocast: gives the precision of LLM and flow; ears and vocoder are float32."""
         self.networks, self.frontend, self.autocast = networks, frontend, autocast
         self.device = next(networks.parameters()).device
@@ -93,6 +94,7 @@ class Audition:
         self.centre = unit_mean([clip.utt_embedding for clip in clips])
         real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
         self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
+        self.own_clips = clips[:CLIPS_READ]
         self.trained_tokens = in_one_row([clip.speech_token.tolist() for clip in clips])
         strangers = [clip.text_token for clip in clips[: CLARITY_STRANGERS + 1]]
         self.clarity = Clarity(networks.llm, frontend, self.centre, strangers, autocast)
@@ -159,6 +161,12 @@ class Audition:
         wave = speech.wave.float()
         broken = [] if wave.isfinite().all() else ["no sound"]
         return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])
+
+    def clips_clarity(self) -> float:
+        """Nats a second by which the texts of the speaker's own clips foretell their speech tokens to the base."""
+        with self.acting(()):
+            found = [self.clarity.of_tokens(clip.text_token, clip.speech_token.tolist()) for clip in self.own_clips]
+        return sum(nats for nats, _ in found) / sum(seconds for _, seconds in found)
 
     def measured(self, text: Text, speech: Speech) -> Sentence:
         """What can be told without a recogniser; adapters must be off: the base judges how clear the speech is."""

@@ -59,7 +59,7 @@ JOINT_TRAINING_CONFIG = {
     },
     # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
     "eval_every_epochs": "auto",  # auto (about a sixth of the time) or a number; 0 = never | 试听间隔；0 = 不试听
-    "eval_sentences": 10,  # for base and merged voice; epochs are judged by the first 4 | 句数；前 4 句用来选轮次
+    "eval_sentences": 10,  # for base and merged voice; four of them judge epochs | 试听句数；其中 4 句用来选轮次
     "select_by": "audio",  # what gets merged: audio (how it sounds) or val_loss | 按声音或按留出 loss 选检查点
     "keep_every_epochs": 0,  # also keep a checkpoint of every so many epochs; 0 = none | 每隔几轮另存检查点
     "validation_clips": "auto",  # held out, never trained on: auto (2-5, none below 8 clips) or a number | 留出条数

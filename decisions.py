@@ -7,7 +7,7 @@ import torch
 from distributed import from_writer
 from evaluation import Figures
 from lora import adapter_state_dict
-from selection import CANDIDATES, Choice, Heard, why_out
+from selection import JUDGED, Choice, Heard, why_out, why_unread
 from training_state import Part, Run
 
 HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
@@ -19,15 +19,27 @@ def note_best(run: Run, part: Part, loss: float) -> bool:
     if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
         part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
         if not run.by_sound:
-            keep(run, part)
+            keep(run, part, run.epoch)
         return True
     part.stale_epochs += 1
     return False
 
 
-def keep(run: Run, part: Part) -> None:
-    """The part as it stands is what gets merged, until a better one comes."""
-    part.choice.epoch = run.epoch
+def read_clips(run: Run) -> str:
+    """What is to be said where the base's LLM cannot learn from the clips; beside a flow it is then not trained."""
+    llm = run.parts.get("llm")
+    reason = "" if llm is None else why_unread(run.audition.clips_clarity(), run.judged_base)
+    if not reason:
+        return ""
+    if len(run.parts) == 1:
+        return f"warning: {reason}; --mode flow_only learns the timbre alone"
+    llm.barred = llm.stopped = f"{reason}; --mode llm_only trains it all the same"
+    return f"llm is not trained: {llm.barred}"
+
+
+def keep(run: Run, part: Part, epoch: int) -> None:
+    """The part as it stands, and has stood since that epoch, is what gets merged, until a better one comes."""
+    part.choice.epoch = epoch
     run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
 
 
@@ -43,9 +55,42 @@ def hearing_due(run: Run) -> bool:
     return bool(why_finished(run)) or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
 
 
+def last_trained(run: Run, part: Part) -> tuple[int, float]:
+    """The last epoch that trained a part, and its loss on the held-out clips, or on its own where there are none."""
+    for row in reversed(run.history):
+        if f"{part.name}_train" in row:
+            return int(row["epoch"]), row.get(f"{part.name}_held_out", row[f"{part.name}_train"])
+    return 0, part.base_held_out
+
+
+def trained_parts(run: Run) -> tuple[str, ...]:
+    """Names of the parts that any epoch trained."""
+    return tuple(name for name, part in run.parts.items() if last_trained(run, part)[0])
+
+
 def just_trained(run: Run) -> list[Part]:
     """Parts that the last epoch trained; before the first, all."""
-    return [part for part in run.parts.values() if not run.epoch or f"{part.name}_train" in run.history[-1]]
+    return [part for part in run.parts.values() if last_trained(run, part)[0] == run.epoch]
+
+
+def unchosen(run: Run) -> list[Part]:
+    """Parts that were trained, and judged by fewer sentences than the base spoke, and of which no epoch was chosen."""
+    if not run.by_sound or len(run.judged) == len(run.hearings[0].figures):
+        return []
+    return [run.parts[name] for name in trained_parts(run) if not run.parts[name].choice.epoch]
+
+
+def note_heard_again(run: Run, part: Part, figures: list[Figures]) -> bool:
+    """Whether a part as it stands is to be had after all, told by all sentences; if so it is kept."""
+    base, real = run.hearings[0].figures, run.audition.real_similarity
+    epoch, loss = last_trained(run, part)
+    choice = Choice()
+    choice.takes(0, base, base, part.name, part.base_held_out, real)
+    if not choice.takes(epoch, figures, base, part.name, loss, real):
+        return False
+    part.choice = choice
+    keep(run, part, epoch)
+    return True
 
 
 def leave_out(run: Run, part: Part, reason: str) -> None:
@@ -67,10 +112,9 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
     base, outs = run.judged_base, []
     for part in just_trained(run):
         judged = base if not run.epoch else flow_alone if part.name == "flow" else figures
-        loss = part.base_held_out if not run.epoch else run.history[-1].get(f"{part.name}_held_out", part.last_loss)
-        real = run.audition.real_similarity
+        loss, real = last_trained(run, part)[1], run.audition.real_similarity
         if run.by_sound and part.choice.takes(run.epoch, judged, base, part.name, loss, real):
-            keep(run, part)
+            keep(run, part, run.epoch)
         if reason := why_out(judged, base, part.name):
             outs.append(f"{part.name} is out: {reason}")
     return outs
@@ -81,8 +125,8 @@ def settle_interval(run: Run, epoch_sec: float) -> None:
 
     The time is reckoned as if all epochs took as long as the first."""
     sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0].figures)  # of the base
-    judged = len(run.judged) * len(run.parts)  # the voice, and where both are trained its flow alone
-    surely = 2 * CANDIDATES + judged  # the base, what is merged, and the last epoch
+    judged = len(run.judged) * len(trained_parts(run))  # the voice, and where both are trained its flow alone
+    surely = 2 * JUDGED + judged  # the base, what is merged, and the last epoch
     affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
     run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
 

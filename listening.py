@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from decisions import note_heard
+from decisions import note_heard, note_heard_again, read_clips, trained_parts, unchosen
 from distributed import check_alone
 from evaluation import BY_NAME, Figures, Sentence, in_words, summary
 from lora import load_adapter
@@ -24,8 +24,7 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     started = time.monotonic()
     base_known = bool(run.hearings)
     numbers = run.judged if base_known else range(len(run.audition.texts))
-    trained = tuple(run.parts) if base_known else ()
-
+    trained = trained_parts(run) if base_known else ()
     between = partial(check_alone, guard)
     spoken = run.audition.hear(numbers, trained, between)
     flow_alone = run.audition.hear(numbers, ("flow",), between) if len(trained) > 1 else spoken
@@ -35,6 +34,8 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
     run.spent_sec["hearing"] += time.monotonic() - started
     print(hearing_line(run, figures, outs), flush=True)
+    if not run.epoch and (remark := read_clips(run)):
+        print(remark, flush=True)
     signs = overfit_signs(figures, run.judged_base, run.config.inference.max_silence_sec) if epoch else {}
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
@@ -53,13 +54,24 @@ def hearing_line(run: Run, figures: Sequence[Figures], outs: Sequence[str]) -> s
     return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in outs)
 
 
+def hear_unchosen(run: Run) -> None:
+    """What a few sentences spoke against is heard once more with all, before a whole training is thrown away."""
+    started = time.monotonic()
+    for part in unchosen(run):
+        trained = ("flow",) if part.name == "flow" else trained_parts(run)
+        if note_heard_again(run, part, plain(run.audition.hear(trained=trained))):
+            print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is to be had", flush=True)
+            save_best(run)
+    run.spent_sec["hearing"] += time.monotonic() - started
+
+
 def hear_merged(run: Run) -> tuple[list[Sentence], str]:
     """All sentences by the chosen epochs, and why their LLM is to be left out: then by the flow alone."""
     started = time.monotonic()
     if run.chooses:
         for name, adapter in run.best_adapters.items():
             load_adapter(run.model.part(name), adapter, str(run.best_path))
-    sentences, reason = run.audition.hear(trained=tuple(run.parts)), ""
+    sentences, reason = run.audition.hear(trained=trained_parts(run)), ""
     if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
         flow_alone = run.audition.hear(trained=("flow",))
         reason = why_alone(plain(sentences), plain(flow_alone))

@@ -138,7 +138,7 @@ def restore_best(run: Run, path: Path) -> None:
         if run.held_out:
             part.best_loss = run.measure(part, run.held_out)
         part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
-        keep(run, part)
+        keep(run, part, run.epoch)
     save_best(run)
 
 

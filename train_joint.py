@@ -59,7 +59,7 @@ from distributed import (
     own_device,
     own_share,
 )
-from listening import hear, hear_merged, summarise
+from listening import hear, hear_merged, hear_unchosen, summarise
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import MemoryPlan, choose_precision, prepare_memory
@@ -540,6 +540,7 @@ def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
 def finish(run: Run, job: Job) -> int:
     """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
     chosen = run.best_path if run.chooses else run.last_path
+    hear_unchosen(run)
 
     def merge(parts: Sequence[str]) -> list[Path]:
         paths = merged_paths(run.output_dir, run.config.training_mode)

@@ -64,6 +64,7 @@ class Part:
     best_loss: float = math.nan  # lowest on held-out clips (training mean where none are held out)
     best_epoch: int = 0
     choice: Choice = field(default_factory=Choice)  # what gets merged
+    barred: str = ""  # why it is not to be trained, found out by listening to the base
     left_out: str = ""  # why it is merged as in the base although an epoch sounded better
     stale_epochs: int = 0
     stopped: str = ""  # why it is no longer trained
@@ -76,6 +77,8 @@ class Part:
     def why_stop(self, config: JointConfig) -> str:
         """Reason to stop training this part, "" for none."""
         threshold, patience = stop_loss(config, self.name), config.stop.patience
+        if self.barred:
+            return self.barred
         if threshold and self.base_loss <= threshold:
             return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
         if self.reached(config):

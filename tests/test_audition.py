@@ -25,7 +25,18 @@ from cosyvoice.utils.weights import load_spk2info, load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
 from llm_flow_model import JointModel
 from lora import adapter_parameters, lora_layers
-from selection import CLEAR, Choice, compared, judged_sentences, overfit_signs, plain, verdict, why_alone, why_out
+from selection import (
+    CLEAR,
+    Choice,
+    compared,
+    judged_sentences,
+    overfit_signs,
+    plain,
+    verdict,
+    why_alone,
+    why_out,
+    why_unread,
+)
 from speaking import Voice
 from train_joint import main
 from voice_metrics import in_one_row, recited_tokens
@@ -124,14 +135,22 @@ def test_where_the_base_is_not_clear_it_cannot_judge_clarity():
     assert why_out(hearing(token_clarity=1, clarity=0.2), foreign, "flow") == ""
 
 
+def test_clips_in_a_language_that_the_base_does_not_know_are_told_by_its_own_speech():
+    base = hearing(token_clarity=60)
+    assert why_unread(45, base) == why_unread(25, base) == ""
+    assert "(15 nats/s, 60 about its own speech)" in why_unread(15, base)
+    assert why_unread(1, hearing(token_clarity=10)) == "", "a base that is not clear itself cannot tell"
+    assert why_unread(float("nan"), base) == ""
+
+
 def test_epochs_are_judged_by_what_the_base_says_clearly():
     foreign = hearing(token_clarity=3)
     assert judged_sentences([foreign[0], BASE[0], foreign[1], BASE[1]]) == [1, 3]
     assert judged_sentences(BASE) == [0, 1, 2, 3], "the luckiest two would make every epoch look worse"
     clearer = hearing(token_clarity=5)
     assert judged_sentences([foreign[0], clearer[0], foreign[1], BASE[0]]) == [1, 3], "two at least"
-    assert 2 in judged_sentences([{}, {}, foreign[0], {}]), "and silent ones last"
-    assert judged_sentences([*foreign, *BASE]) == [0, 1], "what comes after the first four is for the verdict"
+    assert judged_sentences([{}, {}, foreign[0], {}]) == [0, 2], "and silent ones last"
+    assert judged_sentences([*foreign, *BASE, *BASE]) == [4, 5, 6, 7], "the first four that are clear"
 
 
 def test_similarity_decides_where_it_differs_and_the_loss_where_it_does_not():
@@ -399,6 +418,38 @@ def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir,
     assert any(value.any() for value in last["adapters"]["llm"].values()), "what was learned is still there"
     assert train("--resume", str(output / "joint_joint_last.ckpt"), "--epochs", "2") == 0
     assert "this run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.scripts
+def test_an_llm_does_not_learn_from_clips_that_the_base_cannot_read(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("decisions.why_unread", lambda clarity, base: "another language")
+    assert train(*HEARD, "--epochs", "1") == 0
+    assert "llm is not trained: another language; --mode llm_only trains it" in capsys.readouterr().out
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    monkeypatch.undo()
+    assert train("--resume", str(last), "--epochs", "2") == 0
+    checkpoint = load_checkpoint(last)
+    assert all("llm_train" not in row and "flow_train" in row for row in checkpoint["training"]["history"])
+    updates = {name: value for name, value in checkpoint["adapters"]["llm"].items() if "lora_B" in name}
+    assert updates and not any(value.any() for value in updates.values())
+
+
+@pytest.mark.scripts
+def test_whoever_trains_the_llm_alone_is_warned_that_the_base_cannot_read_the_clips(train, monkeypatch, capsys):
+    monkeypatch.setattr("decisions.why_unread", lambda clarity, base: "another language")
+    assert train(*HEARD, "--epochs", "1", "--mode", "llm_only") == 0
+    printed = capsys.readouterr().out
+    assert "warning: another language; --mode flow_only" in printed and "llm_only" in printed and "epoch   1" in printed
+
+
+@pytest.mark.scripts
+def test_no_training_is_thrown_away_for_what_a_few_sentences_say(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Choice, "takes", lambda choice, epoch, heard, *_: epoch == 2 and len(heard) == 5)
+    assert train(*HEARD, "--set", "eval_sentences=5", "--epochs", "2", "--mode", "flow_only") == 0
+    printed = capsys.readouterr().out
+    assert "flow: with all sentences heard, epoch 2 is to be had" in printed and "warning: no epoch" not in printed
+    best = load_checkpoint(tmp_path / "output" / "joint_flow_only_best.ckpt")
+    assert best["best_epochs"] == {"flow": 2} and any(value.any() for value in best["adapters"]["flow"].values())
 
 
 @pytest.mark.scripts
