@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from random_data import write_random_data
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dataset
 import mel_store
@@ -346,6 +347,36 @@ def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_mode
     assert run.scaler.is_enabled() and checkpoint["training"]["scaler"] == {}
     run_files.restore(run, checkpoint, last)
     assert run.step == checkpoint["step"] and run.scaler.get_scale() == 65536
+
+
+def stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer after one step."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def adamw(device: str, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([torch.nn.Parameter(torch.ones(3, device=device))], fused=fused)
+
+
+def test_a_run_begun_on_a_cpu_counts_its_steps_on_the_gpu_where_it_goes_on():
+    """The fused kernel of a GPU reads the count there; a fake GPU has devices and no values."""
+    saved = stepped(adamw("cpu", fused=False)).state_dict()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        resumed = adamw("cuda", fused=True)
+        run_files.load_moments(resumed, saved)
+    [(parameter, state)] = resumed.state.items()
+    assert {value.device for value in state.values()} == {parameter.device} and resumed.param_groups[0]["fused"]
+
+
+def test_a_run_begun_on_a_gpu_goes_on_on_a_cpu():
+    saved, resumed = stepped(adamw("cpu", fused=False)).state_dict(), adamw("cpu", fused=False)
+    saved["param_groups"][0] |= {"fused": True, "lr": 9.0}
+    run_files.load_moments(resumed, saved)
+    assert not resumed.param_groups[0]["fused"] and resumed.param_groups[0]["lr"] == 1e-3
+    assert stepped(resumed).state_dict()["state"][0]["step"] == 2
 
 
 @pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (9, [0, 3, 6])])
