@@ -338,6 +338,12 @@ def hold_out(clips: Sequence[Clip], seed: int, count: int | None = None) -> tupl
     return [clip for clip in clips if clip.utt not in held], [clip for clip in clips if clip.utt in held]
 
 
+def split_by(config: JointConfig, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(training clips, validation clips) of a run with these settings; see `hold_out`."""
+    count = None if config.validation_clips == "auto" else int(config.validation_clips)
+    return hold_out(clips, config.seed, count)
+
+
 # ---- windows and batches -----------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, hold_out, read_rows
+from dataset import Clip, data_fingerprint, read_rows, split_by
 from evaluation import (
     BY_NAME,
     CAMPPLUS,
@@ -152,7 +152,7 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     if any(args.output_dir.glob("joint_*_last.ckpt")):
         path = newest_checkpoint(args.output_dir)
         config = checkpoint_config(load_checkpoint(path), path)
-    return drawn(config, clips)
+    return split_by(config, clips)
 
 
 def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
@@ -160,7 +160,7 @@ def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     checkpoints = {path: load_checkpoint(path) for path in args.ckpt}
     fingerprint = data_fingerprint(clips)
     own = [path for path, checkpoint in checkpoints.items() if checkpoint["data"] == fingerprint]
-    splits = {path: drawn(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
+    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
     first, split = next(iter(splits.items()))
     for path in args.ckpt:
         if path not in own:
@@ -172,12 +172,6 @@ def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
         elif [clip.utt for clip in splits[path][1]] != [clip.utt for clip in split[1]]:
             print(f"warning: {path} held out other clips than {first}, whose are taken here", flush=True)
     return split
-
-
-def drawn(config: JointConfig, clips: Sequence[Clip]) -> Split:
-    """The clips as a run with these settings splits them."""
-    count = None if config.validation_clips == "auto" else int(config.validation_clips)
-    return hold_out(clips, config.seed, count)
 
 
 def read_clips(args: argparse.Namespace) -> list[Clip]:

@@ -1,7 +1,7 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -49,6 +49,11 @@ class Voice:
     name: str
     embedding: Tensor
     seconds_per_text_token: float | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Voice":
+        """The speaker that a checkpoint names."""
+        return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,7 @@ def load_voice(
 
     llm, flow, hift = map(load, (*PARTS, "hift"))
     if checkpoint is not None:
-        speaker = checkpoint["speaker"]
-        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
+        voice = Voice.of(checkpoint["speaker"])
     else:
         folder = source.output_dir if source.base else files["llm"].parent
         open_input = not (is_baked(llm.state_dict()) and is_baked(flow.state_dict()))

@@ -229,8 +229,7 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     with user_mistakes():
         hift = load_part(model_config, "hift", device=run.device, inference=True)
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
-        speaker = run.identity["speaker"]
-        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
+        voice = Voice.of(run.identity["speaker"])
         config, clips = run.config, (run.train_clips, run.held_out)
         audition = Audition(
             run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
