@@ -155,8 +155,12 @@ class Run:
         return bool(self.held_out) or self.by_sound
 
     @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_clips) / clips_per_step(self.config))
+
+    @property
     def total_steps(self) -> int:
-        return math.ceil(len(self.train_clips) / clips_per_step(self.config)) * self.config.max_epochs
+        return self.steps_per_epoch * self.config.max_epochs
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run in `dtype` inside it."""

@@ -492,6 +492,28 @@ def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_mode
     assert not hearing_due(run)
 
 
+def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_heard_less_often(
+    tiny_model_dir, data_dir, tmp_path
+):
+    """A resumed run has timed the rest of the epoch only."""
+    config = load(["max_epochs=100", "accumulate_grad_batches=1", "training_mode=flow_only"])[0]
+    joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
+    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run.audition, run.hearings = object(), [Heard(0, [{}] * 4)]
+    run.spent_sec["hearing"] = 8.0
+    assert run.steps_per_epoch == 8
+
+    def settled(*step_sec: float) -> int:
+        run.hear_every = 0
+        run.step_sec.clear()
+        run.step_sec.extend(step_sec)
+        train_joint.settle_hearing(run)
+        return run.hear_every
+
+    assert settled(1.0, 30.0, 1.0) == settled(*[1.0] * 8) == 4  # 15 % of 800 s: 60 sentences, ten surely, two an epoch
+    assert settled() == 0, "no step was timed: it is left to the next epoch"
+
+
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
     assert train("--print-config", "--lr", "0", "--set", "stop.patience=7") == 0
     printed = json.loads(capsys.readouterr().out)
