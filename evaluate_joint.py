@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
+from checkpoint import checkpoint_config, load_checkpoint, newest_run
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
@@ -155,7 +155,7 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
         return named_split(args, clips)
     config = JointConfig()
     if any(args.output_dir.glob("joint_*_last.ckpt")):
-        path = newest_checkpoint(args.output_dir)
+        path = newest_run(args.output_dir)
         config = checkpoint_config(load_checkpoint(path), path)
     return split_by(config, clips)
 

@@ -11,7 +11,16 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part, merged_paths
+from checkpoint import (
+    PARTS,
+    base_fingerprint,
+    base_warning,
+    check_base,
+    is_baked,
+    load_checkpoint,
+    merged_part,
+    merged_paths,
+)
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
@@ -179,6 +188,8 @@ def load_voice(
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     names = source.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
+    if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
+        print(warning, flush=True)
     return CosyVoiceModel(llm, flow, hift, device), voice
 
 
