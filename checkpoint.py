@@ -46,15 +46,14 @@ def merged_paths(output_dir: Path, mode: str) -> dict[str, Path]:
     return {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
 
 
-def newest_checkpoint(output_dir: Path) -> Path:
-    """`_best.ckpt` of the newest run in a folder, `_last.ckpt` where it has no best; UserError where there is none."""
+def newest_run(output_dir: Path) -> Path:
+    """`_last.ckpt` of the newest run in a folder; UserError where there is none."""
     found = sorted(output_dir.glob("joint_*_last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
             f"no checkpoint in {output_dir}; run: python train_joint.py, or give the folder of a run with --output-dir"
         )
-    best = best_beside(found[-1])
-    return best if best.exists() else found[-1]
+    return found[-1]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -82,6 +81,37 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
     """The settings that the run was started with."""
     return from_dict(checkpoint["config"], str(path))
+
+
+def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """{trained part: the epoch that its adapter comes from}; 0 where it is the base's."""
+    if "best_epochs" in checkpoint:  # `epoch` is then that of the run when it was saved
+        return dict(checkpoint["best_epochs"])
+    epochs = dict.fromkeys(checkpoint["adapters"], checkpoint["epoch"])
+    if training := checkpoint.get("training"):
+        for part, state in training["parts"].items():
+            if state["stopped"]:
+                trained = [int(row["epoch"]) for row in training["history"] if f"{part}_train" in row]
+                epochs[part] = max(trained, default=0)
+            elif training["group"]:
+                epochs[part] += 1  # within that epoch
+    return epochs
+
+
+def epoch_words(checkpoint: Mapping[str, Any], parts: Iterable[str]) -> str:
+    """ "llm as in the base model, flow epoch 12"; parts: those that are named."""
+    epochs = adapter_epochs(checkpoint)
+    words = {part: f"epoch {epochs[part]}" if epochs.get(part) else "as in the base model" for part in parts}
+    return ", ".join(f"{part} {where}" for part, where in words.items())
+
+
+def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
+    """What to say of a checkpoint that speaks as the base model does, "" for any other."""
+    if any(adapter_epochs(checkpoint).values()):
+        return ""
+    last = path.with_name(path.name.replace("_best", "_last"))
+    newest = f"; the newest state: --ckpt {last}" if last != path and last.exists() else ""
+    return f"warning: no epoch was chosen in {path}, so it speaks as the base model does{newest}"
 
 
 def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:

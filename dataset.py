@@ -108,8 +108,8 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
     It is complete: without its options other recordings would be prepared, and take the place of these. What nobody
     has noted down stands in it as a word that is no folder, with words on what to put there.
     """
-    made_from = _made_from(Path(data_dir))
-    own = {"input_dir": made_from.get("input_dir"), "model_dir": model_dir or made_from.get("model_dir")}
+    noted = made_from(Path(data_dir))
+    own = {"input_dir": noted.get("input_dir"), "model_dir": model_dir or noted.get("model_dir")}
     nothing_to_lose = Path(data_dir) == Path(DEFAULT_DATA_DIR) and not any(Path(data_dir).glob("*.parquet"))
     if own["input_dir"] or nothing_to_lose:
         words = ""
@@ -120,7 +120,7 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
     return f"{command}{' --force' * force}{words}"
 
 
-def _made_from(data_dir: Path) -> dict[str, Path]:
+def made_from(data_dir: Path) -> dict[str, Path]:
     """The folders input_dir and model_dir that meta.json notes, as one would type them here; {} for older data.
 
     They are in no shard: the same clips make the same shards wherever their recordings lie."""
@@ -336,6 +336,12 @@ def hold_out(clips: Sequence[Clip], seed: int, count: int | None = None) -> tupl
     edges = [len(candidates) * i // count for i in range(count + 1)] if count else []
     held = {candidates[rng.randrange(low, high)].utt for low, high in zip(edges, edges[1:], strict=False)}
     return [clip for clip in clips if clip.utt not in held], [clip for clip in clips if clip.utt in held]
+
+
+def split_by(config: JointConfig, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(training clips, validation clips) of a run with these settings; see `hold_out`."""
+    count = None if config.validation_clips == "auto" else int(config.validation_clips)
+    return hold_out(clips, config.seed, count)
 
 
 # ---- windows and batches -----------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
 def settle_interval(run: Run, epoch_sec: float) -> None:
     """How often the voice is heard where the settings leave it open: so that judging epochs takes HEARING_SHARE.
 
-    The time is reckoned as if all epochs took as long as the first."""
+    epoch_sec: of every epoch, as if the first ones spoke for all."""
     sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0].figures)  # of the base
     judged = len(run.judged) * len(trained_parts(run))  # the voice, and where both are trained its flow alone
     surely = 2 * JUDGED + judged  # the base, what is merged, and the last epoch

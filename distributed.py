@@ -37,9 +37,14 @@ def is_writer() -> bool:
     return rank() == 0
 
 
+def several_started() -> bool:
+    """Whether torchrun started several processes; schedulers and containers set some of its variables as well."""
+    return dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
 def own_device(device: torch.device) -> torch.device:
     """The GPU of this process where torchrun started several; UserError where there are fewer GPUs than processes."""
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+    if device.type != "cuda" or not several_started():
         return device
     number = int(os.environ["LOCAL_RANK"])
     if number >= torch.cuda.device_count():
@@ -51,7 +56,7 @@ def own_device(device: torch.device) -> torch.device:
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Within it the processes that torchrun started know of each other; only the writer prints."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not several_started():
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import checkpoint_config, load_checkpoint, newest_checkpoint
+from checkpoint import checkpoint_config, load_checkpoint, newest_run
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, hold_out, read_rows
+from dataset import Clip, data_fingerprint, made_from, read_rows, split_by
 from evaluation import (
     BY_NAME,
     CAMPPLUS,
@@ -70,6 +71,8 @@ from voice_metrics import cosine, position
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
 FOLDER = "evaluation"  # in the output folder
+SAME_SEC = 0.05  # by which decoders of different versions may disagree about a compressed recording
+RECORDINGS = "give the folder that the data was made from with --raw-audio"
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
 
 
@@ -90,7 +93,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sentences", type=Path, help="UTF-8 file, one sentence a line | 自备句子文件，每行一句")
     add("--language", help="en, zh, ... [by the text] | 语言代码")
     add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
-    add("--raw-audio", type=Path, help=f"the recordings they were made from [{DEFAULT_INPUT_DIR}] | 原始录音目录")
+    add("--raw-audio", type=Path, help="the recordings they were made from [as the data notes] | 原始录音目录")
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
     add("--seed", type=int, default=0, help="same seed, same sentences spoken alike [0] | 随机种子")
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
@@ -107,8 +110,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
     """Systems by name, the base first; the base and the newest merged pair where nothing is named.
 
-    UserError where two would have one name, or one folder of sounds."""
+    UserError where two would have one name, or one folder of sounds, or --speaker would be heard nowhere."""
     pair, named = bool(args.llm or args.flow), bool(args.llm or args.flow or args.ckpt)
+    if args.speaker and named and not args.base:
+        raise UserError("--speaker is the voice of the base; add --base, for --ckpt, --llm and --flow have their own")
     systems = {}
     if args.base or not named:
         systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
@@ -150,9 +155,9 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
         return named_split(args, clips)
     config = JointConfig()
     if any(args.output_dir.glob("joint_*_last.ckpt")):
-        path = newest_checkpoint(args.output_dir)
+        path = newest_run(args.output_dir)
         config = checkpoint_config(load_checkpoint(path), path)
-    return drawn(config, clips)
+    return split_by(config, clips)
 
 
 def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
@@ -160,7 +165,7 @@ def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     checkpoints = {path: load_checkpoint(path) for path in args.ckpt}
     fingerprint = data_fingerprint(clips)
     own = [path for path, checkpoint in checkpoints.items() if checkpoint["data"] == fingerprint]
-    splits = {path: drawn(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
+    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
     first, split = next(iter(splits.items()))
     for path in args.ckpt:
         if path not in own:
@@ -172,12 +177,6 @@ def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
         elif [clip.utt for clip in splits[path][1]] != [clip.utt for clip in split[1]]:
             print(f"warning: {path} held out other clips than {first}, whose are taken here", flush=True)
     return split
-
-
-def drawn(config: JointConfig, clips: Sequence[Clip]) -> Split:
-    """The clips as a run with these settings splits them."""
-    count = None if config.validation_clips == "auto" else int(config.validation_clips)
-    return hold_out(clips, config.seed, count)
 
 
 def read_clips(args: argparse.Namespace) -> list[Clip]:
@@ -198,33 +197,52 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     others = [voice.embedding for voice in voices_in(model_dir).values()]
     floor = None if not others else sum(cosine(other, centre) for other in others) / len(others)
     ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
-    raw_audio = args.raw_audio or Path(DEFAULT_INPUT_DIR)
-    if args.raw_audio is None and not raw_audio.is_dir():
-        print(f"real clips are not listened to: no recordings in {raw_audio} (give --raw-audio)", flush=True)
+    voice, real = [] if ears.ge2e is None else train[:VOICE_CLIPS], held_out[:REAL_CLIPS]
+    try:
+        waves = read_recordings([*voice, *real], recordings_folder(args))
+    except UserError as error:
+        if args.raw_audio is not None:
+            raise
+        print(f"real clips are not listened to: {error}", flush=True)
         return Reference({CAMPPLUS: centre}, [], ceiling, floor)
-    with user_mistakes():
-        centres = heard_centres(train, raw_audio, ears) | {CAMPPLUS: centre}
-        real = [
-            listen_to(
-                clip.text,
-                load_wav(raw_audio / clip.wav, EAR_RATE),
-                EAR_RATE,
-                clip.speech_token.tolist(),
-                ears,
-                centres,
-            )
-            for clip in tqdm(held_out[:REAL_CLIPS], REAL)
-        ]
-    return Reference(centres, real, ceiling, floor)
+    centres = heard_centres([waves[clip.utt] for clip in voice], ears) | {CAMPPLUS: centre}
+    heard = [
+        listen_to(clip.text, waves[clip.utt], EAR_RATE, clip.speech_token.tolist(), ears, centres)
+        for clip in tqdm(real, REAL)
+    ]
+    return Reference(centres, heard, ceiling, floor)
 
 
-def heard_centres(clips: Sequence[Clip], raw_audio: Path, ears: Ears) -> Vectors:
-    """The speaker's mean vectors by those encoders whose vectors are not stored with the clips."""
-    if ears.ge2e is None:
-        return {}
-    recordings = tqdm(clips[:VOICE_CLIPS], "the speaker's voice")
-    vectors = [ears.vectors(load_wav(raw_audio / clip.wav, EAR_RATE)) for clip in recordings]
-    return {GE2E: unit_mean([found[GE2E] for found in vectors])}
+def recordings_folder(args: argparse.Namespace) -> Path:
+    """The folder named, else the one that the data notes as its own, else the usual one; UserError where none is."""
+    noted = made_from(args.data_dir or Path(DEFAULT_DATA_DIR)).get("input_dir")
+    if args.raw_audio is None and noted is not None and noted.is_dir():
+        return noted
+    return find_folder(args.raw_audio, DEFAULT_INPUT_DIR, "give --raw-audio")
+
+
+def read_recordings(clips: Sequence[Clip], folder: Path) -> dict[str, Tensor]:
+    """{clip name: recording (1, N) at EAR_RATE}; UserError where one is missing, or is not what the clip was made from.
+
+    Clips are as long as their recordings, while those of another speaker may well have the same names."""
+    waves = {}
+    for clip in clips:
+        path = folder / clip.wav
+        if not path.is_file():
+            raise UserError(f"clip '{clip.utt}' was made from {clip.wav}, which is not in {folder}; {RECORDINGS}")
+        with user_mistakes():
+            waves[clip.utt] = load_wav(path, EAR_RATE)
+        seconds = waves[clip.utt].shape[1] / EAR_RATE
+        if abs(seconds - clip.duration) > SAME_SEC:
+            lengths = f"{seconds:.2f} s, the clip made from it {clip.duration:.2f} s"
+            raise UserError(f"{path} is another recording, or has changed ({lengths}); {RECORDINGS}")
+    return waves
+
+
+def heard_centres(waves: Sequence[Tensor], ears: Ears) -> Vectors:
+    """The speaker's mean vectors, from recordings, by those encoders whose vectors are not stored with the clips."""
+    vectors = [ears.vectors(wave)[GE2E] for wave in tqdm(waves, "the speaker's voice", disable=not waves)]
+    return {GE2E: unit_mean(vectors)} if vectors else {}
 
 
 def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:

@@ -14,12 +14,16 @@ from typing import Any
 
 from checkpoint import (
     PARTS,
+    adapter_epochs,
     base_fingerprint,
+    base_warning,
+    best_beside,
     check_base,
+    epoch_words,
     load_checkpoint,
     merged_bytes,
     merged_paths,
-    newest_checkpoint,
+    newest_run,
     write_merged,
 )
 from config import UserError
@@ -47,7 +51,9 @@ COPIED_IF_THERE = ("finetune.yaml", "configuration.json")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--ckpt", type=Path, help="checkpoint [_best of the newest run in --output-dir] | 检查点 [最新一次训练的 _best]"
+        "--ckpt",
+        type=Path,
+        help="checkpoint [the chosen one of the newest run in --output-dir] | 检查点 [最新一次训练选中的]",
     )
     parser.add_argument("--lora-scale", type=float, default=1.0, help="strength of the adapters, 0-2 [1.0] | LoRA 强度")
     only = parser.add_mutually_exclusive_group()
@@ -86,12 +92,12 @@ def merge(args: argparse.Namespace) -> int:
         raise UserError("--export writes both parts into its folder; leave out --llm-only, --flow-only and --*-output")
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     check_output_dir(args.output_dir, model_dir)
-    path = args.ckpt or newest_checkpoint(args.output_dir)
+    path = args.ckpt or choose_checkpoint(args.output_dir)
     checkpoint = load_checkpoint(path)
     check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
-    print(
-        f"{path}: mode {checkpoint['mode']}, epoch {checkpoint['epoch']}, trained: {', '.join(checkpoint['adapters'])}"
-    )
+    print(f"{path}: mode {checkpoint['mode']}, {epoch_words(checkpoint, wanted_parts(args))}", flush=True)
+    if warning := base_warning(checkpoint, path):
+        print(warning, flush=True)
     if args.export:
         written = export(checkpoint, path, model_dir, args)
     else:
@@ -113,12 +119,33 @@ def merge(args: argparse.Namespace) -> int:
     return 0
 
 
+def choose_checkpoint(output_dir: Path) -> Path:
+    """What training merges of the newest run: `_best.ckpt`, or `_last.ckpt` where it has none.
+
+    Also `_last.ckpt`, which is said, where the run was interrupted before any epoch was chosen: `_best.ckpt` is still
+    the base then. A run that ended so has judged all its epochs and found the base better."""
+    last = newest_run(output_dir)
+    best = best_beside(last)
+    if not best.exists():
+        return last
+    newest = load_checkpoint(last)
+    ended = newest.get("merged_step") == newest["step"]
+    if ended or any(adapter_epochs(load_checkpoint(best)).values()) or not any(adapter_epochs(newest).values()):
+        return best
+    print(f"the run was interrupted before an epoch was chosen, so its newest state is merged: {last}", flush=True)
+    return last
+
+
+def wanted_parts(args: argparse.Namespace) -> list[str]:
+    """Parts that are written."""
+    return ["llm"] if args.llm_only else ["flow"] if args.flow_only else list(PARTS)
+
+
 def output_paths(args: argparse.Namespace, mode: str, model_dir: Path) -> dict[str, Path]:
     """{part: file} to write."""
-    wanted = ["llm"] if args.llm_only else ["flow"] if args.flow_only else list(PARTS)
     named = {"llm": args.llm_output, "flow": args.flow_output}
     usual = merged_paths(args.output_dir, mode)
-    paths = {part: named[part] or usual[part] for part in wanted}
+    paths = {part: named[part] or usual[part] for part in wanted_parts(args)}
     for file in paths.values():
         if file.suffix != ".pt" or file.is_dir():
             raise UserError(f"{file}: give the name of a .pt file to write")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoint import PARTS, checkpoint_config, checkpoint_paths, load_checkpoint, newest_checkpoint
+from checkpoint import PARTS, checkpoint_config, load_checkpoint, newest_run
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
@@ -110,9 +110,9 @@ def plot(args: argparse.Namespace) -> int:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    mode = load_checkpoint(newest_checkpoint(args.output_dir))["mode"]
-    path = checkpoint_paths(args.output_dir, mode)[0]
+    path = newest_run(args.output_dir)
     checkpoint = load_checkpoint(path)
+    mode = checkpoint["mode"]
     config, states = checkpoint_config(checkpoint, path), checkpoint["training"]["parts"]
     rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
     sounds = [(args.real, "real"), (args.spoken, "spoken")]

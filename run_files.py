@@ -118,11 +118,15 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """What the optimizer remembers of earlier steps, and not its settings: those may change where a run is resumed."""
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, settings in zip(optimizer.param_groups, own, strict=True):
-        group.update(settings)
+    """What the optimizer remembers of earlier steps, and not its settings: those may change where a run is resumed.
+
+    Its own settings stand in the state before that is loaded, for they decide on which device the count of steps lies.
+    """
+    groups = [
+        {**own, "params": saved["params"]}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def restore_best(run: Run, path: Path) -> None:

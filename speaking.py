@@ -1,7 +1,7 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,16 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
-from checkpoint import PARTS, base_fingerprint, check_base, is_baked, load_checkpoint, merged_part, merged_paths
+from checkpoint import (
+    PARTS,
+    base_fingerprint,
+    base_warning,
+    check_base,
+    is_baked,
+    load_checkpoint,
+    merged_part,
+    merged_paths,
+)
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
@@ -49,6 +58,11 @@ class Voice:
     name: str
     embedding: Tensor
     seconds_per_text_token: float | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Voice":
+        """The speaker that a checkpoint names."""
+        return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
 
 
 @dataclass(frozen=True)
@@ -165,8 +179,7 @@ def load_voice(
 
     llm, flow, hift = map(load, (*PARTS, "hift"))
     if checkpoint is not None:
-        speaker = checkpoint["speaker"]
-        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
+        voice = Voice.of(checkpoint["speaker"])
     else:
         folder = source.output_dir if source.base else files["llm"].parent
         open_input = not (is_baked(llm.state_dict()) and is_baked(flow.state_dict()))
@@ -175,6 +188,8 @@ def load_voice(
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
     names = source.ckpt or ", ".join(map(str, files.values()))
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
+    if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
+        print(warning, flush=True)
     return CosyVoiceModel(llm, flow, hift, device), voice
 
 

@@ -229,8 +229,7 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     with user_mistakes():
         hift = load_part(model_config, "hift", device=run.device, inference=True)
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
-        speaker = run.identity["speaker"]
-        voice = Voice(speaker["name"], speaker["embedding"], speaker["seconds_per_text_token"])
+        voice = Voice.of(run.identity["speaker"])
         config, clips = run.config, (run.train_clips, run.held_out)
         audition = Audition(
             run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
@@ -323,6 +322,7 @@ def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
         run.step += 1
         check_finite(run, results)
         run.step_sec.append(time.monotonic() - started)
+        run.spent_sec["training"] += run.step_sec[-1]
         print(step_line(run, results), flush=True)
         if board is not None:
             board.step(run, results)
@@ -357,6 +357,7 @@ def check_finite(run: Run, results: Mapping[str, tuple[float, float]]) -> None:
 
 def end_epoch(run: Run, board: Board) -> None:
     """Held-out losses, best per part, stopping rules, checkpoints."""
+    started = time.monotonic()
     run.epoch += 1
     row: dict[str, float] = {"epoch": run.epoch, "step": run.step}
     improved = False
@@ -376,6 +377,8 @@ def end_epoch(run: Run, board: Board) -> None:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
     if run.config.keep_every_epochs and run.epoch % run.config.keep_every_epochs == 0:
         save_kept(run)
+    run.spent_sec["training"] += time.monotonic() - started
+    settle_hearing(run)
     save_last(run)
     board.epoch(run, row)
 
@@ -394,11 +397,12 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
     return f"epoch {run.epoch:3d} done  " + "  ".join(words)
 
 
-def note_time(run: Run, epoch_sec: float) -> None:
-    """Add an epoch to the time spent; after the first one it is settled how often the voice is heard."""
-    run.spent_sec["training"] += epoch_sec
-    if run.audition is not None and not run.hear_every:
-        settle_interval(run, epoch_sec)
+def settle_hearing(run: Run) -> None:
+    """Settle after the first epoch how often the voice is heard, by its steps: a resumed run knows only the last ones.
+
+    Where it knows none, after the next epoch."""
+    if run.audition is not None and not run.hear_every and run.step_sec:
+        settle_interval(run, median(run.step_sec) * run.steps_per_epoch)
         print(f"the voice is heard every {run.hear_every} epochs, and where a part stops", flush=True)
 
 
@@ -416,11 +420,9 @@ def train_loop(run: Run) -> None:
                     continue  # a run resumed without a base heard it first
                 if why_finished(run):
                     break
-                started = time.monotonic()
                 train_epoch(run, guard, board)
                 if board is not None:
                     end_epoch(run, board)
-                    note_time(run, time.monotonic() - started)
                 follow_writer(run)
         except Interrupted:
             if board is not None:

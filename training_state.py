@@ -17,7 +17,7 @@ from audition import Audition
 from checkpoint import checkpoint_paths, merged_paths
 from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
-from dataset import Clip, clips_per_step, hold_out
+from dataset import Clip, clips_per_step, split_by
 from evaluation import Figures
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
@@ -158,8 +158,12 @@ class Run:
         return bool(self.held_out) or self.by_sound
 
     @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train_clips) / clips_per_step(self.config))
+
+    @property
     def total_steps(self) -> int:
-        return math.ceil(len(self.train_clips) / clips_per_step(self.config)) * self.config.max_epochs
+        return self.steps_per_epoch * self.config.max_epochs
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run in `dtype` inside it."""
@@ -183,8 +187,7 @@ def make_run(
 ) -> Run:
     """A run before its first step."""
     with user_mistakes():
-        count = None if config.validation_clips == "auto" else int(config.validation_clips)
-        train_clips, held_out = hold_out(clips, config.seed, count)
+        train_clips, held_out = split_by(config, clips)
     optimizers = {
         name: torch.optim.AdamW(
             adapter_parameters(model.part(name)),

@@ -39,7 +39,8 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
     clips = [run.train_clips[number] for number in group]
     counts = {part.name: sum(clip_units(run, part, clip) for clip in clips) for part in run.active}
     losses = gradients(run, shared_out(clips), counts, guard)
-    sum_over_processes([*losses, *(gradient for part in run.active for gradient in own_gradients(run, part))])
+    own_gradients = [gradient for part in run.active for gradient in fill_gradients(run, part)]
+    sum_over_processes([*losses, *own_gradients])
     norms = [clip_gradient(run, part) for part in run.active]
     read = torch.stack([*losses, *norms]).tolist()  # the only place where a step waits for the device
     results = dict(zip(counts, zip(read[: len(losses)], read[len(losses) :], strict=True), strict=True))
@@ -117,8 +118,8 @@ def accumulate_gradient(run: Run, part: Part, clips: Sequence[Clip], count: int,
     return total
 
 
-def own_gradients(run: Run, part: Part) -> list[Tensor]:
-    """One part's gradients; zeros where this process had no clip."""
+def fill_gradients(run: Run, part: Part) -> list[Tensor]:
+    """One part's gradients, put in as zeros where this process had no clip."""
     parameters = adapter_parameters(run.model.part(part.name))
     for parameter in parameters:
         if parameter.grad is None:

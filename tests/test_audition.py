@@ -6,6 +6,7 @@ import shutil
 import signal
 import timeit
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, groupby, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.weights import load_spk2info, load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
-from llm_flow_model import JointModel
+from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters, lora_layers
 from selection import (
     CLEAR,
@@ -574,6 +575,19 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
     assert audition.networks.llm.training is False
     assert all(layer.lora_dropout.training for _, layer in lora_layers(audition.networks.flow))
+
+
+@pytest.mark.slow  # ten seconds
+def test_a_voice_heard_in_fp16_is_the_one_in_float32():
+    audition = make_audition(CPU)
+    [full] = plain(audition.hear([2]))
+    audition.autocast = partial(autocast, CPU, torch.float16)
+    [half] = plain(audition.hear([2]))
+    assert half.keys() == full.keys() and half["clarity"] != full["clarity"]
+    for name in ("similarity", "clarity", "token_clarity", "duration_ratio"):
+        (a, b), (c, d) = half[name], full[name]
+        assert a / b == pytest.approx(c / d, rel=0.05), name  # 0.02 at most: a token more or less may be drawn
+    assert half["failed"] == full["failed"] == (0, 1)
 
 
 def test_a_flow_is_judged_by_the_base_s_tokens_whatever_the_llm_has_learned():

@@ -12,6 +12,7 @@ import torch
 from damaged import damage_mel
 from random_data import write_random_data
 
+import distributed
 from checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,16 @@ SETTINGS = {
     "max_feat_len": 100,
 }
 pytestmark = pytest.mark.scripts
+
+
+def test_a_scheduler_s_variables_alone_make_no_group(monkeypatch):
+    """A job script or container may set them for each of its tasks; nobody waits at the address then."""
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "3", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with distributed.joined(torch.device("cpu")):
+        assert distributed.world_size() == 1 and distributed.is_writer()
+    assert distributed.own_device(torch.device("cuda", 0)) == torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from random_data import write_random_data
 
@@ -280,6 +282,72 @@ def test_other_data_than_a_named_checkpoint_was_trained_on_is_warned_of(clips, c
     assert held_out("--base", "--data-dir", "stranger") and capsys.readouterr().out == ""
 
 
+# ---- their recordings ------------------------------------------------------------------------------------------------
+
+
+def record(clips: list[Clip], folder: Path, longer_sec: float = 0.0) -> None:
+    """Silence of each clip's length, or somewhat more, under its name."""
+    folder.mkdir()
+    for clip in clips:
+        soundfile.write(folder / clip.wav, np.zeros(round((clip.duration + longer_sec) * 22050)), 22050)
+
+
+def note_recordings(folder: Path) -> None:
+    noted = {"input_dir": str(folder), "model_dir": str(MINI)}
+    Path("data", "meta.json").write_text(json.dumps(noted), encoding="utf-8")
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """Reads what the clips and their recordings tell; a recording's sentence is its text."""
+    monkeypatch.setattr(evaluate_joint, "listen_to", lambda text, *_: text)
+
+    def read(*arguments: str) -> evaluate_joint.Reference:
+        args = evaluate_joint.parse_args([*arguments])
+        split = evaluate_joint.split_clips(args, evaluate_joint.read_clips(args))
+        return evaluate_joint.read_reference(args, MINI, split, SimpleNamespace(ge2e=None))
+
+    return read
+
+
+def test_recordings_are_looked_for_where_the_data_was_made_from(clips, reference, tmp_path, capsys):
+    """Those in raw_audio are another speaker's, of the same names."""
+    record(clips, tmp_path / "raw_audio_fixed")
+    record(clips, tmp_path / "raw_audio", longer_sec=0.1)
+    note_recordings(tmp_path / "raw_audio_fixed")
+    assert len(reference().real) == 3 and capsys.readouterr().out == ""
+    note_recordings(Path("raw_audio_fixed"))
+    assert len(reference().real) == 3, "a path as it was typed"
+
+
+def test_without_a_note_they_are_looked_for_in_raw_audio(clips, reference, tmp_path):
+    record(clips, tmp_path / "raw_audio", longer_sec=0.04)
+    note_recordings(tmp_path / "on another computer")
+    assert len(reference().real) == 3
+
+
+@pytest.mark.parametrize("longer_sec", [0.1, -0.1])
+def test_another_speakers_recordings_are_not_listened_to(longer_sec, clips, reference, tmp_path, capsys):
+    record(clips, tmp_path / "raw_audio", longer_sec)
+    found = reference()
+    assert found.real == [] and found.ceiling is not None
+    printed = capsys.readouterr().out
+    assert printed.startswith("real clips are not listened to: raw_audio") and printed.count("\n") == 1
+    assert "is another recording, or has changed (" in printed and printed.endswith("with --raw-audio\n")
+    with pytest.raises(UserError, match="is another recording, or has changed"):
+        reference("--raw-audio", "raw_audio")
+
+
+def test_a_recording_that_is_missing_is_named(clips, reference, tmp_path, capsys):
+    record(clips[:1], tmp_path / "raw_audio")
+    assert reference().real == []
+    assert re.search(r"clip '(\d+)' was made from \1.wav, which is not in raw_audio; give", capsys.readouterr().out)
+    with pytest.raises(UserError, match="which is not in raw_audio"):
+        reference("--raw-audio", "raw_audio")
+    with pytest.raises(UserError, match="nowhere is not there"):
+        reference("--raw-audio", "nowhere")
+
+
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +367,16 @@ def test_other_data_than_a_named_checkpoint_was_trained_on_is_warned_of(clips, c
 def test_two_systems_of_one_name_or_folder_are_refused(arguments):
     with pytest.raises(UserError, match=f"^--ckpt {Path(arguments[-1])} and '.*' would have the same name here"):
         evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments))
+
+
+@pytest.mark.parametrize("named", [["--ckpt", "a.ckpt"], ["--llm", "l.pt", "--flow", "f.pt"]])
+def test_a_speaker_whom_nobody_would_speak_as_is_refused(named):
+    def systems(*more: str) -> dict:
+        return evaluate_joint.choose_systems(evaluate_joint.parse_args([*named, "--speaker", "slt", *more]))
+
+    with pytest.raises(UserError, match="--speaker is the voice of the base; add --base"):
+        systems()
+    assert systems("--base")["base"].speaker == "slt"
 
 
 def test_systems_are_called_by_their_files():

@@ -186,14 +186,18 @@ def test_memory_is_planned_within_what_the_process_may_use(tiny_model_dir, clips
 
 
 @pytest.mark.filterwarnings("error:speaking goes on without CUDA graphs")
-def test_the_scripts_train_resume_merge_and_speak(tiny_model_dir, data_dir, tmp_path, capsys):
+@pytest.mark.parametrize("trained_in", ["auto", "fp16"])
+def test_the_scripts_train_resume_merge_and_speak(trained_in, tiny_model_dir, data_dir, tmp_path, capsys):
     folders = ["--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path / "output")]
     train = ["--data-dir", str(data_dir), *folders, "--device", "cuda", "--set", "accumulate_grad_batches=4"]
+    train += ["--set", f"precision={trained_in}"]
     assert train_joint.main([*train, "--epochs", "2"]) == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     assert load_checkpoint(last)["epoch"] == 2
     assert train_joint.main([*train, "--epochs", "3", "--resume", str(last)]) == 0
     assert load_checkpoint(last)["epoch"] == 3
+    learned = [value for adapter in load_checkpoint(last)["adapters"].values() for value in adapter.values()]
+    assert all(value.isfinite().all() for value in learned)
     assert merge_joint_weights.main(["--ckpt", str(last), *folders]) == 0
     spoken = tmp_path / "a.wav"
     say = ["--text", "the quick brown fox", "--output", str(spoken), "--device", "cuda"]

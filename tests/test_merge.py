@@ -10,7 +10,7 @@ from random_data import write_random_data
 
 import merge_joint_weights
 import train_joint
-from checkpoint import bake_speaker, is_baked, load_checkpoint, merged_part
+from checkpoint import adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
 from llm_flow_model import JointModel
@@ -152,6 +152,85 @@ def test_the_best_of_the_newest_run_is_merged_by_default(merge, trained, tmp_pat
         shutil.copy(trained / f"joint_joint_{kind}.ckpt", tmp_path)
     assert merge(ckpt=None) == 0
     assert f"{tmp_path / 'joint_joint_best.ckpt'}: mode joint" in capsys.readouterr().out
+
+
+@pytest.fixture
+def run_of(trained, tmp_path):
+    """Puts a run into tmp_path whose `_best` holds these epochs, the base's adapters for 0."""
+
+    def write(ended: bool, **best_epochs: int) -> None:
+        last = load_checkpoint(trained / "joint_joint_last.ckpt")
+        best = {key: value for key, value in last.items() if key not in ("training", "merged_step")}
+        adapters = {
+            part: {key: value * bool(best_epochs[part]) for key, value in adapter.items()}
+            for part, adapter in last["adapters"].items()
+        }
+        if not ended:
+            del last["merged_step"]
+        save_torch(last, tmp_path / "joint_joint_last.ckpt")
+        save_torch({**best, "adapters": adapters, "best_epochs": best_epochs}, tmp_path / "joint_joint_best.ckpt")
+
+    return write
+
+
+def test_an_interrupted_run_that_chose_no_epoch_yet_gives_its_newest_state(
+    run_of, merge, tiny_model_dir, tmp_path, capsys
+):
+    run_of(ended=False, llm=0, flow=0)
+    assert merge(ckpt=None) == 0
+    printed = capsys.readouterr().out
+    last = tmp_path / "joint_joint_last.ckpt"
+    assert f"the run was interrupted before an epoch was chosen, so its newest state is merged: {last}" in printed
+    assert f"{last}: mode joint, llm epoch 2, flow epoch 2\n" in printed and "warning" not in printed
+    key = "llm.encoders.0.self_attn.linear_q.weight"
+    assert not torch.equal(read(tmp_path / "llm_merged_joint.pt")[key], read(tiny_model_dir / "llm.pt")[key])
+
+
+def test_what_was_chosen_is_merged_whether_the_run_ended_or_not(run_of, merge, tmp_path, capsys):
+    """Also where the LLM was left out: the flow's epoch is a choice."""
+    for ended in (True, False):
+        run_of(ended, llm=0, flow=1)
+        assert merge(ckpt=None) == 0
+        line, *others = capsys.readouterr().out.splitlines()
+        best = tmp_path / "joint_joint_best.ckpt"
+        assert line == f"{best}: mode joint, llm as in the base model, flow epoch 1"
+        assert not any(other.startswith("warning") for other in others)
+        assert merge("--flow-only", ckpt=None) == 0
+        assert capsys.readouterr().out.startswith(f"{best}: mode joint, flow epoch 1\n")
+
+
+def test_a_run_that_ended_without_a_choice_is_merged_as_training_did_with_a_warning(run_of, merge, tmp_path, capsys):
+    run_of(ended=True, llm=0, flow=0)
+    assert merge(ckpt=None) == 0
+    best, last = (tmp_path / f"joint_joint_{kind}.ckpt" for kind in ("best", "last"))
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"{best}: mode joint, llm as in the base model, flow as in the base model",
+        f"warning: no epoch was chosen in {best}, so it speaks as the base model does; the newest state: --ckpt {last}",
+    ]
+
+
+def test_speaking_from_a_checkpoint_without_a_choice_warns(run_of, tiny_model_dir, tmp_path, capsys):
+    run_of(ended=True, llm=0, flow=0)
+    for kind, warned in (("best", True), ("last", False)):
+        load_voice(Source(tmp_path, ckpt=tmp_path / f"joint_joint_{kind}.ckpt"), tiny_model_dir, CPU)
+        assert ("so it speaks as the base model does" in capsys.readouterr().out) == warned
+
+
+def test_the_epoch_that_is_named_is_that_of_the_adapter():
+    """Not that of the run: one part may have stopped long ago, the other be within an epoch."""
+    history = [{"epoch": 1.0, "llm_train": 3.0, "flow_train": 1.0}, {"epoch": 2.0, "flow_train": 1.0}]
+    parts = {"llm": {"stopped": "it reached its loss"}, "flow": {"stopped": ""}}
+    last = {"adapters": parts, "epoch": 2, "training": {"parts": parts, "history": history, "group": 3}}
+    assert adapter_epochs(last) == {"llm": 1, "flow": 3}
+    last["training"]["group"] = 0
+    assert adapter_epochs(last) == {"llm": 1, "flow": 2}
+    assert adapter_epochs({"adapters": parts, "epoch": 2}) == {"llm": 2, "flow": 2}
+    assert adapter_epochs({"adapters": parts, "epoch": 9, "best_epochs": {"llm": 4, "flow": 7}}) == {
+        "llm": 4,
+        "flow": 7,
+    }
+    begun = {"parts": {"llm": {"stopped": "its base"}, "flow": {"stopped": ""}}, "history": [], "group": 0}
+    assert adapter_epochs({"adapters": parts, "epoch": 0, "training": begun}) == {"llm": 0, "flow": 0}
 
 
 def test_merged_files_go_beside_their_checkpoint(tiny_model_dir, trained, tmp_path):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from random_data import write_random_data
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dataset
 import mel_store
@@ -348,6 +349,36 @@ def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_mode
     assert run.step == checkpoint["step"] and run.scaler.get_scale() == 65536
 
 
+def stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer after one step."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def adamw(device: str, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([torch.nn.Parameter(torch.ones(3, device=device))], fused=fused)
+
+
+def test_a_run_begun_on_a_cpu_counts_its_steps_on_the_gpu_where_it_goes_on():
+    """The fused kernel of a GPU reads the count there; a fake GPU has devices and no values."""
+    saved = stepped(adamw("cpu", fused=False)).state_dict()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        resumed = adamw("cuda", fused=True)
+        run_files.load_moments(resumed, saved)
+    [(parameter, state)] = resumed.state.items()
+    assert {value.device for value in state.values()} == {parameter.device} and resumed.param_groups[0]["fused"]
+
+
+def test_a_run_begun_on_a_gpu_goes_on_on_a_cpu():
+    saved, resumed = stepped(adamw("cpu", fused=False)).state_dict(), adamw("cpu", fused=False)
+    saved["param_groups"][0] |= {"fused": True, "lr": 9.0}
+    run_files.load_moments(resumed, saved)
+    assert not resumed.param_groups[0]["fused"] and resumed.param_groups[0]["lr"] == 1e-3
+    assert stepped(resumed).state_dict()["state"][0]["step"] == 2
+
+
 @pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (9, [0, 3, 6])])
 def test_the_base_is_measured_on_at_most_so_many_clips(clips, taken):
     assert [*train_joint.spread_out(range(clips), 4)] == taken
@@ -459,6 +490,28 @@ def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_mode
     assert hearing_due(run)
     run.hearings.append(Heard(5, []))
     assert not hearing_due(run)
+
+
+def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_heard_less_often(
+    tiny_model_dir, data_dir, tmp_path
+):
+    """A resumed run has timed the rest of the epoch only."""
+    config = load(["max_epochs=100", "accumulate_grad_batches=1", "training_mode=flow_only"])[0]
+    joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
+    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run.audition, run.hearings = object(), [Heard(0, [{}] * 4)]
+    run.spent_sec["hearing"] = 8.0
+    assert run.steps_per_epoch == 8
+
+    def settled(*step_sec: float) -> int:
+        run.hear_every = 0
+        run.step_sec.clear()
+        run.step_sec.extend(step_sec)
+        train_joint.settle_hearing(run)
+        return run.hear_every
+
+    assert settled(1.0, 30.0, 1.0) == settled(*[1.0] * 8) == 4  # 15 % of 800 s: 60 sentences, ten surely, two an epoch
+    assert settled() == 0, "no step was timed: it is left to the next epoch"
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """training_step.py: the gradient of a step is the same however its clips are packed."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def clips(tmp_path_factory) -> list[Clip]:
 def new_run(tiny_model_dir, clips, tmp_path):
     """A run over the tiny model whose adapters are random, as they are after some steps."""
 
-    def make(*overrides: str) -> Run:
+    def make(*overrides: str, dtype: torch.dtype = torch.float32) -> Run:
         config = load(["validation_clips=0", "max_feat_len=100", *(overrides or NO_DROPOUT)])[0]
         torch.manual_seed(0)
         model = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
@@ -37,7 +38,7 @@ def new_run(tiny_model_dir, clips, tmp_path):
             for parameter in adapter_parameters(model.part(name)):
                 torch.nn.init.normal_(parameter, std=0.05)
         frames = {"llm": 1, "flow": 1}
-        return make_run(config, CPU, model, torch.float32, frames, clips, Path(tmp_path), 50, {})
+        return make_run(config, CPU, model, dtype, frames, clips, Path(tmp_path), 50, {})
 
     return make
 
@@ -134,6 +135,54 @@ def test_no_number_is_read_from_the_device_while_gradients_add_up(part, new_run)
     loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     assert loss.device.type == "meta"
     assert all(parameter.grad.device.type == "meta" for parameter in adapter_parameters(run.model.part(part)))
+
+
+# ---- fp16, as on cards that have no bf16 -----------------------------------------------------------------------------
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """{part: its adapter as one vector}."""
+    names = ("llm", "flow")
+    return {name: torch.cat([p.detach().flatten() for p in adapter_parameters(run.model.part(name))]) for name in names}
+
+
+def step(run: Run) -> dict[str, tuple[float, float]]:
+    """One optimizer step on the shortest clip."""
+    results = training_step.optimizer_step(run, [0], SignalGuard())
+    run.step += 1
+    return results
+
+
+def test_steps_in_fp16_are_those_in_float32(new_run):
+    """A number of fp16 is rounded to one part in 2048, which mostly cancels in the mean over a clip.
+
+    Adam divides each gradient by its own size: where one is near zero its direction may turn, in 2 % of the way here.
+    """
+    runs = new_run(*NO_DROPOUT, "learning_rate=0.01"), new_run(*NO_DROPOUT, "learning_rate=0.01", dtype=torch.float16)
+    before = weights(runs[0])
+    for _ in range(3):
+        full, half = map(step, runs)
+        for name, (loss, norm) in full.items():
+            assert half[name][0] == pytest.approx(loss, rel=1e-4) and half[name][0] != loss
+            assert half[name][1] == pytest.approx(norm, rel=5e-3), "the norm is that without the scale"
+    full, half = map(weights, runs)
+    for name, start in before.items():
+        assert (half[name] - full[name]).norm() < 0.05 * (full[name] - start).norm()
+
+
+def test_an_overflow_in_fp16_skips_the_step_of_its_part_alone_and_the_scale_comes_down(new_run):
+    run = new_run(*NO_DROPOUT, "learning_rate=0.01", dtype=torch.float16)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**19)  # too high for the flow's gradient, not for the LLM's
+    moved = []
+    while not moved or not all(moved[-1].values()):
+        before, scale = weights(run), run.scaler.get_scale()
+        results = step(run)
+        moved.append({name: not torch.equal(value, before[name]) for name, value in weights(run).items()})
+        assert moved[-1] == {name: math.isfinite(norm) for name, (_, norm) in results.items()}
+        assert run.scaler.get_scale() == (scale if all(moved[-1].values()) else scale / 2)
+        assert len(moved) < 8, "it never comes down far enough"
+    assert {"llm": True, "flow": False} in moved
+    assert all(value.isfinite().all() for value in weights(run).values())
 
 
 # ---- out of memory ---------------------------------------------------------------------------------------------------
