@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from languages import script, without_tags
+from languages import digits_in_english, script, without_tags
 
 MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
 MIN_SAMPLE_RATE = 16_000
@@ -87,6 +87,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
     "digits_left": (WARN, "'{text}': write the digits as words"),
+    "digits_in_english": (WARN, "'{text}': digits were read in English; write the numbers as words"),
     "markup_left": (WARN, "'{text}': remove what is not spoken"),
     "duplicate_text": (WARN, "same text as {same_text_as}; fine if really said twice"),
     "language_mix": (WARN, "written in {script}, the others in {usual_script}"),
@@ -270,6 +271,7 @@ def text_flags(text: str, written: str = "") -> list[str]:
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
     odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
     marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
+    found += ["digits_in_english"] if digits_in_english(written, text) else []
     return found + (["markup_left"] if odd or marked else [])
 
 

@@ -51,7 +51,7 @@ from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
-from languages import language_of, tagged_language
+from languages import digits_in_english, language_of, tagged_language
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from recogniser import Recogniser, character_error_rate, missing
 from report_page import report_page
@@ -235,7 +235,9 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
 
 
 def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser | None) -> None:
-    """Character error rate of each clip, where there is a recogniser; stored for each clip. It flags nothing."""
+    """Character error rate of each clip, where there is a recogniser; stored for each clip.
+
+    It flags nothing but digits that were read in English where another language in Latin letters is heard."""
     paths = [cache / f"{clip.fingerprint}.heard.json" for clip in clips]
     forget_old_files(cache, "*.heard.json*", paths)
     if recogniser is None:
@@ -251,6 +253,8 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recognise
             heard = recogniser.hear(wave_of(clip), spoken_in)
             stored = {"recogniser": recogniser.name, "heard": heard, "language": spoken_in}
             write_text(path, json.dumps(stored, ensure_ascii=False) + "\n")
+        if digits_in_english(clip.raw.text or "", text, stored["language"]):
+            clip.finding.flag("digits_in_english")
         clip.finding.figures["heard"] = stored["heard"]
         clip.finding.figures["cer"] = round(character_error_rate(text, stored["heard"], stored["language"]), 3)
 

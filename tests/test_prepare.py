@@ -28,7 +28,7 @@ from config import UserError
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
-from languages import script
+from languages import digits_in_english, script
 from prepare_joint_data import main, parse_args
 
 RATE = 16_000
@@ -837,6 +837,31 @@ def test_text_that_cannot_be_spoken_as_written_is_flagged(text, expected):
 def test_markup_is_flagged_though_it_was_made_words_of(written):
     assert audio_doctor.text_flags("see a b c", written) == ["markup_left"]
     assert audio_doctor.text_flags("hello", "<|en|>hello, 5% of $3") == []
+
+
+@pytest.mark.parametrize(
+    ("written", "language", "expected"),
+    [
+        ("5시에", "ko", True),
+        ("ここに5つ", "ja", True),
+        ("25 лет", "ru", True),
+        ("عندي ٣ كتب", "ar", True),
+        ("Мне 25 лет, iPhone", "en", True),
+        ("今日は5時", "ja", False),
+        ("5个", "zh", False),
+        ("at 5", "en", False),
+        ("um 5", "de", True),
+        ("55", "en", False),
+        ("다섯 시에", "ko", False),
+    ],
+)
+def test_digits_of_another_language_that_became_english_words_are_told(written, language, expected):
+    assert digits_in_english(written, "five words", language) == expected
+    assert not digits_in_english(f"<|{language}|>{written}", f"<|{language}|>{written}", language), "tagged: left as is"
+
+
+def test_digits_that_became_english_words_are_flagged_by_the_letters_around_them():
+    assert audio_doctor.text_flags("ここにfiveつ", "ここに5つ") == ["digits_in_english"]
 
 
 def vectors(own: int, strangers: int, spread: float = 0.5) -> np.ndarray:
