@@ -706,6 +706,12 @@ def test_metadata_csv_names_clips_in_many_ways(tmp_path):
     assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
 
 
+def test_a_text_of_metadata_csv_may_hold_ends_of_lines_that_editors_do_not_know(tmp_path):
+    write_clip(tmp_path, "a.wav", None)
+    write_clip(tmp_path, "b.wav", None)
+    assert listed(tmp_path, "a|one\u2028more\x85still", "b|two") == {"a": "one more still", "b": "two"}
+
+
 def test_a_txt_beside_the_audio_wins_and_a_conflict_is_flagged(tmp_path):
     write_clip(tmp_path, "a.wav", "from txt")
     write_clip(tmp_path, "b.wav", "same")
