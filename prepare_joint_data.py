@@ -106,6 +106,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """UserError for flags that would do nothing beside the others."""
+    only = [f"--{name}" for name in ("fix", "split", "transcribe") if getattr(args, name)]
+    if args.fix and len(only) > 1:
+        raise UserError("give --fix by itself: cut and draft first, then fix what came out")
+    idle = [name for name in ("force", "workers", "no_text_check") if only and getattr(args, name)]
+    if idle:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise UserError(f"{only[0]} makes no training data and does not use {named}; leave it out")
+    if args.asr_model and (args.no_text_check or only and not args.transcribe):
+        raise UserError(f"--asr-model is not used with {only[0] if only else '--no-text-check'}; leave one of them out")
+
+
 # ---- what a clip's features depend on --------------------------------------------------------------------------------
 
 
@@ -352,6 +365,7 @@ def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Recordings -> data set and report; raises UserError where that is impossible."""
+    check_arguments(args)
     input_dir = find_folder(args.input_dir, DEFAULT_INPUT_DIR, "put 001.wav, 001.txt, ... there or give --input-dir")
     raw_clips, notes = find_clips(input_dir)
     if args.fix:
@@ -426,8 +440,6 @@ def same_folders(args: argparse.Namespace, input_dir: Path | None = None) -> str
 
 def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
     """--fix: mended copies beside the recordings; no training data is made."""
-    if args.split or args.transcribe:
-        raise UserError("give --fix by itself: cut and draft first, then fix what came out")
     lines, target = fix_recordings(clips, input_dir), fixed_folder(input_dir)
     print("\n".join(lines + notes) or "nothing had to be changed")
     print(f"copies are in {target}, what was done to each in {target / DONE}; the originals are untouched")

@@ -891,6 +891,24 @@ def test_one_speaker_in_varied_moods_is_not_flagged():
         assert flagged(findings, "other_speaker") == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--fix --force", "--fix makes no training data and does not use --force; leave it out"),
+        (
+            "--split --workers 2 --no-text-check",
+            "--split makes no training data and does not use --workers, --no-text-",
+        ),
+        ("--no-text-check --asr-model m", "--asr-model is not used with --no-text-check; leave one of them out"),
+        ("--split --asr-model m", "--asr-model is not used with --split; leave one of them out"),
+        ("--split --fix", "give --fix by itself"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
+    assert main(flags.split()) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_few_clips_are_not_judged():
     findings = spoken(["x"] * 3)
     check_speakers(findings, vectors(2, 1))
