@@ -90,12 +90,22 @@ def command_line(script: str, **options: object) -> str:
 
     output_dir=Path("my voice") becomes --output-dir 'my voice'.
     """
-    words = ["python", script]
+    words = [interpreter(), script]
     for name, value in options.items():
         if value is not None and Path(str(value)) != default_folder(script, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
     return " ".join(quoted)
+
+
+def interpreter() -> str:
+    """What to type for the Python that runs this: `python` where that is the one, else its path, short if it can be."""
+    running, found = Path(sys.executable), shutil.which("python")
+    # the same file in another folder is another environment
+    if found and Path(found).absolute().parent == running.parent and os.path.samefile(found, running):
+        return "python"
+    shown = running.with_suffix("") if os.name == "nt" else running
+    return str(shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else shown)
 
 
 def default_folder(script: str, option: str) -> Path | None:

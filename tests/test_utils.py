@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,23 @@ from utils import (
 )
 def test_a_command_leaves_out_what_the_script_takes_by_itself_and_nothing_else(script, options, expected):
     assert command_line(script, **options) == f"python {script} {expected}".rstrip()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes links")
+def test_a_printed_command_names_the_python_that_runs(tmp_path, monkeypatch):
+    own, other = tmp_path / ".venv" / "bin", tmp_path / "usr" / "bin"
+    for folder in (own, other):  # of one installation, as environments are
+        folder.mkdir(parents=True)
+        (folder / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(own))
+    assert command_line("train_joint.py") == "python train_joint.py"
+    monkeypatch.setenv("PATH", str(other))
+    assert command_line("train_joint.py") == ".venv/bin/python train_joint.py"
+    monkeypatch.chdir(other)
+    monkeypatch.setenv("PATH", "")
+    assert command_line("train_joint.py") == f"{own}/python train_joint.py"
 
 
 @pytest.mark.parametrize(
