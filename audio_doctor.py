@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from languages import script, without_tags
+from languages import digits_in_english, script, without_tags
 
 MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
 MIN_SAMPLE_RATE = 16_000
@@ -83,10 +83,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "noisy": (WARN, "pauses are only {snr_db:.0f} dB below the speech; noise, music and echo are learned too"),
     "echo": (WARN, "sounds die away slowly ({fall_db:.0f} dB in 0.15 s): echo or music is learned too; record closer"),
-    "dc_offset": (WARN, "the wave stands {dc_offset:+.2f} off its middle (full scale is 1); --fix centres it"),
+    "dc_offset": (WARN, "DC offset of {dc_offset:+.2f} of full scale; --fix removes it"),
     "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
     "digits_left": (WARN, "'{text}': write the digits as words"),
+    "digits_in_english": (WARN, "'{text}': digits were read in English; write the numbers as words"),
     "markup_left": (WARN, "'{text}': remove what is not spoken"),
     "duplicate_text": (WARN, "same text as {same_text_as}; fine if really said twice"),
     "language_mix": (WARN, "written in {script}, the others in {usual_script}"),
@@ -157,8 +158,7 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
     mono = centred.mean(axis=1)
     levels = frame_levels(mono, sample_rate)
     pause, level = map(float, np.quantile(levels, [0.05, 0.95]))
-    loud = np.nonzero(levels > silence_threshold(levels))[0]
-    lead, trail = (loud[0], len(levels) - 1 - loud[-1]) if len(loud) else (len(levels), 0)
+    lead, trail = edge_silences(levels)
     return AudioFigures(
         duration_sec=round(len(mono) / sample_rate if duration_sec is None else duration_sec, 6),
         sample_rate=sample_rate,
@@ -169,8 +169,8 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         snr_db=round(level - pause, 1),
         clipped_share=round(max(map(clipped_share, samples.T)), 6),
         dc_offset=round(float(max(offsets, key=abs)), 4),
-        lead_silence_sec=round(float(lead) * FRAME_SEC, 2),
-        trail_silence_sec=round(float(trail) * FRAME_SEC, 2),
+        lead_silence_sec=lead,
+        trail_silence_sec=trail,
         edge_db=round(float(max(levels[0], levels[-1])) - level, 1),
         fall_db=round(fall_db(mono, sample_rate), 1),
         bandwidth_hz=round(bandwidth_hz(mono, sample_rate)),
@@ -181,7 +181,15 @@ def frame_levels(mono: np.ndarray, sample_rate: int) -> np.ndarray:
     """Level in dBFS of each whole frame of FRAME_SEC of samples (N,); of all of them where they make no frame."""
     size = max(1, int(FRAME_SEC * sample_rate))
     frames = mono[: len(mono) // size * size].reshape(-1, size) if len(mono) >= size else mono[None]
-    return decibel(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)))
+    energies = np.einsum("ij,ij->i", frames, frames, dtype=np.float64)  # no copy of the samples, which may be an hour
+    return decibel(np.sqrt(energies / frames.shape[1]))
+
+
+def edge_silences(levels: np.ndarray) -> tuple[float, float]:
+    """Seconds before and after the speech, by the levels of the frames; all of it before where nobody speaks."""
+    loud = np.nonzero(levels > silence_threshold(levels))[0]
+    lead, trail = (loud[0], len(levels) - 1 - loud[-1]) if len(loud) else (len(levels), 0)
+    return round(float(lead) * FRAME_SEC, 2), round(float(trail) * FRAME_SEC, 2)
 
 
 def decibel(amplitude: np.ndarray | float) -> np.ndarray:
@@ -270,6 +278,7 @@ def text_flags(text: str, written: str = "") -> list[str]:
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
     odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
     marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
+    found += ["digits_in_english"] if digits_in_english(written, text) else []
     return found + (["markup_left"] if odd or marked else [])
 
 
@@ -442,7 +451,9 @@ def advice(findings: Sequence[Finding]) -> list[str]:
             "Mend the clips named above and run this again before training."
         )
     if used and (len(used) < 10 or seconds < 30):
-        lines.append(f"Few data: {len(used)} clips, {seconds:.0f} s; 20-50 clips of 2-15 s give a better voice.")
+        lines.append(
+            f"Very little data: {len(used)} clips, {seconds:.0f} s; 20-50 clips of 2-15 s give a better voice."
+        )
     if any(finding.status == "warned" for finding in used):
         lines.append("Clips with a warning are used. Listen to them; mend or delete those that are wrong, run again.")
     return lines

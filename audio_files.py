@@ -18,7 +18,7 @@ from audio_doctor import MAX_SEC
 from config import UserError
 from cosyvoice.cli import frontend
 from recogniser import Recogniser
-from utils import atomic_path, user_mistakes
+from utils import atomic_path, split_lines, user_mistakes
 
 # In order of preference where two files differ only in the suffix.
 FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()
@@ -185,7 +185,7 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
     if not path.is_file():
         return {}, []
     try:
-        lines = read_utf8(path).splitlines()
+        lines = split_lines(read_utf8(path))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: {error}") from error
     places = _places(clips)

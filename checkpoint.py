@@ -19,7 +19,7 @@ from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
 from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
-from utils import save_torch, user_mistakes
+from utils import command_line, save_torch, user_mistakes
 
 FORMAT = 1
 PARTS = ("llm", "flow")
@@ -51,7 +51,8 @@ def newest_run(output_dir: Path) -> Path:
     found = sorted(output_dir.glob("joint_*_last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
-            f"no checkpoint in {output_dir}; run: python train_joint.py, or give the folder of a run with --output-dir"
+            f"no checkpoint in {output_dir}; run: {command_line('train_joint.py')}, "
+            "or give the folder of a run with --output-dir"
         )
     return found[-1]
 

@@ -37,6 +37,10 @@ from utils import (
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
 MAX_NAMED = 20  # letters in a warning
+SIGNS = {  # flags of a text, and what is said about them
+    "markup_left": "contains markup or symbols that are read aloud; remove what should not be spoken",
+    "digits_in_english": "digits are read in English; write the numbers as words",
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -151,17 +155,20 @@ def infer(args: argparse.Namespace) -> int:
 
 
 def warn_of_signs(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapping[int, Sequence[str]]) -> None:
-    """One warning for letters that the model cannot read, and one for markup, which it does read.
+    """One warning for letters that the model cannot read, and one for each of SIGNS.
 
     texts: {number of the line from 1: its segments}."""
     if letters := unreadable(frontend, "".join(lines)):
         named = " ".join(letters[:MAX_NAMED]) + (" ..." if len(letters) > MAX_NAMED else "")
-        print(f"warning: this model cannot read {named}: the words are missing or noise", flush=True)
-    marked = [n for n, line in enumerate(lines, 1) if "markup_left" in text_flags("".join(texts[n]), line)]
-    if marked:
-        where = f"line {marked[0]}" + (f" and {len(marked) - 1} more" if len(marked) > 1 else "")
-        where = where if len(lines) > 1 else "the text"
-        print(f"warning: {where}: markup or signs are read aloud as they stand; remove what nobody says", flush=True)
+        print(
+            f"warning: this model cannot read {named}: words with these letters are skipped or sound like noise",
+            flush=True,
+        )
+    flags = {number: text_flags("".join(texts[number]), line) for number, line in enumerate(lines, 1)}
+    for flag, warning in SIGNS.items():
+        if found := [number for number, names in flags.items() if flag in names]:
+            where = f"line {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
+            print(f"warning: {where if len(lines) > 1 else 'the text'}: {warning}", flush=True)
 
 
 def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:

@@ -4,12 +4,15 @@ import re
 import unicodedata
 from collections import Counter
 
+from cosyvoice.cli.frontend import contains_chinese
 from cosyvoice.tokenizer.tokenizer import TAG
 
 KANA = {"HIRAGANA", "KATAKANA"}
 # First words of the Unicode names of letters, and what they tell
+NORMALISED = {"en", "zh"}  # languages in which numbers are written out
 CODES = {"HANGUL": "ko", "CJK": "zh", "CYRILLIC": "ru"}
 SCRIPTS = {"HANGUL": "Hangul", "CJK": "Chinese characters", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic letters"}
+NO_LETTERS = "no letters"
 
 
 def without_tags(text: str) -> str:
@@ -36,7 +39,17 @@ def script(text: str) -> str:
     if KANA & set(names):
         return "Japanese"
     most = Counter(names).most_common(1)
-    return SCRIPTS.get(most[0][0], most[0][0].title()) if most else "no letters"
+    return SCRIPTS.get(most[0][0], most[0][0].title()) if most else NO_LETTERS
+
+
+def digits_in_english(written: str, normalised: str, language: str = "en") -> bool:
+    """Whether normalising made English words of digits in a text of another language.
+
+    language: code of what is spoken, where more is known than the letters tell; Latin ones tell nothing."""
+    was, left = (any(map(str.isdigit, without_tags(text))) for text in (written, normalised))
+    if left or not was or contains_chinese(written):  # beside Chinese characters digits are read in Chinese
+        return False
+    return language not in NORMALISED or script(written) not in (SCRIPTS["LATIN"], NO_LETTERS)
 
 
 def _scripts(text: str) -> list[str]:

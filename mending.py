@@ -15,7 +15,7 @@ import torch
 import torchaudio.functional
 from tqdm import tqdm
 
-from audio_doctor import DC_OFFSET, decibel, measure
+from audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
 from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
@@ -27,6 +27,8 @@ LOUDNESS_STEP_DB = 0.5  # smaller differences are left alone
 EDGE_SEC = 0.2  # silence that stays before and after the speech
 LONGEST_EDGE_SEC = 0.3  # edges up to this are left alone
 SHORTEST_SEC = 0.4  # loudness is measured in blocks of this length
+LONGEST_SEC = 300  # of a recording that its loudness is measured by
+MOST_CHANNELS = 5  # that BS.1770 has weights for
 DONE = "fixed.json"
 DROPPED_BY_DESKTOPS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # nobody's work
 
@@ -60,7 +62,7 @@ def refuse_changed_copies(target: Path) -> None:
     if not target.exists():
         return
     if not (target / DONE).is_file():
-        raise UserError(f"{target} is there and was not made by --fix; move it away")
+        raise UserError(f"{target} already exists and was not made by --fix; move it away")
     remedy = f"move {target} away, or go on with it by --input-dir"
     try:
         written = dict(json.loads((target / DONE).read_text(encoding="utf-8"))["files"])
@@ -76,27 +78,41 @@ def refuse_changed_copies(target: Path) -> None:
 
 
 def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
-    """Integrated loudness of samples (N, channels); NaN for silence and for less than SHORTEST_SEC."""
-    if len(samples) < SHORTEST_SEC * sample_rate or not np.abs(samples).max() > 0:
+    """Integrated loudness of samples (N, channels); NaN for silence and for less than SHORTEST_SEC.
+
+    Of more than MOST_CHANNELS the mono mix is measured, which is what is trained on, and of a recording of more than
+    LONGEST_SEC that much from its middle: filtering takes ten times the memory of the samples."""
+    if len(samples) < SHORTEST_SEC * sample_rate or not peak(samples) > 0:
         return math.nan
+    beyond = max(0, len(samples) - LONGEST_SEC * sample_rate)
+    samples = samples[beyond // 2 : len(samples) - beyond // 2]
+    if samples.shape[1] > MOST_CHANNELS:
+        samples = samples.mean(axis=1, keepdims=True)
     found = float(torchaudio.functional.loudness(torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate))
     return found if math.isfinite(found) else math.nan
 
 
+def peak(samples: np.ndarray) -> float:
+    """The largest magnitude."""
+    return float(max(samples.max(), -samples.min()))
+
+
 def mend(samples: np.ndarray, sample_rate: int) -> Mended:
     """Samples (N, channels) centred, with long edges cut to EDGE_SEC, at LOUDNESS_LUFS as far as PEAK_DB allows."""
-    figures, done = measure(samples, sample_rate), []
-    if abs(figures.dc_offset) >= DC_OFFSET:
-        samples = samples - samples.mean(axis=0)
-        done.append(f"centred, it stood {figures.dc_offset:+.2f} off its middle")
-    lead, trail = figures.lead_silence_sec, figures.trail_silence_sec
+    done = []
+    offsets = samples.mean(axis=0, dtype=np.float64).astype(samples.dtype)
+    centred = samples - offsets
+    lead, trail = edge_silences(frame_levels(centred.mean(axis=1), sample_rate))
+    if np.abs(offsets).max() >= DC_OFFSET:
+        samples = centred
+        done.append(f"DC offset of {max(offsets, key=abs):+.2f} of full scale removed")
     start = lead - EDGE_SEC if lead > LONGEST_EDGE_SEC else 0.0
     end = trail - EDGE_SEC if trail > LONGEST_EDGE_SEC else 0.0
-    if start + end > 0 and lead + trail < figures.duration_sec:
+    if start + end > 0 and lead + trail < len(samples) / sample_rate:
         samples = samples[round(start * sample_rate) : len(samples) - round(end * sample_rate)]
         done.append(f"{start:.2f} s cut off before the speech, {end:.2f} s after it")
     loudness = loudness_lufs(samples, sample_rate)
-    room = PEAK_DB - float(decibel(np.abs(samples).max()))
+    room = PEAK_DB - float(decibel(peak(samples)))
     gain = min(LOUDNESS_LUFS - loudness, room)
     if math.isfinite(gain) and abs(gain) >= LOUDNESS_STEP_DB:
         samples = samples * 10 ** (gain / 20)

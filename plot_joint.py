@@ -19,7 +19,7 @@ from llm_flow_model import LOSS_UNITS
 from mel_picture import LOUDEST, QUIETEST, log_mel
 from selection import Heard, judged_sentences, mean
 from training_state import stop_loss
-from utils import DEFAULT_OUTPUT_DIR, atomic_path, read_lines, run_main, user_mistakes
+from utils import DEFAULT_OUTPUT_DIR, atomic_path, command_line, read_lines, run_main, user_mistakes
 
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
 
@@ -44,7 +44,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     UserError where the run has no finished epoch, or naming the line that is not as training wrote it.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: the run has no finished epoch; run: python train_joint.py")
+        raise UserError(f"{path} is missing: the run has no finished epoch; run: {command_line('train_joint.py')}")
     reader, rows = csv.DictReader(read_lines(path)), []
     try:
         missing = METRICS - set(reader.fieldnames or ())

@@ -51,7 +51,7 @@ from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
-from languages import language_of, tagged_language
+from languages import digits_in_english, language_of, tagged_language
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from recogniser import Recogniser, character_error_rate, missing
 from report_page import report_page
@@ -104,6 +104,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: {args.workers} must be at least 1")
     return args
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """UserError for flags that would do nothing beside the others."""
+    only = [f"--{name}" for name in ("fix", "split", "transcribe") if getattr(args, name)]
+    if args.fix and len(only) > 1:
+        raise UserError("give --fix by itself: cut and draft first, then fix what came out")
+    idle = [name for name in ("force", "workers", "no_text_check") if only and getattr(args, name)]
+    if idle:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise UserError(f"{only[0]} makes no training data and does not use {named}; leave it out")
+    if args.asr_model and (args.no_text_check or only and not args.transcribe):
+        raise UserError(f"--asr-model is not used with {only[0] if only else '--no-text-check'}; leave one of them out")
 
 
 # ---- what a clip's features depend on --------------------------------------------------------------------------------
@@ -235,7 +248,9 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
 
 
 def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser | None) -> None:
-    """Character error rate of each clip, where there is a recogniser; stored for each clip. It flags nothing."""
+    """Character error rate of each clip, where there is a recogniser; stored for each clip.
+
+    It flags nothing but digits that were read in English where another language in Latin letters is heard."""
     paths = [cache / f"{clip.fingerprint}.heard.json" for clip in clips]
     forget_old_files(cache, "*.heard.json*", paths)
     if recogniser is None:
@@ -251,6 +266,8 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recognise
             heard = recogniser.hear(wave_of(clip), spoken_in)
             stored = {"recogniser": recogniser.name, "heard": heard, "language": spoken_in}
             write_text(path, json.dumps(stored, ensure_ascii=False) + "\n")
+        if digits_in_english(clip.raw.text or "", text, stored["language"]):
+            clip.finding.flag("digits_in_english")
         clip.finding.figures["heard"] = stored["heard"]
         clip.finding.figures["cer"] = round(character_error_rate(text, stored["heard"], stored["language"]), 3)
 
@@ -348,6 +365,7 @@ def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Recordings -> data set and report; raises UserError where that is impossible."""
+    check_arguments(args)
     input_dir = find_folder(args.input_dir, DEFAULT_INPUT_DIR, "put 001.wav, 001.txt, ... there or give --input-dir")
     raw_clips, notes = find_clips(input_dir)
     if args.fix:
@@ -422,8 +440,6 @@ def same_folders(args: argparse.Namespace, input_dir: Path | None = None) -> str
 
 def fix(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
     """--fix: mended copies beside the recordings; no training data is made."""
-    if args.split or args.transcribe:
-        raise UserError("give --fix by itself: cut and draft first, then fix what came out")
     lines, target = fix_recordings(clips, input_dir), fixed_folder(input_dir)
     print("\n".join(lines + notes) or "nothing had to be changed")
     print(f"copies are in {target}, what was done to each in {target / DONE}; the originals are untouched")

@@ -1,8 +1,7 @@
 """What a training run leaves on disk: checkpoints to resume from and to merge, and earlier runs moved aside."""
 
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -166,9 +165,25 @@ def move_previous_run(output_dir: Path) -> None:
     while (target := output_dir / f"previous_{date}_{number}").exists():
         number += 1
     try:
-        target.mkdir()
-        for path in found:
-            shutil.move(path, target / path.name)
+        move_together(found, target)
     except OSError as error:
-        raise UserError(f"cannot move the earlier run to {target}: {error.strerror}; move it yourself") from error
+        raise UserError(
+            f"cannot move the earlier run to {target}: {error.filename}: {error.strerror}; nothing was moved; close "
+            "what has its files open (TensorBoard, a player, a spreadsheet), or move them yourself"
+        ) from error
     print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)
+
+
+def move_together(paths: Sequence[Path], target: Path) -> None:
+    """Move files and folders into the new folder `target`, all or none; raises OSError naming one that refused."""
+    target.mkdir()
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            path.rename(target / path.name)  # not shutil.move, which copies a folder that is in use and deletes half
+            moved.append(path)
+    except OSError:
+        for path in moved:
+            (target / path.name).rename(path)
+        target.rmdir()
+        raise

@@ -92,8 +92,8 @@ def newest_pair(output_dir: Path) -> dict[str, Path]:
             f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
         )
     raise UserError(
-        f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: python train_joint.py, "
-        "give --llm and --flow, or use --base for the untouched model"
+        f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: "
+        f"{command_line('train_joint.py')}, give --llm and --flow, or use --base for the untouched model"
     )
 
 
@@ -138,7 +138,8 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
         return next(iter(own.values()))
     raise UserError(
         f"no speaker vector: neither {folder / VOICES} nor {model_dir / VOICES} holds a voice; train one "
-        "(python train_joint.py), point --output-dir to one, or use a model with named voices (CosyVoice-300M-SFT)"
+        f"({command_line('train_joint.py')}), point --output-dir to one, or use a model with named voices "
+        "(CosyVoice-300M-SFT)"
     )
 
 

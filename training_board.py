@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from checkpoint import PARTS
-from config import UserError
 from evaluation import Sentence
 from mel_picture import mel_picture
 from speaking import write_audio
 from training_state import Run, loss_weight, lr_at
-from utils import atomic_path, write_text
+from utils import atomic_path, dispensable, write_text
+
+WITHOUT = "training goes on without it"
 
 
 class Board:
@@ -39,19 +40,22 @@ class Board:
                 self.writer.add_scalar(f"epoch/{key}", value, run.step)
         self.writer.flush()
         columns = ["epoch", "step", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))]
-        try:
-            with atomic_path(self.folder / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns, restval="")
-                writer.writeheader()
-                writer.writerows(run.history)
-        except UserError as error:  # a spreadsheet that has the file open must not end a training run
-            print(f"warning: {error}; it is written again after the next epoch", flush=True)
+        path = self.folder / "metrics.csv"
+        with (
+            dispensable("it is written again after the next epoch"),
+            atomic_path(path) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(run.history)
 
     def heard(self, run: Run, sentences: Mapping[int, Sentence], figures: Mapping[str, float], name: str) -> None:
         """Sounds, mels and figures of what was heard after this step; the same to samples/. sentences: by number."""
         texts = "".join(f"{sentence.text}\n" for sentence in sentences.values())
         if name == "base":
-            write_text(run.output_dir / "samples" / "sentences.txt", texts)
+            with dispensable(WITHOUT):
+                write_text(run.output_dir / "samples" / "sentences.txt", texts)
         pictures = write_samples(run.output_dir / "samples", name, sentences)
         for key, value in figures.items():
             self.writer.add_scalar(f"eval/{key}", value, run.step)
@@ -63,13 +67,16 @@ class Board:
 
 
 def write_samples(folder: Path, name: str, sentences: Mapping[int, Sentence]) -> dict[int, np.ndarray]:
-    """NAME_1.wav and NAME_1.png for sentence 0 and so on; the pictures (H, W, 3) of those that sound."""
+    """NAME_1.wav and NAME_1.png for sentence 0 and so on; the pictures (H, W, 3) of those that sound.
+
+    What cannot be written is warned of."""
     pictures = {}
     for number, sentence in sentences.items():
         if sentence.wave.shape[1]:
-            write_audio(folder / f"{name}_{number + 1}.wav", sentence.wave, sentence.sample_rate)
             png = mel_picture(sentence.wave, sentence.sample_rate)
-            with atomic_path(folder / f"{name}_{number + 1}.png") as part:
+            with dispensable(WITHOUT):
+                write_audio(folder / f"{name}_{number + 1}.wav", sentence.wave, sentence.sample_rate)
+            with dispensable(WITHOUT), atomic_path(folder / f"{name}_{number + 1}.png") as part:
                 part.write_bytes(png)
             pictures[number] = decoded(png)
     return pictures

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
 DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "output"
 GIB = 2**30
+REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
 MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS take
 
 
@@ -88,12 +90,22 @@ def command_line(script: str, **options: object) -> str:
 
     output_dir=Path("my voice") becomes --output-dir 'my voice'.
     """
-    words = ["python", script]
+    words = [interpreter(), script]
     for name, value in options.items():
         if value is not None and Path(str(value)) != default_folder(script, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
     return " ".join(quoted)
+
+
+def interpreter() -> str:
+    """What to type for the Python that runs this: `python` where that is the one, else its path, short if it can be."""
+    running, found = Path(sys.executable), shutil.which("python")
+    # the same file in another folder is another environment
+    if found and Path(found).absolute().parent == running.parent and os.path.samefile(found, running):
+        return "python"
+    shown = running.with_suffix("") if os.name == "nt" else running
+    return str(shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else shown)
 
 
 def default_folder(script: str, option: str) -> Path | None:
@@ -162,13 +174,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        os.replace(part, path)
+        rename_over(part, path)
     except OSError as error:
         _remove(part)
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
     except BaseException:
         _remove(part)
         raise
+
+
+def rename_over(part: Path, path: Path) -> None:
+    """os.replace, tried again for about 2 s: on Windows a virus scanner may have either file open for a moment."""
+    for _ in range(REPLACE_TRIES):
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            time.sleep(REPLACE_SEC)
+    os.replace(part, path)
+
+
+@contextmanager
+def dispensable(otherwise: str) -> Iterator[None]:
+    """Around writing what a run can do without: a full disk, or a program that has the file open, must not end it."""
+    try:
+        yield
+    except UserError as error:
+        print(f"warning: {error}; {otherwise}", flush=True)
 
 
 def part_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """What every test file shares."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from cosyvoice.utils.precision import keep_float32_exact
 
 keep_float32_exact()  # as every network that is loaded does
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first
+# as in an active environment: `python` in the commands that are printed is the one that runs the tests
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a test process, so a script that it runs gets one as well
     os.environ["OMP_NUM_THREADS"] = "1"
 

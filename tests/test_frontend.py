@@ -94,6 +94,13 @@ def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEn
         ("Dial 911 or 555-1234.", "Dial nine one one or five five five, one two three four."),
         ("St. Louis, near St. Paul", "Saint Louis, near Saint Paul"),
         ("On Main St. The end", "On Main St. The end"),
+        ("Open 24/7, since 9/11, split 50/50.", "Open twenty four seven, since nine eleven, split fifty fifty."),
+        ("In 1990-2000, 1000–2000 people", "In nineteen ninety to two thousand, one thousand to two thousand people"),
+        (
+            "US$1,000, US$1 or US$5 million",
+            "one thousand US dollars, one US dollar or five million US dollars",
+        ),
+        ("a 10,000m run, 1 m, 10-20m", "a ten thousand meters run, one meter, ten to twenty meters"),
     ],
 )
 def test_what_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str, spoken: str):
@@ -113,6 +120,11 @@ def test_what_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str
             "one thousand to two thousand, three to four, one nine two dot one six eight dot zero dot one",
         ),
         ("1, 2,3 and 4", "one, two,three and four"),
+        ("3/4 of 1/2, 9/10", "three quarters of one half, nine tenths"),
+        (
+            "2h 5m, $5m, on 9/11/2001",
+            "two hours five minutes, five million dollars, on the eleventh of september two thousand one",
+        ),
         ("C# 5", "C hash five"),
         ("(800) 555-1234", "eight hundred, five five five, one two three four"),
         ("他有1,000元，1990年，#1。", "他有一千元，一九九零年，#一。"),
@@ -120,6 +132,11 @@ def test_what_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str
 )
 def test_what_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoken: str):
     assert front.text_normalize(text, split=False) == spoken
+
+
+@pytest.mark.parametrize("digit", ["1", "１"])
+def test_a_number_that_has_no_name_is_read_digit_by_digit(front: CosyVoiceFrontEnd, digit: str):
+    assert front.text_normalize(f"[{digit * 37}]", split=False) == f"[{' '.join(['one'] * 37)}]"
 
 
 @pytest.mark.parametrize("text", ['He said "stop 5".', '他说"你好"，5个。', "a\\b 5"])

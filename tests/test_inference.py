@@ -159,7 +159,8 @@ def test_letters_that_the_model_cannot_read_are_named_once_and_are_no_speech(cap
     texts = {number: speakable(OnlyLatin(), line) for number, line in enumerate(lines, 1)}
     assert texts == {1: lines[:1], 2: [], 3: lines[2:]}
     inference_joint.warn_of_signs(OnlyLatin(), lines, texts)
-    assert capsys.readouterr().out == "warning: this model cannot read 世 界 你 好: the words are missing or noise\n"
+    named = "warning: this model cannot read 世 界 你 好: words with these letters are skipped or sound like noise\n"
+    assert capsys.readouterr().out == named
 
 
 @pytest.mark.parametrize(
@@ -167,10 +168,15 @@ def test_letters_that_the_model_cannot_read_are_named_once_and_are_no_speech(cap
 )
 def test_markup_is_warned_of(text, capsys):
     inference_joint.warn_of_signs(OnlyLatin(), [text], {1: speakable(OnlyLatin(), text)})
-    assert capsys.readouterr().out.startswith("warning: the text: markup or signs are read aloud")
+    assert capsys.readouterr().out.startswith("warning: the text: contains markup or symbols that are read aloud")
     lines = ["Fine.", text, text]
     inference_joint.warn_of_signs(OnlyLatin(), lines, {n: speakable(OnlyLatin(), t) for n, t in enumerate(lines, 1)})
-    assert capsys.readouterr().out.startswith("warning: line 2 and 1 more: markup")
+    assert capsys.readouterr().out.startswith("warning: line 2 and 1 more: contains markup")
+
+
+def test_digits_that_are_read_in_english_in_another_language_are_warned_of(capsys):
+    inference_joint.warn_of_signs(OnlyLatin(), ["Fine.", "25 лет"], {1: ["Fine."], 2: ["twenty five лет."]})
+    assert capsys.readouterr().out.endswith("warning: line 2: digits are read in English; write the numbers as words\n")
 
 
 def test_plain_text_is_not_warned_of(capsys):

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from test_prepare import voice, write_clip
 
+import mending
 import prepare_joint_data
+from mending import LOUDNESS_LUFS, loudness_lufs, mend
 
 
 @pytest.fixture
@@ -93,3 +96,16 @@ def test_copies_are_not_replaced_by_none(raw, capsys):
     fix(raw, code=2)
     assert f"none of the 1 recordings in {raw} can be copied; 001.flac: cannot be read" in capsys.readouterr().err
     assert (copies / "001.wav").exists()
+
+
+def test_film_sound_of_six_channels_is_brought_to_the_loudness_of_its_mix():
+    samples = np.repeat(voice(2)[:, None], 6, axis=1)
+    mended = mend(samples, 16_000).samples
+    assert mended.shape == samples.shape
+    assert loudness_lufs(mended.mean(axis=1, keepdims=True), 16_000) == pytest.approx(LOUDNESS_LUFS, abs=0.1)
+
+
+def test_a_long_recording_s_loudness_is_that_of_its_middle(monkeypatch):
+    monkeypatch.setattr(mending, "LONGEST_SEC", 2)
+    quiet, loud = (gain * voice(2)[:, None] for gain in (0.01, 1))
+    assert loudness_lufs(np.concatenate([quiet, loud, quiet]), 16_000) == loudness_lufs(loud, 16_000)

@@ -28,7 +28,7 @@ from config import UserError
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
-from languages import script
+from languages import digits_in_english, script
 from prepare_joint_data import main, parse_args
 
 RATE = 16_000
@@ -706,6 +706,12 @@ def test_metadata_csv_names_clips_in_many_ways(tmp_path):
     assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
 
 
+def test_a_text_of_metadata_csv_may_hold_ends_of_lines_that_editors_do_not_know(tmp_path):
+    write_clip(tmp_path, "a.wav", None)
+    write_clip(tmp_path, "b.wav", None)
+    assert listed(tmp_path, "a|one\u2028more\x85still", "b|two") == {"a": "one more still", "b": "two"}
+
+
 def test_a_txt_beside_the_audio_wins_and_a_conflict_is_flagged(tmp_path):
     write_clip(tmp_path, "a.wav", "from txt")
     write_clip(tmp_path, "b.wav", "same")
@@ -839,6 +845,31 @@ def test_markup_is_flagged_though_it_was_made_words_of(written):
     assert audio_doctor.text_flags("hello", "<|en|>hello, 5% of $3") == []
 
 
+@pytest.mark.parametrize(
+    ("written", "language", "expected"),
+    [
+        ("5시에", "ko", True),
+        ("ここに5つ", "ja", True),
+        ("25 лет", "ru", True),
+        ("عندي ٣ كتب", "ar", True),
+        ("Мне 25 лет, iPhone", "en", True),
+        ("今日は5時", "ja", False),
+        ("5个", "zh", False),
+        ("at 5", "en", False),
+        ("um 5", "de", True),
+        ("55", "en", False),
+        ("다섯 시에", "ko", False),
+    ],
+)
+def test_digits_of_another_language_that_became_english_words_are_told(written, language, expected):
+    assert digits_in_english(written, "five words", language) == expected
+    assert not digits_in_english(f"<|{language}|>{written}", f"<|{language}|>{written}", language), "tagged: left as is"
+
+
+def test_digits_that_became_english_words_are_flagged_by_the_letters_around_them():
+    assert audio_doctor.text_flags("ここにfiveつ", "ここに5つ") == ["digits_in_english"]
+
+
 def vectors(own: int, strangers: int, spread: float = 0.5) -> np.ndarray:
     """Raw vectors: `own` around one direction, then `strangers` around another."""
     rng = np.random.default_rng(1)
@@ -858,6 +889,24 @@ def test_one_speaker_in_varied_moods_is_not_flagged():
         findings = spoken(["x"] * 30)
         check_speakers(findings, vectors(30, 0, spread))
         assert flagged(findings, "other_speaker") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--fix --force", "--fix makes no training data and does not use --force; leave it out"),
+        (
+            "--split --workers 2 --no-text-check",
+            "--split makes no training data and does not use --workers, --no-text-",
+        ),
+        ("--no-text-check --asr-model m", "--asr-model is not used with --no-text-check; leave one of them out"),
+        ("--split --asr-model m", "--asr-model is not used with --split; leave one of them out"),
+        ("--split --fix", "give --fix by itself"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
+    assert main(flags.split()) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_few_clips_are_not_judged():

@@ -120,7 +120,7 @@ def test_an_offset_is_named_and_centred_and_is_no_noise():
     assert (off.dc_offset, off.snr_db, off.level_db) == (pytest.approx(0.1, abs=0.001), clean.snr_db, clean.level_db)
     assert set(audio_flags(off)) - set(audio_flags(clean)) == {"dc_offset"}
     mended = mend(samples + 0.1, rate)
-    assert mended.done[0].startswith("centred, it stood +0.10") and abs(mended.samples.mean()) < 1e-4
+    assert mended.done[0].startswith("DC offset of +0.10 of full scale removed") and abs(mended.samples.mean()) < 1e-4
 
 
 @pytest.mark.scripts

@@ -174,6 +174,7 @@ def test_a_recogniser_s_errors_stand_beside_each_clip_and_are_stored(tmp_path, m
     for path in sorted(CLIPS.iterdir())[:4]:
         shutil.copy(path, raw)
     (raw / "001.txt").write_text("La porta!", encoding="utf-8")
+    (raw / "002.txt").write_text("Ecco 5 alte finestre.", encoding="utf-8")
     monkeypatch.setattr(prepare_joint_data, "missing", lambda with_model: "")
     monkeypatch.setattr(prepare_joint_data, "Recogniser", FakeRecogniser)
     arguments = ["--input-dir", str(raw), "--output-dir", str(tmp_path / "data"), "--model-dir", str(MINI)]
@@ -183,6 +184,7 @@ def test_a_recogniser_s_errors_stand_beside_each_clip_and_are_stored(tmp_path, m
         first, second = json.loads((tmp_path / "data" / "report.json").read_text(encoding="utf-8"))
         assert (first["cer"], first["heard"]) == (0, "la porta")
         assert second["cer"] > 0.5
+        assert "digits_in_english" in second["flags"] and "digits_in_english" not in first["flags"]
     assert "character error rate" in (tmp_path / "data" / "report.html").read_text(encoding="utf-8")
 
 

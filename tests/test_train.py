@@ -29,6 +29,7 @@ from decisions import hearing_due
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import prepare_memory
+from run_files import move_previous_run
 from selection import Heard
 from train_joint import main
 from training_state import Part, epoch_groups, lr_at
@@ -467,6 +468,24 @@ def test_an_earlier_run_is_moved_aside_and_never_overwritten(train, tmp_path, ca
     assert f"it is now in {moved}" in capsys.readouterr().out
     assert (moved / "joint_llm_only_last.ckpt").read_bytes() == first
     assert (moved / "llm_merged_llm_only.pt").exists() and (moved / "spk2info.pt").exists()
+
+
+def test_an_earlier_run_that_cannot_be_moved_stays_whole(tmp_path, monkeypatch):
+    for name in ("joint_joint_last.ckpt", "joint_joint_best.ckpt"):
+        (tmp_path / name).touch()
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "base_1.wav").touch()
+    before, original = sorted(tmp_path.rglob("*")), Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name == "samples":  # as on Windows, where a player has a file in it open
+            raise PermissionError(13, "in use", str(path))
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(UserError, match="samples: in use; nothing was moved; close what has its files open"):
+        move_previous_run(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):

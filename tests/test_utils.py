@@ -1,6 +1,8 @@
 """What several scripts share."""
 
 import importlib
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 import inference_joint
 import train_joint
+import utils
 from config import UserError
 from utils import (
     DEFAULT_MODEL,
@@ -37,6 +40,23 @@ from utils import (
 )
 def test_a_command_leaves_out_what_the_script_takes_by_itself_and_nothing_else(script, options, expected):
     assert command_line(script, **options) == f"python {script} {expected}".rstrip()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes links")
+def test_a_printed_command_names_the_python_that_runs(tmp_path, monkeypatch):
+    own, other = tmp_path / ".venv" / "bin", tmp_path / "usr" / "bin"
+    for folder in (own, other):  # of one installation, as environments are
+        folder.mkdir(parents=True)
+        (folder / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(own / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(own))
+    assert command_line("train_joint.py") == "python train_joint.py"
+    monkeypatch.setenv("PATH", str(other))
+    assert command_line("train_joint.py") == ".venv/bin/python train_joint.py"
+    monkeypatch.chdir(other)
+    monkeypatch.setenv("PATH", "")
+    assert command_line("train_joint.py") == f"{own}/python train_joint.py"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +117,24 @@ def test_a_name_as_long_as_the_disk_takes_can_be_written(name, tmp_path):
         part.write_text("half")
         1 / 0  # noqa: B018
     assert (tmp_path / name).read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(tmp_path, monkeypatch):
+    original, refusals = os.replace, [PermissionError(13, "in use")] * 2
+
+    def held(part: Path, path: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        original(part, path)
+
+    monkeypatch.setattr(utils.os, "replace", held)
+    monkeypatch.setattr(utils, "REPLACE_SEC", 0.0)
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new" and not refusals
+    refusals += [PermissionError(13, "in use")] * 100
+    with pytest.raises(UserError, match="cannot write .*a: in use; nothing was left half-written"):
+        write_text(tmp_path / "a", "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "new"
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "语" * 86, "new/" + "n" * 300, "n" * 300 + "/a", "a/" * 3000])

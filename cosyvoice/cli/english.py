@@ -13,8 +13,29 @@ def _digits(match: re.Match[str]) -> str:
     return match[1] + " ".join(match[2]).replace(" - ", ", ")
 
 
+def _meters(match: re.Match[str]) -> str:
+    """A length in meters, unless hours before it or seconds after it say that m means minutes."""
+    hours, amount, seconds = match.groups()
+    return match[0] if hours or seconds else f"{amount} {'meter' if amount == '1' else 'meters'}"
+
+
 # (pattern, what takes its place), applied in this order; above each what wetext says otherwise.
 _RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    # 24/7: "twenty four sevenths", 9/11: "nine elevenths", 50/50: "fifty fiftieths"; 3/4 is read well
+    (r"(?<![\w.,/])(24/7|9/11)(?![\w/]|[.,]\d)", lambda match: match[1].replace("/", " ")),
+    (r"(?<![\w.,/])(\d+)/\1(?![\w/]|[.,]\d)", r"\1 \1"),
+    # 1990-2000: "one thousand nine hundred and ninety to two thousand", 1000-2000: "ten hundred to two thousand"
+    (r"(?<![\w.,:/$€£-])([12]\d{3})[-–]([12]\d{3})(?!\w|[.,:/–-]\d)", r"\1 to \2"),
+    # US$5: "five us dollars", as the pronoun
+    (
+        rf"\bUS\$ ?({_AMOUNT}(?: (?:m|b|tr)illion)?)(?!\w)",
+        lambda match: f"{match[1]} US {'dollar' if match[1] == '1' else 'dollars'}",
+    ),
+    # 10,000m: "ten thousand minutes"
+    (
+        rf"(\d ?h(?:rs?|ours?)? ?)?(?<![\w.,:/$€£-])({_AMOUNT}(?:-{_AMOUNT})?) ?m\b(?!\.\w|[/'’^])( ?\d+ ?s\b)?",
+        _meters,
+    ),
     # 1990s: "one thousand nine hundred and ninety seconds"
     (r"(?<![\d.,:])(1[1-9]|20)([1-9])0['’]?s\b", lambda match: f"{match[1]} {_DECADES[int(match[2]) - 1]}"),
     (r"(?<![\d.,:])(1[1-9])00['’]?s\b", r"\1 hundreds"),

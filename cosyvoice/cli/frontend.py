@@ -38,6 +38,8 @@ SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
 SPEAKER_MODEL = "campplus.onnx"
 CUDA_PROVIDER = "CUDAExecutionProvider"  # onnxruntime's name for a GPU
 
+LONGEST_NUMBER = 36  # digits; a decillion has 34
+
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
@@ -135,10 +137,13 @@ def plain_digits(text: str) -> str:
 
 def spell_out_number(text: str) -> str:
     """Text in which every run of digits is written as English words; other signs of a number stay."""
-    pieces = []
-    for digits, other in _digit_runs(text):
-        pieces.append(_inflect().number_to_words(digits) if digits else other)
-    return "".join(pieces)
+    return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
+
+
+def _number_words(digits: str) -> str:
+    """A number in English words, digit by digit where it is longer than inflect has names for."""
+    alone = digits if len(digits) > LONGEST_NUMBER else [digits]
+    return " ".join(map(_inflect().number_to_words, alone))
 
 
 def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
