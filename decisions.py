@@ -11,7 +11,6 @@ from selection import JUDGED, Choice, Heard, why_out, why_unread
 from training_state import Part, Run
 
 HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
-DECIDED = ("parts", "epoch", "group", "sums", "history", "hear_every")  # fields that the writer settles
 
 
 def note_best(run: Run, part: Part, loss: float) -> bool:
@@ -143,5 +142,4 @@ def why_finished(run: Run) -> str:
 
 def follow_writer(run: Run) -> None:
     """Every process goes on from what the writer measured, heard and decided."""
-    for name, value in from_writer({name: getattr(run, name) for name in DECIDED}).items():
-        setattr(run, name, value)
+    run.go_on_from(from_writer(run.progress))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from dataset import clips_per_step
 from decisions import keep, why_finished
 from distributed import is_writer
 from lora import adapter_state_dict, load_adapter
-from selection import Choice, Heard
-from training_state import Part, Run
+from selection import Choice
+from training_state import Run, from_plain, to_plain
 from utils import save_torch
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
@@ -41,18 +40,8 @@ RUN_FILES = (
 
 def save_last(run: Run) -> None:
     """`_last.ckpt`: all that a resumed run needs to equal the unbroken one."""
-    training = {
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()},
-        "scaler": run.scaler.state_dict(),
-        "parts": {name: asdict(part) for name, part in run.parts.items()},
-        "group": run.group,
-        "sums": run.sums,
-        "bad_steps": run.bad_steps,
-        "history": run.history,
-        "hearings": [asdict(heard) for heard in run.hearings],
-        "hear_every": run.hear_every,
-        "spent_sec": run.spent_sec,
-    }
+    optimizers = {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()}
+    training = {"optimizers": optimizers, "scaler": run.scaler.state_dict(), **to_plain(run.progress)}
     adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
     save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
     run.saved_at = time.monotonic()
@@ -95,23 +84,19 @@ def header(run: Run) -> dict[str, Any]:
 
 def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     """Continue `run` where `checkpoint` was written."""
-    training = checkpoint["training"]
+    training, hear_every = checkpoint["training"], run.hear_every
     for name, adapter in checkpoint["adapters"].items():
         load_adapter(run.model.part(name), adapter, str(path))
         load_moments(run.optimizers[name], training["optimizers"][name])
-        state = training["parts"][name]
-        run.parts[name] = Part(**{**state, "choice": Choice(**state.get("choice", {}))})
-        run.parts[name].stopped = run.parts[name].why_stop(run.config)
     if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
         run.scaler.load_state_dict(training["scaler"])
-    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
-    run.history, run.bad_steps = training["history"], training["bad_steps"]
-    run.hearings = [Heard(**heard) for heard in training.get("hearings", [])]
-    if run.config.eval_every_epochs == "auto":
-        run.hear_every = training.get("hear_every", 0)
-    run.spent_sec = dict(training.get("spent_sec", run.spent_sec))
-    if clips_per_step(checkpoint_config(checkpoint, path)) == clips_per_step(run.config):
-        run.group, run.sums = training["group"], training["sums"]  # else the epoch is begun again in its new groups
+    run.go_on_from(from_plain(training))
+    for part in run.parts.values():
+        part.stopped = part.why_stop(run.config)
+    if run.config.eval_every_epochs != "auto":
+        run.hear_every = hear_every
+    if clips_per_step(checkpoint_config(checkpoint, path)) != clips_per_step(run.config):
+        run.group, run.sums = 0, {}  # the epoch is begun again in its new groups
     if run.chooses and is_writer():
         restore_best(run, best_beside(path))
 

@@ -4,9 +4,9 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,47 @@ class Part:
         return ""
 
 
-@dataclass
-class Run:
-    """A run from its first step to its last: what it trains on and with, and all that changes on the way."""
+@dataclass(kw_only=True)
+class Progress:
+    """How far a run is, all but its tensors: `_last.ckpt` holds it, and every process goes on from the writer's."""
+
+    parts: dict[str, Part]
+    epoch: int = 0  # epochs completed
+    group: int = 0  # optimizer steps completed in this epoch
+    step: int = 0  # optimizer steps completed
+    sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
+    bad_steps: int = 0  # in a row, up to now
+    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    hearings: list[Heard] = field(default_factory=list)  # the base first
+    hear_every: int = 0  # epochs; 0: not settled yet, or never
+    spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """Its fields by name, of a run too."""
+        return {item.name: getattr(self, item.name) for item in fields(Progress)}
+
+    def go_on_from(self, progress: Mapping[str, Any]) -> None:
+        """Take over the fields that are given."""
+        for name, value in progress.items():
+            setattr(self, name, value)
+
+
+def to_plain(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a Progress as plain data, as checkpoints hold it."""
+    return asdict(Progress(**progress))
+
+
+def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Progress in plain data, which may lack some and hold more."""
+    found = {item.name: data[item.name] for item in fields(Progress) if item.name in data}
+    parts = {name: Part(**{**part, "choice": Choice(**part["choice"])}) for name, part in data["parts"].items()}
+    return {**found, "parts": parts, "hearings": [Heard(**heard) for heard in data["hearings"]]}
+
+
+@dataclass(kw_only=True)
+class Run(Progress):
+    """A run from its first step to its last: what it trains on and with, and how far it is."""
 
     config: JointConfig
     device: torch.device
@@ -101,21 +139,11 @@ class Run:
     token_rate_hz: int
     output_dir: Path
     identity: dict[str, Any]  # run id, fingerprints and speaker: written into every checkpoint
-    parts: dict[str, Part]
     optimizers: dict[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     batch_frames: dict[str, int]  # part -> most positions (LLM) or frames (flow) in a forward pass
     best_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
-    epoch: int = 0  # epochs completed
-    group: int = 0  # optimizer steps completed in this epoch
-    step: int = 0  # optimizer steps completed
-    sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
-    bad_steps: int = 0
     audition: Audition | None = None  # None: nobody listens
-    hearings: list[Heard] = field(default_factory=list)  # the base first
-    hear_every: int = 0  # epochs; 0: not settled yet, or never
-    spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
     step_sec: deque[float] = field(default_factory=lambda: deque(maxlen=20))  # how long the last steps took
     saved_at: float = field(default_factory=time.monotonic)
 

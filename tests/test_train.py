@@ -519,6 +519,7 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
     joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
     run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     run.audition, run.hearings = object(), [Heard(0, [{}] * 4)]
+    run.history = [{"epoch": 1, "step": 8, "flow_train": 1.0}]
     run.spent_sec["hearing"] = 8.0
     assert run.steps_per_epoch == 8
 
