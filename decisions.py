@@ -115,7 +115,7 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
         if run.by_sound and part.choice.takes(run.epoch, judged, base, part.name, loss, real):
             keep(run, part, run.epoch)
         if reason := why_out(judged, base, part.name):
-            outs.append(f"{part.name} is out: {reason}")
+            outs.append(f"{part.name} rejected at this epoch: {reason}")
     return outs
 
 

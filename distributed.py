@@ -78,7 +78,7 @@ def leave(code: int) -> int:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """A UserError within it, in any process, ends all of them where the block ends; the writer tells it."""
+    """If any process raises UserError inside, all exit at the end of the block and rank 0 prints it."""
     mistake = None
     try:
         yield

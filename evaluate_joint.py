@@ -183,7 +183,7 @@ def read_clips(args: argparse.Namespace) -> list[Clip]:
     """The speaker's prepared clips; [], with a line that says so, where none were named and none are at hand."""
     data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
     if args.data_dir is None and not data_dir.is_dir():
-        print(f"similarity is left out: no clips of the speaker in {data_dir} (give --data-dir)", flush=True)
+        print(f"speaker similarity is skipped: no prepared clips in {data_dir} (give --data-dir)", flush=True)
         return []
     return read_rows(data_dir)
 

@@ -8,8 +8,8 @@ from cosyvoice.cli.frontend import contains_chinese
 from cosyvoice.tokenizer.tokenizer import TAG
 
 KANA = {"HIRAGANA", "KATAKANA"}
-# First words of the Unicode names of letters, and what they tell
 NORMALISED = {"en", "zh"}  # languages in which numbers are written out
+# First words of the Unicode names of letters, and what they tell
 CODES = {"HANGUL": "ko", "CJK": "zh", "CYRILLIC": "ru"}
 SCRIPTS = {"HANGUL": "Hangul", "CJK": "Chinese characters", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic letters"}
 NO_LETTERS = "no letters"

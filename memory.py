@@ -178,9 +178,10 @@ def probe_flow(clip: Clip, frames: int, tokens: int) -> dict[str, Tensor]:
 
 
 def saved_bytes(model: JointModel, name: str, batch: dict[str, Tensor], dtype: torch.dtype) -> int:
-    """Bytes that the forward pass of a batch keeps for its backward pass, weights left out; each memory block once."""
+    """Bytes that autograd saves in the forward pass of a batch, without the weights; shared storage counts once."""
     device = next(model.parameters()).device
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}  # tells blocks without data too
+    # the storages themselves: on the meta device all data pointers are 0
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:

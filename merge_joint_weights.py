@@ -113,8 +113,8 @@ def merge(args: argparse.Namespace) -> int:
             bake=not args.no_bake_speaker,
         )
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
-    voice = "open to any speaker vector" if args.no_bake_speaker else f"fixed to '{checkpoint['speaker']['name']}'"
-    print(f"the voice is {voice}")
+    baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
+    print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
     print(next_command(args, checkpoint["speaker"]["name"]))
     return 0
 

@@ -91,7 +91,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     model_help = f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录"
     add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=model_help)
-    add("--device", default="auto", help="of the two ONNX models: auto, cpu, cuda | 提取特征的设备")
+    add(
+        "--device",
+        default="auto",
+        help="of the ONNX models and the text check: auto, cpu, cuda | 提取特征和核对文本的设备",
+    )
     add("--workers", type=int, help="processes [as many as help, at most 4] | 并行进程数")
     add("--force", action="store_true", help="compute unchanged clips again | 重新计算所有音频")
     add("--no-text-check", action="store_true", help="do not check texts by the LLM | 不用 LLM 核对文本与音频")

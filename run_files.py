@@ -137,7 +137,7 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
     own_name = checkpoint_paths(path.parent, checkpoint["mode"])[0].name
     if path.name != own_name:
         raise UserError(
-            f"{path}: a resumed run goes on in its own files; name it {own_name}, with its _best.ckpt beside it"
+            f"{path}: a resumed run continues in its own files; name it {own_name}, with its _best.ckpt beside it"
         )
 
 

@@ -52,5 +52,5 @@ def place_near(text: str, goal: int, most: int) -> int:
 
 
 def clings(text: str, at: int) -> bool:
-    """Whether the character at this place is one sign with the one before it."""
+    """Whether the character at this index belongs to the one before it: a combining mark, or part of a joined emoji."""
     return unicodedata.category(text[at])[0] == "M" or JOINER in text[at - 1 : at + 1]

@@ -81,12 +81,12 @@ def kept_clarity(heard: Sequence[Figures], base: Sequence[Figures], name: str) -
 
 
 def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str:
-    """Why an epoch's LLM or flow is not to be had however similar or low in loss it is, "" for a sound one.
+    """Reason to reject this epoch's LLM or flow whatever its loss and similarity; "" if acceptable.
 
     heard: for the flow the base's tokens in its sound. base: the base's figures of the same sentences."""
     kept = kept_clarity(heard, base, "token_clarity" if part == "llm" else "clarity")
     if kept < CLARITY_KEPT[part]:
-        return f"{kept:.0%} of the base's clarity is left"
+        return f"only {kept:.0%} of the base model's clarity remains"
     name = "failed_tokens" if part == "llm" else "failed_sound"
     failed = mean(heard, name)
     if failed > mean(base, name):
@@ -105,7 +105,7 @@ def why_alone(together: Sequence[Figures], flow_alone: Sequence[Figures]) -> str
     Both with all sentences. An LLM whose tokens are clear may still say what the flow makes less of."""
     kept = kept_clarity(together, flow_alone, "clarity")
     if kept < CLARITY_KEPT["llm"]:
-        return f"{kept:.0%} of the clarity without it is left"
+        return f"only {kept:.0%} of the clarity without it remains"
     failed = mean(together, "failed")
     return f"{failed:.0%} of the sentences go wrong" if failed > mean(flow_alone, "failed") else ""
 
@@ -206,7 +206,7 @@ def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
     run_on = round(sum(sentence["run_on"][0] for sentence in heard))
     words.append(f"{run_on} of {len(heard)} run on" if run_on else "no run-ons")
     words += [f"{wrong} of {len(heard)} go wrong"] if wrong > run_on else []
-    more = f"; {len(heard)} sentences prove little, evaluate_joint.py hears more"
+    more = f"; {len(heard)} sentences are too few to be sure; run evaluate_joint.py --sentences FILE with more"
     return ", ".join(words) + (more if any("perhaps" in word for word in words) else "")
 
 

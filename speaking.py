@@ -321,9 +321,10 @@ def least_bad(segment: str, attempts: Sequence[Speech]) -> Speech:
         raise UserError(f"'{segment}': the model gives no speech; raise inference.max_token_text_ratio")
     chosen = min(attempts, key=lambda speech: (not speech.wave.shape[1], len(speech.complaints), speech.wave.shape[1]))
     if len(attempts) > 1:
-        outcome = "still not right, the least bad one is kept" if chosen.complaints else "good"
+        outcome = "still not right, the least bad one is kept" if chosen.complaints else "fine now"
+        tried = f"{len(attempts) - 1} other seed{'s' * (len(attempts) > 2)}"
         reasons = "; ".join(attempts[0].complaints)
-        print(f"runaway in '{segment}' ({reasons}): {len(attempts) - 1} more seeds tried, {outcome}", flush=True)
+        print(f"'{segment}' went wrong ({reasons}); tried {tried}: {outcome}", flush=True)
     return replace(chosen, attempts=len(attempts))
 
 

@@ -184,7 +184,7 @@ def make_job(args: argparse.Namespace) -> Job:
     config, sources = settings(args, checkpoint, model_dir)
     output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
     if args.resume and output_dir.resolve() != args.resume.resolve().parent:
-        raise UserError(f"a resumed run goes on in {args.resume.parent}; leave out --output-dir")
+        raise UserError(f"a resumed run continues in {args.resume.parent}; leave out --output-dir")
     return Job(args, checkpoint, config, sources, device, model_dir, output_dir)
 
 
@@ -403,7 +403,7 @@ def settle_hearing(run: Run) -> None:
     Where it knows none, after the next epoch."""
     if run.audition is not None and not run.hear_every and run.step_sec:
         settle_interval(run, median(run.step_sec) * run.steps_per_epoch)
-        print(f"the voice is heard every {run.hear_every} epochs, and where a part stops", flush=True)
+        print(f"listening test every {run.hear_every} epochs, and whenever a part stops training", flush=True)
 
 
 def train_loop(run: Run) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def user_mistakes() -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename and error.strerror else ""
-        remedy = "; change who may read it" if isinstance(error, PermissionError) else ""
+        remedy = "; check its permissions" if isinstance(error, PermissionError) else ""
         raise UserError(f"{where}{error.strerror or error}{remedy}") from error
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -127,7 +128,7 @@ def find_folder(given: Path | None, default: str, remedy: str = DOWNLOAD) -> Pat
     if given is not None:
         if not given.is_dir():
             raise UserError(
-                f"{given} is {'not a folder' if given.exists() else 'not there'}; give the path of a folder"
+                f"{given} {'is not a folder' if given.exists() else 'does not exist'}; give the path of a folder"
             )
         return given
     places = [Path(default), PROJECT / default, PROJECT.parent / default]
@@ -138,9 +139,13 @@ def find_folder(given: Path | None, default: str, remedy: str = DOWNLOAD) -> Pat
 
 
 def select_device(name: str) -> torch.device:
-    """Device for "auto" (CUDA where there is one, else CPU) or a device name; UserError where it cannot be used."""
+    """Device for "auto" (CUDA where there is one, else CPU) or a device name; UserError where it cannot be used.
+
+    An NVIDIA GPU that "auto" cannot use is warned of."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            warn_of_unused_gpu()
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -155,6 +160,24 @@ def select_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:  # some of torch's functions want to know which
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+@cache
+def warn_of_unused_gpu() -> None:
+    """Once, where an NVIDIA driver is installed and PyTorch sees no GPU: a day on the CPU must not come unannounced."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or shutil.which("nvidia-smi") is None:
+        return
+    built_for = torch.version.cuda
+    cause = (
+        f"a driver that is too old for CUDA {built_for}" if built_for else "a PyTorch that is built for the CPU only"
+    )
+    print(
+        f"WARNING: this computer has an NVIDIA driver, but PyTorch {torch.__version__} sees no GPU; most likely it has "
+        f"{cause}. Everything runs on the CPU, many times as slowly. The command nvidia-smi shows driver and GPU; "
+        "README.md says under 'Real use' what they must be",
+        flush=True,
+    )
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

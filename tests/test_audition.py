@@ -91,7 +91,7 @@ def test_similarity_does_not_win_while_intelligibility_falls_apart():
     sound = hearing(similarity=0.76, clarity=39)
     assert chosen([(sound, 2.0), (mumbling, 2.0)], "flow") == 1
     assert chosen([(mumbling, 2.0)], "flow") == 0, "where all are out the base stays"
-    assert "50% of the base's clarity" in why_out(mumbling, BASE, "flow")
+    assert "only 50% of the base model's clarity remains" in why_out(mumbling, BASE, "flow")
 
 
 def test_a_low_loss_does_not_win_while_sentences_run_on():
@@ -127,7 +127,7 @@ def test_llm_and_flow_are_chosen_apart():
 def test_an_llm_that_the_flow_makes_less_of_is_left_out():
     flow_alone = hearing(clarity=38)
     assert why_alone(hearing(clarity=35), flow_alone) == ""
-    assert why_alone(hearing(clarity=30), flow_alone) == "79% of the clarity without it is left"
+    assert why_alone(hearing(clarity=30), flow_alone) == "only 79% of the clarity without it remains"
     assert why_alone(hearing(clarity=38, failed=(1, 0, 0, 0)), flow_alone) == "25% of the sentences go wrong"
     foreign = hearing(token_clarity=3, clarity=2)
     assert why_alone(hearing(token_clarity=3, clarity=1), foreign) == "", "where the base cannot tell"
@@ -284,7 +284,9 @@ def test_a_change_that_few_sentences_do_not_prove_is_not_called_none(clarity, wo
     mixed = [{**sentence, "clarity": (3 * value, 3)} for sentence, value in zip(hearing(), clarity, strict=True)]
     told = verdict(compared(mixed, BASE), mixed)
     assert f"intelligibility {words}, pace" in told
-    assert told.endswith("; 4 sentences prove little, evaluate_joint.py hears more") == ("perhaps" in words)
+    assert told.endswith("; 4 sentences are too few to be sure; run evaluate_joint.py --sentences FILE with more") == (
+        "perhaps" in words
+    )
 
 
 @pytest.mark.parametrize(
@@ -500,7 +502,9 @@ def test_a_voice_in_half_precision_is_heard(train, tmp_path):
 @pytest.mark.scripts
 def test_how_often_is_settled_by_what_it_costs(train, tmp_path, capsys):
     assert train(*BRIEF) == 0
-    assert "the voice is heard every 4 epochs" in capsys.readouterr().out, "listening costs more than tiny epochs"
+    assert "listening test every 4 epochs, and whenever a part stops training" in capsys.readouterr().out, (
+        "listening costs more than tiny epochs"
+    )
 
 
 @pytest.mark.scripts
@@ -603,7 +607,7 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
         torch.nn.init.normal_(parameter, std=0.2)
     hurt = plain(audition.hear())
     base = plain(sentences)
-    assert why_out(hurt, base, "flow").endswith("of the base's clarity is left")
+    assert why_out(hurt, base, "flow").endswith("of the base model's clarity remains")
     assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
     assert audition.networks.llm.training is False
     assert all(layer.lora_dropout.training for _, layer in lora_layers(audition.networks.flow))

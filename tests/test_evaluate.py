@@ -402,7 +402,7 @@ def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeyp
     arguments = ["--base", "--model-dir", str(MINI), "--output-dir", str(output), "--sentences", str(sentence_file)]
     assert evaluate_joint.main([*arguments, "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "similarity is left out" in printed and "word error rates are left out: no recogniser here" in printed
+    assert "speaker similarity is skipped" in printed and "word error rates are left out: no recogniser here" in printed
     report = json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     figures = report["systems"]["base"]["figures"]
     assert {"run_on", "early_stop", "silence_sec", "repeated", "f0_hz", "clipped"} <= figures.keys()

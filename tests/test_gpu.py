@@ -185,7 +185,7 @@ def test_memory_is_planned_within_what_the_process_may_use(tiny_model_dir, clips
     assert all(small.batch_frames[part] <= large.batch_frames[part] for part in small.batch_frames)
 
 
-@pytest.mark.filterwarnings("error:speaking goes on without CUDA graphs")
+@pytest.mark.filterwarnings("error:CUDA graphs failed")
 @pytest.mark.parametrize("trained_in", ["auto", "fp16"])
 def test_the_scripts_train_resume_merge_and_speak(trained_in, tiny_model_dir, data_dir, tmp_path, capsys):
     folders = ["--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path / "output")]

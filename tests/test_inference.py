@@ -205,7 +205,7 @@ def test_a_runaway_is_tried_again_with_the_next_seed(capsys):
     speaker = Scripted([["did not end by itself"], []])
     assert speaker.speak_segments(["hello"], seed=7)[0].complaints == []
     assert speaker.seeds == [7, 8]
-    assert "runaway in 'hello' (did not end by itself): 1 more seeds tried, good" in capsys.readouterr().out
+    assert "'hello' went wrong (did not end by itself); tried 1 other seed: fine now" in capsys.readouterr().out
 
 
 def test_the_least_bad_attempt_is_kept_after_a_bounded_number(capsys):
@@ -228,7 +228,7 @@ def test_only_the_segments_that_ran_away_are_tried_again(capsys):
     assert speaker.seeds == [5, 5, 5, 6, 7]
     assert [speech.attempts for speech in spoken] == [1, 3, 1]
     assert [speech.complaints for speech in spoken] == [[], [], []]
-    assert capsys.readouterr().out.count("runaway") == 1
+    assert capsys.readouterr().out.count("went wrong") == 1
 
 
 def test_speech_that_is_too_short_for_its_text_is_noticed(tiny_model_dir):

@@ -579,9 +579,9 @@ def test_missing_folders_are_named_with_where_was_looked(tmp_path, monkeypatch, 
     assert main([]) == 2
     assert "raw_audio was not found (looked for raw_audio, " in capsys.readouterr().err
     assert main(["--input-dir", "gone"]) == 2
-    assert "gone is not there" in capsys.readouterr().err
+    assert "gone does not exist" in capsys.readouterr().err
     assert main(["--input-dir", str(raw), "--model-dir", "nowhere"]) == 2
-    assert "nowhere is not there" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
     assert main(["--input-dir", str(raw / "000.wav")]) == 2
     assert "000.wav is not a folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()

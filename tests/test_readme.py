@@ -203,10 +203,8 @@ def texts_in_the_code() -> str:
     files = [*ROOT.glob("*.py"), *(ROOT / "cosyvoice").rglob("*.py"), *(ROOT / "matcha").rglob("*.py")]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
     constants = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    unprinted = {
-        id(node.value) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Expr)
-    }  # docstrings
-    return "\n".join(node.value for node in constants if isinstance(node.value, str) and id(node) not in unprinted)
+    docstrings = {id(node.value) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return "\n".join(node.value for node in constants if isinstance(node.value, str) and id(node) not in docstrings)
 
 
 @READMES

@@ -560,7 +560,7 @@ def test_missing_data_names_the_command_to_run(train, tmp_path, capsys):
 
 def test_a_missing_model_folder_is_named(train, tmp_path, capsys):
     assert train(model=tmp_path / "nothing") == 2
-    assert "nothing is not there; give the path of a folder" in capsys.readouterr().err
+    assert "nothing does not exist; give the path of a folder" in capsys.readouterr().err
 
 
 def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, data_dir, tmp_path, capsys):

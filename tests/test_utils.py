@@ -19,7 +19,9 @@ from utils import (
     default_folder,
     read_lines,
     run_main,
+    select_device,
     split_lines,
+    warn_of_unused_gpu,
     write_text,
 )
 
@@ -88,6 +90,21 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
     assert (
         speaking == other == ("error: the GPU is out of memory; close other programs that use it, or use --device cpu")
     )
+
+
+@pytest.mark.parametrize(
+    ("built_for", "cause"), [("13.0", "a driver that is too old for CUDA 13.0"), (None, "is built for the CPU only")]
+)
+def test_a_gpu_that_cannot_be_used_is_warned_of_once(built_for, cause, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(utils.shutil, "which", lambda name: f"/usr/bin/{name}")
+    for variable, lines in (("-1", 0), ("0", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+        warn_of_unused_gpu.cache_clear()
+        assert select_device("auto") == select_device("auto") == select_device("cpu") == torch.device("cpu")
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == lines and all(line.startswith("WARNING: ") and cause in line for line in printed)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def load_part(
 
 
 def stay_as_read(part: str, device: str | torch.device, precision: str) -> bool:
-    """Whether most of a network's weights are spoken with as they are read, and not in an 8-bit copy."""
+    """Whether the network computes with its weights as loaded; False where 8-bit copies take the place of most."""
     return not (part == "llm" and precision == "fast" and has_int8(torch.device(device)))
 
 

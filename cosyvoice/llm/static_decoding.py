@@ -29,7 +29,7 @@ def power_of_two(least: int) -> int:
 
 
 class Place:
-    """Where a batch stands, in tensors: all that a recorded step knows of it."""
+    """Decoding position of a batch and the masks that follow from it, as tensors that a recorded step reads."""
 
     def __init__(self, rows: int, capacity: int, device: torch.device) -> None:
         self.farthest = capacity - 1

@@ -33,7 +33,7 @@ def captured(work: Callable[[], None], device: torch.device, warm_ups: int = WAR
         raise
     except RuntimeError as error:  # of a driver, a library or a card that cannot
         reason = str(error).partition("\n")[0]
-        warnings.warn(f"speaking goes on without CUDA graphs, which failed here: {reason}", stacklevel=2)
+        warnings.warn(f"CUDA graphs failed ({reason}); going on without them: same sound, slower", stacklevel=2)
         return None
 
 

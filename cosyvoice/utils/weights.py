@@ -30,8 +30,8 @@ _FOLDED = ".weight"
 def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Tensor]:
     """Parameters by name, on the CPU, in the file's own precision and weight-norm spelling.
 
-    mapped: leave them in the file where that is possible, which is best where they are neither changed nor replaced:
-    the memory of a mapped file goes only with its last tensor.
+    mapped: memory-map the file, where that is possible, in place of reading it. Best for tensors that are used
+    unchanged: the mapping's memory is freed only with its last tensor.
 
     Trainers' extras are cut: `epoch`, `step`, a dict under `module`, the prefixes `module.` and `generator.`, and
     everything under `discriminator.`. Raises FileNotFoundError, and ValueError for a file that is no state dict.
