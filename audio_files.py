@@ -17,6 +17,7 @@ from tqdm import tqdm
 from audio_doctor import MAX_SEC
 from config import UserError
 from cosyvoice.cli import frontend
+from cosyvoice.utils.common import InputError
 from recogniser import Recogniser
 from utils import atomic_path, split_lines, user_mistakes
 
@@ -34,7 +35,7 @@ MARGIN_SEC = 0.15  # kept before and after the speech of a piece
 LONG_PAUSE_SEC = 1.0  # always cut here; shorter pauses only where a piece would get too long
 
 
-class AudioError(ValueError):
+class AudioError(InputError):
     """A recording that cannot be used; the message gives the reason, the caller names the file."""
 
 
@@ -143,7 +144,7 @@ def _walk(top: Path) -> tuple[list[Path], list[str]]:
 def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
     try:
         clip.text = listed if txt is None else one_line(read_utf8(txt))
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         clip.flags["unreadable_text"] = {"text_problem": f"{printable(txt.name)}: {error}"}
         return
     if clip.text is None:
@@ -157,14 +158,14 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
 
 
 def read_utf8(path: Path) -> str:
-    """Text of a UTF-8 file, with or without BOM; raises ValueError saying what to do."""
+    """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line} is not UTF-8 (looks like {looks}); save it as UTF-8") from error
+        raise InputError(f"line {line} is not UTF-8 (looks like {looks}); save it as UTF-8") from error
 
 
 def one_line(text: str) -> str:
@@ -186,7 +187,7 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
         return {}, []
     try:
         lines = split_lines(read_utf8(path))
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         raise UserError(f"{path}: {error}") from error
     places = _places(clips)
     texts: dict[str, str] = {}
@@ -260,7 +261,7 @@ def _read_with_ffmpeg(path: Path, max_sec: float | None, refused: soundfile.Libs
     """Samples (N, channels) and rate of what libsndfile refused."""
     try:
         return frontend.decode_with_ffmpeg(path, max_sec)
-    except ValueError as error:
+    except InputError as error:
         if path.suffix.lower() in FFMPEG_SUFFIXES:
             raise AudioError(str(error)) from error
         # of a .mp3 that is none libsndfile says that it is not there

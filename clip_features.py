@@ -29,7 +29,7 @@ from audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, tex
 from audio_files import AudioError, Recording, read_audio
 from config import UserError
 from cosyvoice.cli.frontend import SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
-from cosyvoice.utils.common import SAMPLE_RATE
+from cosyvoice.utils.common import SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import atomic_path, user_mistakes
 
@@ -122,7 +122,7 @@ def waves(recording: Recording) -> tuple[Tensor, Tensor]:
     mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
     try:
         return resample(mono, recording.sample_rate, TOKEN_RATE), resample(mono, recording.sample_rate, SAMPLE_RATE)
-    except ValueError as error:
+    except InputError as error:
         raise AudioError(str(error)) from error
 
 

@@ -21,6 +21,7 @@ from cosyvoice.cli.frontend import (
     CosyVoiceFrontEnd,
     resample,
 )
+from cosyvoice.utils.common import InputError
 from languages import language_of
 from recogniser import Recogniser, errors
 from runaway import silence_seconds
@@ -194,7 +195,7 @@ class Ears:
         """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
         try:
             found = {CAMPPLUS: self.frontend.speaker_vector(wave)}
-        except ValueError:
+        except InputError:
             return {}
         if self.ge2e is not None:
             found[GE2E] = torch.from_numpy(self.ge2e(wave[0].numpy()))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from config import JointConfig, UserError, load
+from cosyvoice.utils.common import InputError
 
 PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
@@ -61,14 +62,14 @@ def tell(mistake: object) -> int:
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Around calls that read the user's files: the ValueError or OSError that a package raises is his mistake."""
+    """Around calls that read the user's files: what is wrong with them is for him to mend; other errors are ours."""
     try:
         yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename and error.strerror else ""
         remedy = "; check its permissions" if isinstance(error, PermissionError) else ""
         raise UserError(f"{where}{error.strerror or error}{remedy}") from error
-    except ValueError as error:
+    except InputError as error:
         raise UserError(str(error)) from error
 
 

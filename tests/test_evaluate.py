@@ -344,7 +344,7 @@ def test_a_recording_that_is_missing_is_named(clips, reference, tmp_path, capsys
     assert re.search(r"clip '(\d+)' was made from \1.wav, which is not in raw_audio; give", capsys.readouterr().out)
     with pytest.raises(UserError, match="which is not in raw_audio"):
         reference("--raw-audio", "raw_audio")
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         reference("--raw-audio", "nowhere")
 
 

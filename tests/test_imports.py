@@ -60,7 +60,7 @@ OWN_IMPORTS = {
     "text_check": {"utils"},
     "voice_metrics": set(),
     "webpage": set(),
-    "utils": {"config"},
+    "utils": {"config", "cosyvoice"},
     "distributed": {"config", "utils"},
     "lora": {"config"},
     "dataset": {"config", "mel_store", "utils", "cosyvoice"},

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.precision import attend_without_plans, has_int8, keep_float32_exact
 from cosyvoice.utils.weights import load_spk2info, load_weights
 from cosyvoice.utils.yaml_loader import YAML_NAME, ModelConfig, read_model_config, require_files
@@ -32,7 +33,7 @@ def load_part(
     ValueError, naming the file, as the loaders below do.
     """
     if part not in PARTS:
-        raise ValueError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
+        raise InputError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
     config = config if isinstance(config, ModelConfig) else read_model_config(config)
     keep_float32_exact()
     attend_without_plans()
@@ -91,10 +92,10 @@ class CosyVoice:
         return list(self.voices)
 
     def speaker(self, spk_id: str) -> Tensor:
-        """The raw vector (1, 192) of a named voice. Raises ValueError listing the names there are."""
+        """The raw vector (1, 192) of a named voice. Raises InputError listing the names there are."""
         if spk_id not in self.voices:
             known = ", ".join(self.voices) or f"none, as the directory has no {VOICES}"
-            raise ValueError(f"{self.config.directory}: no voice named '{spk_id}'; there are: {known}")
+            raise InputError(f"{self.config.directory}: no voice named '{spk_id}'; there are: {known}")
         return self.voices[spk_id]
 
     def inference_sft(
@@ -102,14 +103,14 @@ class CosyVoice:
     ) -> Iterator[dict[str, Tensor]]:
         """Speech in a named voice, piece by piece: {"tts_speech": (1, N) at 22050 Hz, on the CPU}.
 
-        Long text is split into sentences, which follow each other without a pause. Raises ValueError for an unknown
+        Long text is split into sentences, which follow each other without a pause. Raises InputError for an unknown
         voice and for text with nothing to speak.
         """
         embedding = self.speaker(spk_id)
         segments = self.frontend.text_normalize(text, split=True)
         tokens = [ids for ids in map(self.frontend.text_tokens, segments) if ids]
         if not tokens:
-            raise ValueError(f"nothing to speak in the text {text!r}; write words")
+            raise InputError(f"nothing to speak in the text {text!r}; write words")
         return self._speak(tokens, embedding, stream, speed)
 
     def _speak(

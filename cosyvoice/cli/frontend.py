@@ -21,6 +21,7 @@ import torchaudio.compliance.kaldi
 from torch import Tensor
 
 from cosyvoice.cli.english import reworded
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
@@ -220,34 +221,34 @@ def load_wav(path: str | Path, sample_rate: int) -> Tensor:
     wave, source_rate = read_audio(path)
     try:
         return resample(wave, source_rate, sample_rate)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
     """The file's audio, (1, N) float32 with the channels averaged, and its sample rate; nothing else is changed.
 
-    What libsndfile cannot read is decoded by ffmpeg where that is installed. Raises FileNotFoundError, and ValueError
+    What libsndfile cannot read is decoded by ffmpeg where that is installed. Raises FileNotFoundError, and InputError
     naming the file for one that is unreadable, empty, below 16 kHz or not finite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty; record or copy it again")
+        raise InputError(f"{path}: the file is empty; record or copy it again")
     try:
         samples, sample_rate = soundfile.read(sound_file_name(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError):
         try:
             samples, sample_rate = decode_with_ffmpeg(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     if sample_rate < MIN_SOURCE_RATE:
-        raise ValueError(f"{path}: {sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
+        raise InputError(f"{path}: {sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
     if len(samples) == 0:
-        raise ValueError(f"{path}: holds no sound (0 samples); record or copy it again")
+        raise InputError(f"{path}: holds no sound (0 samples); record or copy it again")
     if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds samples that are not numbers (NaN or infinite); export it again")
+        raise InputError(f"{path}: holds samples that are not numbers (NaN or infinite); export it again")
     return torch.from_numpy(samples.mean(axis=1, dtype=np.float32))[None], sample_rate
 
 
@@ -259,12 +260,12 @@ def sound_file_name(path: Path) -> Path | bytes:
 def decode_with_ffmpeg(path: Path, max_sec: float | None = None) -> tuple[np.ndarray, int]:
     """Samples (N, channels) float32 and sample rate by the ffmpeg on the PATH; it may open no other file or address.
 
-    max_sec: no more than the first so many seconds are decoded. Raises ValueError with the reason, without the name of
+    max_sec: no more than the first so many seconds are decoded. Raises InputError with the reason, without the name of
     the file.
     """
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        raise ValueError("no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
+        raise InputError("no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
     limits = ["-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FFMPEG_FORMATS]
     start = [] if max_sec is None else ["-t", f"{max_sec:g}"]
     wanted = ["-map", "0:a:0", *start, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
@@ -274,21 +275,21 @@ def decode_with_ffmpeg(path: Path, max_sec: float | None = None) -> tuple[np.nda
         return soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.decode("utf-8", "replace").splitlines()[-1:])
-        raise ValueError(f"no audio that can be decoded ({reason}); convert it to wav") from error
+        raise InputError(f"no audio that can be decoded ({reason}); convert it to wav") from error
     except (subprocess.TimeoutExpired, OSError, soundfile.SoundFileError, RuntimeError) as error:
-        raise ValueError(f"ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
+        raise InputError(f"ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
 
 
 def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """(1, N) at another rate, by torchaudio's windowed sinc with its default settings.
 
-    Raises ValueError where the two rates have so little in common that the filter would fill the memory.
+    Raises InputError where the two rates have so little in common that the filter would fill the memory.
     """
     if source_rate == target_rate:
         return wave
     common = math.gcd(source_rate, target_rate)
     if (source_rate // common) * (target_rate // common) > MAX_RESAMPLE_TAPS:
-        raise ValueError(f"{source_rate} Hz is an odd sample rate; convert the audio to 16000, 44100 or 48000 Hz")
+        raise InputError(f"{source_rate} Hz is an odd sample rate; convert the audio to 16000, 44100 or 48000 Hz")
     with torch.no_grad():
         return _resampler(source_rate, target_rate)(wave)
 
@@ -368,26 +369,26 @@ class CosyVoiceFrontEnd:
         return re.sub("[，,、]+$", "。", text)
 
     def speech_tokens(self, wave16k: Tensor) -> list[int]:
-        """Speech tokens, 50 a second, of a 16 kHz wave (1, N). Raises ValueError for one that is too short or long."""
+        """Speech tokens, 50 a second, of a 16 kHz wave (1, N). Raises InputError for one that is too short or long."""
         _check_wave(wave16k, MIN_TOKEN_SAMPLES, "speech tokens")
         seconds = wave16k.shape[1] / TOKEN_RATE
         if seconds > MAX_TOKEN_SEC:
-            raise ValueError(f"the audio is {seconds:.1f} s long; speech tokens are made of at most {MAX_TOKEN_SEC} s")
+            raise InputError(f"the audio is {seconds:.1f} s long; speech tokens are made of at most {MAX_TOKEN_SEC} s")
         features = whisper_logmel(wave16k).numpy()
         length = np.array([features.shape[2]], dtype=np.int32)
         tokens = self._speech_tokenizer(features, length).flatten().tolist()
         if any(not 0 <= token < self.config.speech_token_size for token in tokens):
             size = self.config.speech_token_size
-            raise ValueError(f"{self.config.directory / SPEECH_TOKENIZER}: gives tokens outside 0..{size - 1}")
+            raise InputError(f"{self.config.directory / SPEECH_TOKENIZER}: gives tokens outside 0..{size - 1}")
         return tokens
 
     def speaker_vector(self, wave16k: Tensor) -> Tensor:
-        """The raw speaker vector (192,), float32, of a 16 kHz wave (1, N). Raises ValueError for one below 25 ms."""
+        """The raw speaker vector (192,), float32, of a 16 kHz wave (1, N). Raises InputError for one below 25 ms."""
         _check_wave(wave16k, MIN_SPEAKER_SAMPLES, "a speaker vector")
         vector = torch.from_numpy(self._speaker_model(kaldi_fbank(wave16k)[None].numpy())).float().flatten()
         if vector.numel() != self.config.spk_embed_dim or not torch.isfinite(vector).all():
             path = self.config.directory / SPEAKER_MODEL
-            raise ValueError(f"{path}: does not give {self.config.spk_embed_dim} finite numbers for this audio")
+            raise InputError(f"{path}: does not give {self.config.spk_embed_dim} finite numbers for this audio")
         return vector
 
     def mel(self, wave22k: Tensor) -> Tensor:
@@ -407,11 +408,11 @@ class CosyVoiceFrontEnd:
 
 def _check_wave(wave: Tensor, min_samples: int, wanted: str) -> None:
     if wave.ndim != 2 or wave.shape[0] != 1:
-        raise ValueError(f"the wave has the shape {tuple(wave.shape)}; {wanted} need (1, N), one channel")
+        raise InputError(f"the wave has the shape {tuple(wave.shape)}; {wanted} need (1, N), one channel")
     if wave.shape[1] < min_samples:
-        raise ValueError(f"the audio has {wave.shape[1]} samples; {wanted} need at least {min_samples}")
+        raise InputError(f"the audio has {wave.shape[1]} samples; {wanted} need at least {min_samples}")
     if not torch.isfinite(wave).all():
-        raise ValueError("the audio holds samples that are not numbers (NaN or infinite)")
+        raise InputError("the audio holds samples that are not numbers (NaN or infinite)")
 
 
 def onnx_providers(device: torch.device) -> list[tuple[str, dict[str, int]]]:
@@ -426,7 +427,7 @@ def onnx_providers(device: torch.device) -> list[tuple[str, dict[str, int]]]:
 def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Callable[..., np.ndarray]:
     """The model as a function of `inputs` arrays, in the order of its inputs, that gives its first output.
 
-    Raises FileNotFoundError, and ValueError for a file that is no ONNX model or takes another number of inputs.
+    Raises FileNotFoundError, and InputError for a file that is no ONNX model or takes another number of inputs.
     """
     require_files(path.parent, [path.name])
     options = onnxruntime.SessionOptions()
@@ -436,9 +437,9 @@ def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Ca
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=onnx_providers(device))
     except Exception as error:  # onnxruntime has a class for each of a dozen kinds of damage
-        raise ValueError(f"{path}: cannot be opened as an ONNX model ({type(error).__name__}); {DOWNLOAD}") from error
+        raise InputError(f"{path}: cannot be opened as an ONNX model ({type(error).__name__}); {DOWNLOAD}") from error
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != inputs or not session.get_outputs():
         found = f"{len(names)} inputs and {len(session.get_outputs())} outputs"
-        raise ValueError(f"{path}: has {found}, expected {inputs} and 1; {DOWNLOAD}")
+        raise InputError(f"{path}: has {found}, expected {inputs} and 1; {DOWNLOAD}")
     return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]

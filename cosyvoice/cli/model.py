@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosyvoice.utils.common import MEL_BINS, MEL_HOP, fade_in_out, token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, InputError, fade_in_out, token_to_mel_length
 
 OVERLAP_SEC = 0.4  # speech tokens that two streamed pieces share; 34 mel frames, as the flow's cache expects
 FIRST_HOP_SEC, LONGEST_HOP_SEC = 2, 4
@@ -51,7 +51,7 @@ class CosyVoiceModel:
 
         stream_scale_factor: growth of the pieces while streaming, at least 1."""
         if stream_scale_factor < 1:
-            raise ValueError(f"stream_scale_factor: {stream_scale_factor} is too small; use 1 or more")
+            raise InputError(f"stream_scale_factor: {stream_scale_factor} is too small; use 1 or more")
         self.device = torch.device(device)
         self.llm = None if llm is None else llm.to(self.device).eval()
         self.flow, self.hift = flow.to(self.device).eval(), hift.to(self.device).eval()
@@ -76,9 +76,9 @@ class CosyVoiceModel:
         """Speech tokens one by one. text, prompt_text: (1, L) text tokens; embedding: (1, 192), or (0, 192) for none.
 
         limits: min_token_text_ratio and max_token_text_ratio of the language model, where its defaults do not fit.
-        Raises ValueError where the model was made without a language model."""
+        Raises InputError where the model was made without a language model."""
         if self.llm is None:
-            raise ValueError("CosyVoiceModel: made without a language model; give it one to turn text into speech")
+            raise InputError("CosyVoiceModel: made without a language model; give it one to turn text into speech")
         prompt_text = _no_tokens() if prompt_text is None else prompt_text
         prompt_speech_token = _no_tokens() if prompt_speech_token is None else prompt_speech_token
         yield from self.llm.inference(
@@ -111,7 +111,7 @@ class CosyVoiceModel:
         text: (1, L) text tokens; embeddings: (1, 192), the flow's defaults to the language model's; prompts: (1, L)
         tokens and (1, T, 80) mel, empty by default. speed is honoured only without streaming. flow_options:
         n_timesteps and solver of the flow.
-        Raises ValueError where the language model gives no speech token."""
+        Raises InputError where the language model gives no speech token."""
         uuid = str(uuids.uuid4())
         tokens = self.speech_tokens(text, llm_embedding, prompt_text, llm_prompt_speech_token)
         prompt = {
@@ -158,14 +158,14 @@ class CosyVoiceModel:
         token: (1, L); prompt_token: (1, L1) and prompt_feat: (1, T1, 80), both may be empty; embedding: (1, 192).
         finalize ends the utterance; without it the last 0.4 s of tokens are only an overlap for the next piece.
         speed above 1 is faster, with the pitch kept. flow_options: as in `tts`. A failure ends the utterance too.
-        Raises ValueError for an empty token list and for a speed that is not positive or is used while streaming."""
+        Raises InputError for an empty token list and for a speed that is not positive or is used while streaming."""
         state = self.states.pop(uuid, None) or StreamState()
         if token.shape[1] == 0:
-            raise ValueError("no speech tokens to turn into sound; the text may hold nothing speakable")
+            raise InputError("no speech tokens to turn into sound; the text may hold nothing speakable")
         if not 0 < speed < float("inf"):
-            raise ValueError(f"speed: {speed} is not a positive number; use 0.5 to 2.0")
+            raise InputError(f"speed: {speed} is not a positive number; use 0.5 to 2.0")
         if speed != 1.0 and not (finalize and state.vocoder is None):
-            raise ValueError(f"speed: {speed} is possible only for a whole utterance; use 1.0 when streaming")
+            raise InputError(f"speed: {speed} is possible only for a whole utterance; use 1.0 when streaming")
         mel = self._mel(token, prompt_token, prompt_feat, embedding, state, flow_options)
         if speed != 1.0:
             mel = F.interpolate(mel, size=max(1, int(mel.shape[2] / speed)), mode="linear")

@@ -68,7 +68,7 @@ class ConditionalDecoder(nn.Module):
         num_heads: int = 8,
         act_fn: str = "gelu",
     ) -> None:
-        """in_channels: of x, mu, speaker and prefix together. Raises ValueError for unsupported dropout and act_fn."""
+        """in_channels: of x, mu, speaker and prefix together. Raises InputError for unsupported dropout and act_fn."""
         super().__init__()
         channels = tuple(channels)
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -114,7 +114,7 @@ class ConditionalDecoder(nn.Module):
         """Lay the weights out for speed, for good; precision "fast": half precision where the device gains by it.
 
         On a GPU a solver's evaluations are CUDA graphs from now on, so that the weights must not change any more.
-        Idempotent. Raises ValueError for another precision."""
+        Idempotent. Raises InputError for another precision."""
         check_precision(precision)
         device = self.final_proj.weight.device
         if device.type == "cpu":

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM, token_to_mel_length
+from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM, InputError, token_to_mel_length
 from cosyvoice.utils.mask import make_pad_mask
 
 PREFIX_PROBABILITY = 0.5
@@ -18,12 +18,12 @@ LONGEST_PREFIX = 0.3  # share of the real frames that may be given as the prefix
 def host_lengths(lengths: Tensor, longest: int, name: str) -> list[int]:
     """Lengths as numbers. One item that lies on the GPU is taken to be as long as its tensor, to avoid waiting for it.
 
-    Raises ValueError where the tensor is longer or shorter than its longest item."""
+    Raises InputError where the tensor is longer or shorter than its longest item."""
     if len(lengths) == 1 and not lengths.is_cpu:
         return [longest]
     values = lengths.tolist()
     if max(values) != longest:
-        raise ValueError(f"{name}: the longest is {max(values)} but the tensor has {longest}; cut the padding")
+        raise InputError(f"{name}: the longest is {max(values)} but the tensor has {longest}; cut the padding")
     return values
 
 
@@ -56,10 +56,10 @@ class MaskedDiffWithXvec(nn.Module):
     ) -> None:
         """input_frame_rate: speech tokens per second. only_mask_loss and decoder_conf have no effect.
 
-        Raises ValueError for an output_type other than 'mel'."""
+        Raises InputError for an output_type other than 'mel'."""
         super().__init__()
         if output_type != "mel":
-            raise ValueError(f"MaskedDiffWithXvec: output_type {output_type!r} is not supported; use 'mel'")
+            raise InputError(f"MaskedDiffWithXvec: output_type {output_type!r} is not supported; use 'mel'")
         self.output_size, self.vocab_size, self.input_frame_rate = output_size, vocab_size, input_frame_rate
         self.input_embedding = nn.Embedding(vocab_size, input_size)
         self.spk_embed_affine_layer = nn.Linear(spk_embed_dim, output_size)
@@ -149,11 +149,11 @@ class MaskedDiffWithXvec(nn.Module):
         token: (1, L) with L > 0; prompt_token: (1, L1) and prompt_feat: (1, T1, 80), both may be empty; embedding:
         (1, 192); flow_cache: (1, 80, K, 2) of the previous piece. The lengths must be those of the tensors. noise:
         (1, 80, T1 + T) replaces the random draw. solver: as in `ConditionalCFM.forward`.
-        Raises ValueError for a batch or an empty token list."""
+        Raises InputError for a batch or an empty token list."""
         if token.shape[0] != 1:
-            raise ValueError(f"flow: inference takes one utterance, not a batch of {token.shape[0]}")
+            raise InputError(f"flow: inference takes one utterance, not a batch of {token.shape[0]}")
         if token.shape[1] == 0:
-            raise ValueError("flow: no speech tokens to turn into sound; check the text and the language model")
+            raise InputError("flow: no speech tokens to turn into sound; check the text and the language model")
         prompt_tokens, prompt_frames = prompt_token.shape[1], prompt_feat.shape[1]
         frames = token_to_mel_length(token.shape[1], self.input_frame_rate)
         tokens = torch.cat([prompt_token.to(token), token], dim=1)

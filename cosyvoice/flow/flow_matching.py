@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosyvoice.utils.common import InputError
 from matcha.models.components.flow_matching import (
     cosine_time,
     euler_steps,
@@ -37,23 +38,23 @@ class ConditionalCFM(nn.Module):
         """in_channels, spk_emb_dim and cfm_params' reg_loss_type are kept without effect (the loss is squared error).
         cfm_params' temperature scales the noise that inference starts from; without it the scale is 1.
 
-        Raises ValueError for a missing estimator and for a setting that no supported model uses."""
+        Raises InputError for a missing estimator and for a setting that no supported model uses."""
         super().__init__()
         known = PARAMS | OWN_PARAMS
         unknown = set(cfm_params) - known
         if unknown:
-            raise ValueError(f"cfm_params: {sorted(unknown)} are not supported; known are {sorted(known)}")
+            raise InputError(f"cfm_params: {sorted(unknown)} are not supported; known are {sorted(known)}")
         if estimator is None or n_spks != 1:
-            raise ValueError(
+            raise InputError(
                 "ConditionalCFM: an estimator and n_spks=1 are needed; check flow.decoder in cosyvoice.yaml"
             )
         self.n_feats, self.n_spks, self.spk_emb_dim = in_channels, n_spks, spk_emb_dim
         self.solver = cfm_params.get("solver", "euler")
         self.t_scheduler = cfm_params.get("t_scheduler", "cosine")
         if self.solver != "euler":
-            raise ValueError(f"cfm_params: solver {self.solver!r} is not supported; use 'euler'")
+            raise InputError(f"cfm_params: solver {self.solver!r} is not supported; use 'euler'")
         if self.t_scheduler not in ("cosine", "linear"):
-            raise ValueError(f"cfm_params: t_scheduler {self.t_scheduler!r} is not supported; use 'cosine' or 'linear'")
+            raise InputError(f"cfm_params: t_scheduler {self.t_scheduler!r} is not supported; use 'cosine' or 'linear'")
         self.sigma_min = float(cfm_params.get("sigma_min", 1e-6))
         self.training_cfg_rate = float(cfm_params.get("training_cfg_rate", 0.2))
         self.inference_cfg_rate = float(cfm_params.get("inference_cfg_rate", 0.7))
@@ -80,9 +81,9 @@ class ConditionalCFM(nn.Module):
         What is not injected is drawn from x1's device, in this order: t uniform (B, 1, 1), noise normal as x1, then
         with guidance_dropout one uniform number an item, whose conditions are dropped at or below training_cfg_rate.
         keep: (B,), 1 keeps an item's conditions. flow_time 'cosine' warps t, also an injected one, to 1 - cos(t pi/2).
-        Raises ValueError for another flow_time."""
+        Raises InputError for another flow_time."""
         if flow_time not in FLOW_TIMES:
-            raise ValueError(f"flow_time: {flow_time!r} is unknown; use one of {', '.join(FLOW_TIMES)}")
+            raise InputError(f"flow_time: {flow_time!r} is unknown; use one of {', '.join(FLOW_TIMES)}")
         batch = x1.shape[0]
         if t is None:
             t = torch.rand([batch, 1, 1], device=x1.device, dtype=x1.dtype)
@@ -121,9 +122,9 @@ class ConditionalCFM(nn.Module):
         cache (1, 80, K, 2) holds noise and mu of the previous piece: they take over the first K frames, so that the
         prompt and the overlap come out alike. Source: flow matching with guidance, Ho & Salimans 2022."""
         if n_timesteps < 1:
-            raise ValueError(f"n_timesteps: {n_timesteps} is too few; use at least 1 (10 is usual)")
+            raise InputError(f"n_timesteps: {n_timesteps} is too few; use at least 1 (10 is usual)")
         if solver not in SOLVERS:
-            raise ValueError(f"solver: {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
+            raise InputError(f"solver: {solver!r} is unknown; use one of {', '.join(SOLVERS)}")
         mu = mu.float()  # noise, state and cache are float32 whatever precision the networks run in
         scale = self.temperature if temperature is None else temperature
         z = (torch.randn_like(mu) if noise is None else noise.to(mu)) * scale
@@ -171,9 +172,9 @@ class ConditionalCFM(nn.Module):
         """The function (x, k) -> (1 + w) v - w v0 at times[k], float32; x and the result have `shape`, (1, 80, T).
 
         v0 comes from zeros in place of mu, speaker and prefix. Both velocities are one batch of 2; what does not depend
-        on x is computed here, once. Raises ValueError for a batch."""
+        on x is computed here, once. Raises InputError for a batch."""
         if shape[0] != 1:
-            raise ValueError(f"ConditionalCFM: inference takes one utterance, not a batch of {shape[0]}")
+            raise InputError(f"ConditionalCFM: inference takes one utterance, not a batch of {shape[0]}")
         estimator, w, channels = self.estimator, self.inference_cfg_rate, shape[1]
         time_embs = estimator.time_embedding(torch.as_tensor(times, dtype=torch.float32).to(mu.device))
         conditions = estimator.conditions(mu, spks, cond)

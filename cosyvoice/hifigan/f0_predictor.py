@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from cosyvoice.utils.common import MEL_BINS
+from cosyvoice.utils.common import MEL_BINS, InputError
 
 CONV_LAYERS = 5
 
@@ -12,10 +12,10 @@ class ConvRNNF0Predictor(nn.Module):
     """Five weight-normalised convolutions with ELU, then a linear layer whose absolute value is the pitch."""
 
     def __init__(self, num_class: int = 1, in_channels: int = MEL_BINS, cond_channels: int = 512) -> None:
-        """Raises ValueError for num_class other than 1."""
+        """Raises InputError for num_class other than 1."""
         super().__init__()
         if num_class != 1:
-            raise ValueError(f"ConvRNNF0Predictor: num_class={num_class} is not supported; use 1")
+            raise InputError(f"ConvRNNF0Predictor: num_class={num_class} is not supported; use 1")
         layers: list[nn.Module] = []
         for i in range(CONV_LAYERS):
             dim = cond_channels if i else in_channels

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from cosyvoice.utils.common import MEL_BINS, SAMPLE_RATE
+from cosyvoice.utils.common import MEL_BINS, SAMPLE_RATE, InputError
 from cosyvoice.utils.precision import check_precision, fast_dtype
 from matcha.models.components.channels_last import use_channels_last
 from matcha.utils.audio import hann_window
@@ -174,10 +174,10 @@ class HiFTGenerator(nn.Module):
         audio_limit: float = 0.99,
         f0_predictor: nn.Module | None = None,
     ) -> None:
-        """istft_params: {"n_fft": 16, "hop_len": 4} unless given. Raises ValueError without an f0_predictor."""
+        """istft_params: {"n_fft": 16, "hop_len": 4} unless given. Raises InputError without an f0_predictor."""
         super().__init__()
         if f0_predictor is None:
-            raise ValueError("HiFTGenerator: no f0_predictor; name one under hift in cosyvoice.yaml")
+            raise InputError("HiFTGenerator: no f0_predictor; name one under hift in cosyvoice.yaml")
         istft = {"n_fft": 16, "hop_len": 4} if istft_params is None else istft_params
         self.n_fft, self.hop_length = int(istft["n_fft"]), int(istft["hop_len"])
         self.samples_per_frame = math.prod(upsample_rates) * self.hop_length
@@ -282,7 +282,7 @@ class HiFTGenerator(nn.Module):
         """Fold the weight norm and lay the weights out for speed, for good. Idempotent.
 
         precision "fast": half precision inside the filter on a CPU that gains by it; pitch, excitation and the last
-        layer, whose errors would be heard, stay float32. Raises ValueError for another precision."""
+        layer, whose errors would be heard, stay float32. Raises InputError for another precision."""
         check_precision(precision)
         self.fold_weight_norm()
         device = self.conv_post.weight.device

@@ -14,7 +14,7 @@ from cosyvoice.llm.static_decoding import StaticDecoding, StaticSteps
 from cosyvoice.transformer.attention import AttentionCache, LayerCache
 from cosyvoice.transformer.encoder import BaseEncoder
 from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
-from cosyvoice.utils.common import IGNORE_ID, SPEAKER_DIM, ras_sampling, th_accuracy
+from cosyvoice.utils.common import IGNORE_ID, SPEAKER_DIM, InputError, ras_sampling, th_accuracy
 from cosyvoice.utils.int8 import Int8Linear, use_int8
 from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
 
@@ -68,7 +68,7 @@ class TransformerLM(nn.Module):
         super().__init__()
         for name, encoder in (("text_encoder", text_encoder), ("llm", llm)):
             if encoder.static_chunk_size != 1:
-                raise ValueError(
+                raise InputError(
                     f"TransformerLM: {name} has static_chunk_size={encoder.static_chunk_size}; "
                     "both encoders must be causal: set static_chunk_size to 1"
                 )
@@ -92,7 +92,7 @@ class TransformerLM(nn.Module):
     def prepare_inference(self, precision: str = "full") -> None:
         """Make decoding fast, for good: the weights must not change any more. Idempotent.
 
-        precision "fast": 8-bit weights in the llm on a CPU, half precision on a GPU. Raises ValueError for others.
+        precision "fast": 8-bit weights in the llm on a CPU, half precision on a GPU. Raises InputError for others.
         On a GPU tokens are decoded by CUDA graphs from now on."""
         check_precision(precision)
         device = self.llm_embedding.weight.device

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from cosyvoice.utils.common import InputError
+
 DICTIONARY = Path(__file__).parent / "assets" / "cmudict.txt.xz"
 
 PAD, UNKNOWN, BOUNDARY, APOSTROPHE = "<pad>", "<unk>", "|", "'"
@@ -65,9 +67,9 @@ _MAX_ACRONYM = 5  # longer words in capitals are words
 
 
 def get_tokenizer(vocabulary: str = "en_phones") -> "EnglishPhoneTokenizer":
-    """The tokenizer of a vocabulary. Raises ValueError for one that is not known."""
+    """The tokenizer of a vocabulary. Raises InputError for one that is not known."""
     if vocabulary != "en_phones":
-        raise ValueError(f"get_tokenizer: vocabulary '{vocabulary}' is not known; use 'en_phones'")
+        raise InputError(f"get_tokenizer: vocabulary '{vocabulary}' is not known; use 'en_phones'")
     return EnglishPhoneTokenizer()
 
 

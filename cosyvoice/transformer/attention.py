@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosyvoice.transformer.embedding import relative_positions
+from cosyvoice.utils.common import InputError
 
 PerKey = Callable[[Tensor, int], Tensor]
 """(Scores per distance (B, h, t, R), number of keys) -> scores per key (B, h, t, keys)."""
@@ -114,7 +115,7 @@ class LayerCache:
     def kv(self) -> Tensor:
         """Keys and values so far, (B, h, T, 2 * d_k), keys first. Keys hold no position."""
         if self._kv is None:
-            raise ValueError("the attention cache is empty; decode at least one position first")
+            raise InputError("the attention cache is empty; decode at least one position first")
         return self._kv[:, :, : self.length]
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -154,7 +155,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
     def __init__(self, n_head: int, n_feat: int, dropout_rate: float, key_bias: bool = True) -> None:
         super().__init__()
         if n_feat % n_head:
-            raise ValueError(f"attention width {n_feat} is not a multiple of {n_head} heads; correct the configuration")
+            raise InputError(f"attention width {n_feat} is not a multiple of {n_head} heads; correct the configuration")
         self.h, self.d_k, self.d_model = n_head, n_feat // n_head, n_feat
         self.dropout_rate = float(dropout_rate)
         self.linear_q = nn.Linear(n_feat, n_feat)

@@ -17,6 +17,7 @@ from cosyvoice.transformer.embedding import EspnetRelPositionalEncoding
 from cosyvoice.transformer.encoder_layer import ConformerEncoderLayer, TransformerEncoderLayer
 from cosyvoice.transformer.positionwise_feed_forward import PositionwiseFeedForward
 from cosyvoice.transformer.subsampling import LegacyLinearNoSubsampling, LinearNoSubsampling
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.mask import attention_mask, make_pad_mask, subsequent_chunk_mask
 
 INPUT_LAYERS = {"linear": LinearNoSubsampling, "linear_legacy": LegacyLinearNoSubsampling}
@@ -95,7 +96,7 @@ class BaseEncoder(nn.Module):
     def _require(self, option: str, value: object, *supported: object) -> None:
         if value not in supported:
             choices = " or ".join(repr(choice) for choice in supported)
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__}: {option}={value!r} is not part of CosyVoice-300M; it must be {choices}"
             )
 
@@ -163,7 +164,7 @@ class BaseEncoder(nn.Module):
         self._require("required_cache_size", required_cache_size, -1)
         held = 0 if att_cache is None or att_cache.numel() == 0 else att_cache.size(2)
         if offset != held:
-            raise ValueError(f"forward_chunk: offset {offset} but {held} positions in att_cache; pass offset={held}")
+            raise InputError(f"forward_chunk: offset {offset} but {held} positions in att_cache; pass offset={held}")
         cache = [LayerCache.from_tensor(kv.unsqueeze(0)) for kv in att_cache] if held else self.new_cache()
         ys = self.decode(xs, cache, att_mask if att_mask is not None and att_mask.numel() else None)
         att_cache = torch.cat([layer_cache.kv for layer_cache in cache])

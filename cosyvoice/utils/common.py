@@ -22,6 +22,12 @@ SPEAKER_DIM = 192
 """Numbers in the speaker vector that campplus.onnx gives."""
 
 
+class InputError(ValueError):
+    """A file, text, sound or setting that cannot be used; the message says what is wrong with it, and what to do.
+
+    Plain ValueErrors are mistakes in the program."""
+
+
 def token_to_mel_length(tokens: int, input_frame_rate: int) -> int:
     """Mel frames that `tokens` speech tokens last, cut to a whole number; input_frame_rate: tokens per second."""
     return int(tokens / input_frame_rate * SAMPLE_RATE / MEL_HOP)

@@ -2,14 +2,16 @@
 
 import torch
 
+from cosyvoice.utils.common import InputError
+
 PRECISIONS = ("full", "fast")
 """full: float32 everywhere. fast: 8-bit weights (CPU) or half precision (GPU), where the device gains by it."""
 
 
 def check_precision(precision: str) -> None:
-    """Raises ValueError for a precision that there is not."""
+    """Raises InputError for a precision that there is not."""
     if precision not in PRECISIONS:
-        raise ValueError(f"precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

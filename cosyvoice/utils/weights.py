@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosyvoice.utils.common import SPEAKER_DIM
+from cosyvoice.utils.common import SPEAKER_DIM, InputError
 
 _TRAINER_ENTRIES = ("epoch", "step")
 _PREFIXES = ("module.", "generator.")
@@ -34,23 +34,23 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
     unchanged: the mapping's memory is freed only with its last tensor.
 
     Trainers' extras are cut: `epoch`, `step`, a dict under `module`, the prefixes `module.` and `generator.`, and
-    everything under `discriminator.`. Raises FileNotFoundError, and ValueError for a file that is no state dict.
+    everything under `discriminator.`. Raises FileNotFoundError, and InputError for a file that is no state dict.
     """
     path = Path(path)
     content = _unpickle(path, mapped)
     if isinstance(content, Mapping) and isinstance(content.get("module"), Mapping):  # DeepSpeed
         content = content["module"]
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path}: holds no named tensors; expected the state dict of one network")
+        raise InputError(f"{path}: holds no named tensors; expected the state dict of one network")
     state: dict[str, Tensor] = {}
     for key, value in content.items():
         name = _without_prefixes(str(key))
         if key in _TRAINER_ENTRIES or name.startswith(_DISCRIMINATOR):
             continue
         if not isinstance(value, Tensor):
-            raise ValueError(f"{path}: entry '{key}' is not a tensor; expected the state dict of one network")
+            raise InputError(f"{path}: entry '{key}' is not a tensor; expected the state dict of one network")
         if name in state:
-            raise ValueError(f"{path}: holds '{name}' twice, with and without a prefix")
+            raise InputError(f"{path}: holds '{name}' twice, with and without a prefix")
         state[name] = value
     return state
 
@@ -59,7 +59,7 @@ def load_weights(model: nn.Module, path: str | Path, mapped: bool = True) -> Non
     """Fill `model` (it may be on "meta") with the file's tensors, as float32 parameters; mapped: see above.
 
     The keys must fit exactly, save that each weight-normalised tensor may be spelled either way or be folded, in the
-    file and in the model alike. Raises ValueError naming the keys that are missing, unexpected, of another shape or not
+    file and in the model alike. Raises InputError naming the keys that are missing, unexpected, of another shape or not
     finite.
     """
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -81,7 +81,7 @@ def file_fingerprint(path: str | Path) -> str:
 def load_spk2info(path: str | Path) -> dict[str, Tensor]:
     """Named voices: name -> raw speaker vector (1, 192), float32. A missing file means that there are none.
 
-    Raises ValueError naming the file and the voice whose entry is not usable.
+    Raises InputError naming the file and the voice whose entry is not usable.
     """
     return {name: speaker_embedding(entry) for name, entry in read_spk2info(path).items()}
 
@@ -89,61 +89,61 @@ def load_spk2info(path: str | Path) -> dict[str, Tensor]:
 def read_spk2info(path: str | Path) -> dict[str, dict[str, Any]]:
     """The entries of spk2info.pt as they stand, each with a usable vector; {} for a missing file.
 
-    Raises ValueError naming the file and the voice whose entry is not usable.
+    Raises InputError naming the file and the voice whose entry is not usable.
     """
     path = Path(path)
     if not path.exists():
         return {}
     content = _unpickle(path)
     if not isinstance(content, Mapping):
-        raise ValueError(
+        raise InputError(
             f"{path}: holds no named voices; expected {{name: {{'embedding': tensor (1, {SPEAKER_DIM})}}}}"
         )
     for name, entry in content.items():
         try:
             speaker_embedding(entry)
-        except ValueError as error:
-            raise ValueError(f"{path}: voice '{name}': {error}") from error
+        except InputError as error:
+            raise InputError(f"{path}: voice '{name}': {error}") from error
     return {str(name): dict(entry) for name, entry in content.items()}
 
 
 def speaker_embedding(entry: Any) -> Tensor:
     """The raw speaker vector (1, 192), float32, of an entry of spk2info.pt; other keys of the entry are ignored.
 
-    Voices registered from reference audio have `llm_embedding` in place of `embedding`. Raises ValueError.
+    Voices registered from reference audio have `llm_embedding` in place of `embedding`. Raises InputError.
     """
     if not isinstance(entry, Mapping):
-        raise ValueError("is not a dict with the key 'embedding'")
+        raise InputError("is not a dict with the key 'embedding'")
     vector = entry.get("embedding", entry.get("llm_embedding"))
     if vector is None:
-        raise ValueError("has neither 'embedding' nor 'llm_embedding'; register the voice again")
+        raise InputError("has neither 'embedding' nor 'llm_embedding'; register the voice again")
     try:
         vector = torch.as_tensor(vector).detach().float().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"its embedding is not a list of {SPEAKER_DIM} numbers") from error
+        raise InputError(f"its embedding is not a list of {SPEAKER_DIM} numbers") from error
     if tuple(vector.shape) not in ((SPEAKER_DIM,), (1, SPEAKER_DIM)):
-        raise ValueError(f"its embedding has the shape {tuple(vector.shape)}, expected (1, {SPEAKER_DIM})")
+        raise InputError(f"its embedding has the shape {tuple(vector.shape)}, expected (1, {SPEAKER_DIM})")
     if not torch.isfinite(vector).all():
-        raise ValueError("its embedding holds NaN or infinite numbers; register the voice again")
+        raise InputError("its embedding holds NaN or infinite numbers; register the voice again")
     return vector.reshape(1, SPEAKER_DIM).clone()
 
 
 # ---------------------------------------------------------------------------------------------- reading a file
 def _unpickle(path: Path, mapped: bool = True) -> Any:
-    """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and ValueError with the cause."""
+    """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and InputError with the cause."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; check the path, or download the model again")
     if not path.is_file():
-        raise ValueError(f"{path}: is a folder; name the weight file itself, such as {path / 'llm.pt'}")
+        raise InputError(f"{path}: is a folder; name the weight file itself, such as {path / 'llm.pt'}")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty; download it again, or make it again if it is your own")
+        raise InputError(f"{path}: is empty; download it again, or make it again if it is your own")
     mmap = mapped and zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # torch raises a dozen types for a damaged file
-        raise ValueError(f"{path}: {_reason(path, error)}") from error
+        raise InputError(f"{path}: {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -189,7 +189,7 @@ def _fold(name: str, g: Tensor, v: Tensor, path: str | Path) -> Tensor:
     """w = g * v / ||v||, norm over all axes but the first. Source: Salimans & Kingma 2016, eq. 2."""
     magnitude = (*v.shape[:1], *(1 for _ in v.shape[1:]))
     if v.ndim == 0 or tuple(g.shape) != magnitude:
-        raise ValueError(f"{path}: {name} has a weight-norm magnitude of {tuple(g.shape)}, expected {magnitude}")
+        raise InputError(f"{path}: {name} has a weight-norm magnitude of {tuple(g.shape)}, expected {magnitude}")
     return torch._weight_norm(v, g, 0)
 
 
@@ -207,14 +207,14 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
         counts = f"{len(missing)} missing{_some(missing)}, {len(unexpected)} unexpected{_some(unexpected)}"
         other = len(missing) > len(expected) / 2
         cure = "is it the file of another part?" if other else "use the file that belongs to this cosyvoice.yaml"
-        raise ValueError(f"{what}: {counts}; {cure}")
+        raise InputError(f"{what}: {counts}; {cure}")
     wrong = [
         f"{key} is {tuple(state[key].shape)} in the file but {shape} in the model"
         for key, shape in expected.items()
         if tuple(state[key].shape) != shape
     ]
     if wrong:
-        raise ValueError(f"{what}: {len(wrong)} of another shape{_some(wrong)}; its cosyvoice.yaml has other sizes")
+        raise InputError(f"{what}: {len(wrong)} of another shape{_some(wrong)}; its cosyvoice.yaml has other sizes")
 
 
 def _some(keys: Iterable[str]) -> str:
@@ -225,11 +225,11 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def _checked(key: str, value: Tensor, path: str | Path) -> Tensor:
-    """The tensor in float32. Raises ValueError where it holds anything but finite numbers."""
+    """The tensor in float32. Raises InputError where it holds anything but finite numbers."""
     if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-        raise ValueError(f"{path}: {key} is {value.dtype}, {value.layout}; use plain floating-point weights")
+        raise InputError(f"{path}: {key} is {value.dtype}, {value.layout}; use plain floating-point weights")
     value = value.float().contiguous()
     # the sum of finite numbers is finite unless it overflows, and is by far the fastest to take
     if not value.sum().isfinite() and not value.isfinite().all():
-        raise ValueError(f"{path}: {key} holds NaN or infinite numbers; the training run that wrote it failed")
+        raise InputError(f"{path}: {key} holds NaN or infinite numbers; the training run that wrote it failed")
     return value

@@ -25,7 +25,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
+from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, InputError
 
 YAML_NAME = "cosyvoice.yaml"
 DOWNLOAD = (
@@ -141,7 +141,7 @@ class ModelConfig:
     def build(self, part: str, device: str | torch.device = "meta") -> nn.Module:
         """The network of `part` ("llm", "flow" or "hift") as the yaml describes it; on "meta" it holds no values yet.
 
-        Raises ValueError naming the file and the part when an argument does not fit the class.
+        Raises InputError naming the file and the part when an argument does not fit the class.
         """
         for tag in (*PARTS[part].top, *PARTS[part].inside):  # imported first: nothing of a module may land on "meta"
             importlib.import_module(tag.partition(":")[2].rpartition(".")[0])
@@ -150,28 +150,28 @@ class ModelConfig:
             return self._made(part, lambda: self._load(part))
 
     def get_tokenizer(self) -> Any:
-        """The text tokenizer: encode(text, allowed_special=...) -> ids, decode(ids) -> text. Raises ValueError."""
+        """The text tokenizer: encode(text, allowed_special=...) -> ids, decode(ids) -> text. Raises InputError."""
         return self._made("get_tokenizer", lambda: self._load("get_tokenizer")())
 
     @functools.cached_property
     def feat_extractor(self) -> Callable[[Tensor], Tensor]:
-        """Waveform (B, N) at `sample_rate` -> log-mel (B, F, T). Raises ValueError when the yaml does not name one."""
+        """Waveform (B, N) at `sample_rate` -> log-mel (B, F, T). Raises InputError when the yaml does not name one."""
         if "feat_extractor" not in self.sections:
-            raise ValueError(f"{self.directory / YAML_NAME}: lacks 'feat_extractor', which says how mel is made")
+            raise InputError(f"{self.directory / YAML_NAME}: lacks 'feat_extractor', which says how mel is made")
         return self._made("feat_extractor", lambda: self._load("feat_extractor"))
 
     def _load(self, part: str) -> Any:
         return load_hyperpyyaml(self.sections[part], loader=_PartLoader)[part]
 
     def _made(self, part: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives; whatever the values of a yaml lead to in a constructor becomes a ValueError."""
+        """What `make` gives; whatever the values of a yaml lead to in a constructor becomes an InputError."""
         try:
             return make()
         except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError) as error:
             kind = f"{type(error).__name__}: {_one_line(error)}"
-            raise ValueError(f"{self.directory / YAML_NAME}: cannot build '{part}': {kind}") from error
+            raise InputError(f"{self.directory / YAML_NAME}: cannot build '{part}': {kind}") from error
         except (ValueError, YAMLError) as error:
-            raise ValueError(f"{self.directory / YAML_NAME}: cannot build '{part}': {_one_line(error)}") from error
+            raise InputError(f"{self.directory / YAML_NAME}: cannot build '{part}': {_one_line(error)}") from error
 
 
 def require_files(directory: Path, names: Iterable[str]) -> None:
@@ -186,7 +186,7 @@ def require_files(directory: Path, names: Iterable[str]) -> None:
 def read_model_config(model_dir: str | Path) -> ModelConfig:
     """The checked configuration of a model directory; nothing is built.
 
-    Raises FileNotFoundError when the directory or its yaml is missing, and ValueError, in one line with the file, the
+    Raises FileNotFoundError when the directory or its yaml is missing, and InputError, in one line with the file, the
     key and the reason, for a yaml that is unsafe, broken, incomplete or of another model generation.
     """
     directory = Path(model_dir)
@@ -196,7 +196,7 @@ def read_model_config(model_dir: str | Path) -> ModelConfig:
     _refuse_other_generations(nodes, root, path)
     missing = [key for key in _REQUIRED if key not in nodes]
     if missing:
-        raise ValueError(f"{path}: lacks {_listed(missing)}; take the {YAML_NAME} that came with the model")
+        raise InputError(f"{path}: lacks {_listed(missing)}; take the {YAML_NAME} that came with the model")
     parts = {name: _checked_part(name, nodes, path) for name in PARTS if name in nodes}
     values = _plain_values(nodes, parts, path)
     return ModelConfig(
@@ -211,16 +211,16 @@ def read_model_config(model_dir: str | Path) -> ModelConfig:
 def _read_text(path: Path) -> str:
     for name, model in _LATER_FILES.items():
         if (path.parent / name).exists() and not path.exists():
-            raise ValueError(_unsupported(path.parent / name, model))
+            raise InputError(_unsupported(path.parent / name, model))
     require_files(path.parent, [YAML_NAME])
     if not path.is_file():
-        raise ValueError(f"{path}: is a folder, not a file; {DOWNLOAD}")
+        raise InputError(f"{path}: is a folder, not a file; {DOWNLOAD}")
     if path.stat().st_size > MAX_YAML_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_YAML_BYTES // 1024} kB, which no configuration of this model is")
+        raise InputError(f"{path}: larger than {MAX_YAML_BYTES // 1024} kB, which no configuration of this model is")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8; download it again") from error
+        raise InputError(f"{path}: not a text file in UTF-8; download it again") from error
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Node], MappingNode]:
@@ -228,13 +228,13 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Node], MappingNode]:
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: e.g. a character that yaml forbids
-        raise ValueError(f"{path}: not readable as yaml: {_one_line(error)}") from error
+        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}") from error
     if not isinstance(root, MappingNode):
-        raise ValueError(f"{path}: holds no keys; download it again")
+        raise InputError(f"{path}: holds no keys; download it again")
     nodes: dict[str, Node] = {}
     for key, value in root.value:
         if _name(key) in nodes:
-            raise ValueError(f"{path}: key '{_name(key)}' stands there twice; keep one")
+            raise InputError(f"{path}: key '{_name(key)}' stands there twice; keep one")
         nodes[_name(key)] = value
     return nodes, root
 
@@ -246,13 +246,13 @@ def _name(key: Node) -> str:
 def _walk(where: str, start: Node, refuse_aliases: Path | None = None) -> Iterator[tuple[str, Node]]:
     """Every node below `start` once, mapping keys included, each with the path of keys that leads to it.
 
-    With refuse_aliases (the file, for the message) a yaml alias is a ValueError.
+    With refuse_aliases (the file, for the message) a yaml alias is an InputError.
     """
     pending, seen = [(where, start)], set()
     while pending:
         where, node = pending.pop()
         if id(node) in seen and refuse_aliases:
-            raise ValueError(f"{refuse_aliases}: key '{where}' is a yaml alias (*name); write the value out")
+            raise InputError(f"{refuse_aliases}: key '{where}' is a yaml alias (*name); write the value out")
         if id(node) not in seen:
             seen.add(id(node))
             yield where, node
@@ -272,7 +272,7 @@ def _check_tags(root: MappingNode, path: Path) -> None:
     """Refuse every tag, anywhere in the file, that could run or read something outside our own packages."""
     for where, node in _walk("", root):
         if not _is_harmless(node.tag, where, node):
-            raise ValueError(
+            raise InputError(
                 f"{path}: key '{where}' has the tag {node.tag}, which is not allowed in a model's yaml "
                 "(it could run code); download the model from its publisher"
             )
@@ -302,11 +302,11 @@ def _dict_config_content(node: Node) -> MappingNode | None:
 def _refuse_other_generations(nodes: dict[str, Node], root: MappingNode, path: Path) -> None:
     names = {node.tag.rpartition(".")[2] for _, node in _walk("", root) if node.tag.startswith(("!new:", "!name:"))}
     if names & _COSYVOICE3_NAMES:
-        raise ValueError(_unsupported(path, "CosyVoice3"))
+        raise InputError(_unsupported(path, "CosyVoice3"))
     if names & _COSYVOICE2_NAMES:
-        raise ValueError(_unsupported(path, "CosyVoice2"))
+        raise InputError(_unsupported(path, "CosyVoice2"))
     if _is_25hz(nodes, root, path):
-        raise ValueError(_unsupported(path, "CosyVoice-300M-25Hz"))
+        raise InputError(_unsupported(path, "CosyVoice-300M-25Hz"))
 
 
 def _is_25hz(nodes: dict[str, Node], root: MappingNode, path: Path) -> bool:
@@ -334,17 +334,17 @@ def _checked_part(part: str, nodes: dict[str, Node], path: Path) -> Node:
     """The part's node, checked and ready for hyperpyyaml. `nodes` gives the values that it may refer to."""
     node = nodes[part]
     if not isinstance(node, MappingNode):
-        raise ValueError(f"{path}: key '{part}' has no arguments; take the {YAML_NAME} that came with the model")
+        raise InputError(f"{path}: key '{part}' has no arguments; take the {YAML_NAME} that came with the model")
     for where, inner in _walk(part, node, refuse_aliases=path):
         known = PARTS[part].top if inner is node else PARTS[part].inside
         plain = () if inner is node else (*_PLAIN_TAGS, _DICT_CONFIG_TAG, "!ref")
         if inner.tag not in (*known, *plain):
             names = _listed(known) or "only plain values"
-            raise ValueError(f"{path}: key '{where}' has the tag {inner.tag}; this program knows {names} there")
+            raise InputError(f"{path}: key '{where}' has the tag {inner.tag}; this program knows {names} there")
         if inner.tag == "!ref":
             _check_reference(where, inner, nodes, path)
         if any(key.tag != _CORE + "str" for key in _keys(inner)):
-            raise ValueError(f"{path}: key '{where}': the names of arguments must be plain words")
+            raise InputError(f"{path}: key '{where}': the names of arguments must be plain words")
     node = _with_plain_constants(node)
     return _with_sampling(node) if part == "llm" else node
 
@@ -355,7 +355,7 @@ def _check_reference(where: str, node: Node, nodes: dict[str, Node], path: Path)
     target = nodes.get(match[1]) if match else None
     if not isinstance(target, ScalarNode) or target.tag not in _PLAIN_TAGS or "<" in target.value:
         shown = node.value if isinstance(node, ScalarNode) else "..."
-        raise ValueError(f"{path}: key '{where}': '!ref {shown}' must name one plain top-level value, as in !ref <key>")
+        raise InputError(f"{path}: key '{where}': '!ref {shown}' must name one plain top-level value, as in !ref <key>")
 
 
 def _with_plain_constants(node: Node) -> Node:
@@ -393,12 +393,12 @@ def _plain_values(nodes: dict[str, Node], parts: dict[str, Node], path: Path) ->
     for key, node in wanted.items():
         for where, inner in _walk(key, node, refuse_aliases=path):
             if inner.tag not in _PLAIN_TAGS:
-                raise ValueError(f"{path}: key '{where}' must be a plain value, not {inner.tag}")
+                raise InputError(f"{path}: key '{where}' must be a plain value, not {inner.tag}")
     wanted |= {name: _without_tags(node) for name, node in parts.items()}
     try:
         return load_hyperpyyaml(_text(wanted, nodes), loader=_PartLoader)
     except (ValueError, YAMLError) as error:
-        raise ValueError(f"{path}: not readable as yaml: {_one_line(error)}") from error
+        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}") from error
 
 
 def _without_tags(node: Node) -> Node:
@@ -421,9 +421,9 @@ def _size(values: dict[str, Any], key: str, path: Path) -> int:
     for name in key.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     if value is None:
-        raise ValueError(f"{path}: lacks '{key}'; take the {YAML_NAME} that came with the model")
+        raise InputError(f"{path}: lacks '{key}'; take the {YAML_NAME} that came with the model")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{path}: '{key}' must be a whole number above 0, not {value!r}")
+        raise InputError(f"{path}: '{key}' must be a whole number above 0, not {value!r}")
     return value
 
 
@@ -437,7 +437,7 @@ def _checked_sizes(values: dict[str, Any], path: Path) -> dict[str, int]:
         expected |= {"feat_extractor.num_mels": mel_bins}
     for key, wanted in expected.items():
         if _size(values, key, path) != wanted:
-            raise ValueError(f"{path}: '{key}' is {_size(values, key, path)}, but this kind of model needs {wanted}")
+            raise InputError(f"{path}: '{key}' is {_size(values, key, path)}, but this kind of model needs {wanted}")
     return {
         "sample_rate": SAMPLE_RATE,
         "spk_embed_dim": _size(values, "spk_embed_dim", path),
@@ -450,7 +450,7 @@ def _checked_sizes(values: dict[str, Any], path: Path) -> dict[str, int]:
 def _allowed_special(values: dict[str, Any], path: Path) -> str:
     value = values.get("allowed_special", "all")
     if value != "all":
-        raise ValueError(f"{path}: 'allowed_special' must be 'all', not {value!r}")
+        raise InputError(f"{path}: 'allowed_special' must be 'all', not {value!r}")
     return value
 
 
