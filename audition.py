@@ -27,11 +27,11 @@ from evaluation import (
     text_tokens,
     unit_mean,
 )
+from files import read_lines
 from llm_flow_model import JointModel, adapters_in_eval
 from runaway import loop_seconds
 from selection import JUDGED
 from speaking import Speaker, Speech, Voice, joined, speakable
-from utils import read_lines
 from voice_metrics import cosine, in_one_row, recited_tokens
 
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence

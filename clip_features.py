@@ -27,11 +27,12 @@ from tqdm import tqdm
 
 from audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
 from audio_files import AudioError, Recording, read_audio
+from command import user_mistakes
 from config import UserError
 from cosyvoice.cli.frontend import SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
 from cosyvoice.utils.common import SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
-from utils import atomic_path, user_mistakes
+from files import atomic_path
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.

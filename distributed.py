@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from command import tell
 from config import UserError
-from utils import SignalGuard, tell
+from signals import SignalGuard
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # the others wait while the writer measures and listens; a process that dies ends them

@@ -20,6 +20,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_run
+from command import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_INPUT_DIR,
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
+    add_device_argument,
+    add_folder_arguments,
+    find_folder,
+    read_settings,
+    run_main,
+    select_device,
+    user_mistakes,
+)
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
@@ -49,23 +62,9 @@ from evaluation import (
     unit_mean,
 )
 from evaluation_page import REAL, page
+from files import read_lines, write_text
 from recogniser import Recogniser, missing
 from speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
-from utils import (
-    DEFAULT_DATA_DIR,
-    DEFAULT_INPUT_DIR,
-    DEFAULT_MODEL,
-    DEFAULT_OUTPUT_DIR,
-    add_device_argument,
-    add_folder_arguments,
-    find_folder,
-    read_lines,
-    read_settings,
-    run_main,
-    select_device,
-    user_mistakes,
-    write_text,
-)
 from voice_metrics import cosine, position
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audio_doctor import clipped_share
+from command import PROJECT
 from config import UserError
 from cosyvoice.cli.frontend import (
     MAX_TOKEN_SEC,
@@ -27,7 +28,6 @@ from recogniser import Recogniser, errors
 from runaway import silence_seconds
 from speaking import Speaker, Speech, speakable
 from text_check import Spoken, text_help
-from utils import PROJECT
 from voice_metrics import (
     F0_RATE,
     Interval,

@@ -16,23 +16,22 @@ from typing import Any
 from tqdm import tqdm
 
 from audio_doctor import text_flags
-from config import UserError
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd
-from cosyvoice.utils.yaml_loader import read_model_config
-from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
-from utils import (
+from command import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
     find_folder,
-    read_lines,
     read_settings,
     run_main,
     select_device,
-    too_long,
     user_mistakes,
 )
+from config import UserError
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.yaml_loader import read_model_config
+from files import read_lines, too_long
+from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)

@@ -11,9 +11,9 @@ from evaluation import BY_NAME, Figures, Sentence, in_words, summary
 from lora import load_adapter
 from run_files import save_best, save_last
 from selection import compared, means, overfit_signs, plain, verdict, why_alone
+from signals import SignalGuard
 from training_board import Board, write_samples
 from training_state import Run
-from utils import SignalGuard
 
 SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others

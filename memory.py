@@ -13,8 +13,8 @@ from cosyvoice.transformer.attention import causal_scores
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from cosyvoice.utils.precision import fast_dtype
 from dataset import Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
+from files import GIB
 from llm_flow_model import JointModel, autocast, store_half
-from utils import GIB
 
 CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower
 USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work space and fragmentation

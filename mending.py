@@ -19,7 +19,7 @@ from audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
 from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
-from utils import atomic_path
+from files import atomic_path
 
 LOUDNESS_LUFS = -23.0  # EBU R 128
 PEAK_DB = -1.0  # loudest sample, dBFS; louder clips are turned up less

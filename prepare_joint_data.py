@@ -45,29 +45,28 @@ from audio_files import (
     write_drafts,
 )
 from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
+from command import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_INPUT_DIR,
+    DEFAULT_MODEL,
+    command_line,
+    find_folder,
+    run_main,
+    select_device,
+    user_mistakes,
+)
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
+from files import only_run, write_text
 from languages import digits_in_english, language_of, tagged_language
 from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from recogniser import Recogniser, character_error_rate, missing
 from report_page import report_page
 from text_check import Spoken, TextCheck
-from utils import (
-    DEFAULT_DATA_DIR,
-    DEFAULT_INPUT_DIR,
-    DEFAULT_MODEL,
-    command_line,
-    find_folder,
-    only_run,
-    run_main,
-    select_device,
-    user_mistakes,
-    write_text,
-)
 
 CLIPS_PER_SHARD = 200
 PRINTED_LINES = 40  # of the report; report.txt has all

@@ -21,10 +21,10 @@ from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
 from decisions import keep, why_finished
 from distributed import is_writer
+from files import save_torch
 from lora import adapter_state_dict, load_adapter
 from selection import Choice
 from training_state import Run, from_plain, to_plain
-from utils import save_torch
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
 RUN_FILES = (

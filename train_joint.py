@@ -32,6 +32,21 @@ from checkpoint import (
     merged_paths,
     write_merged,
 )
+from command import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
+    SAMPLE_TEXT,
+    add_device_argument,
+    add_folder_arguments,
+    command_line,
+    duration_words,
+    find_folder,
+    read_settings,
+    run_main,
+    select_device,
+    user_mistakes,
+)
 from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
@@ -59,6 +74,7 @@ from distributed import (
     own_device,
     own_share,
 )
+from files import GIB, check_disk, check_output_dir, only_run
 from listening import hear, hear_merged, hear_unchosen, summarise
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_parameters, adapter_state_dict
@@ -73,31 +89,11 @@ from run_files import (
     save_kept,
     save_last,
 )
+from signals import Interrupted, SignalGuard
 from speaking import Voice
 from training_board import Board
 from training_state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
 from training_step import optimizer_step
-from utils import (
-    DEFAULT_DATA_DIR,
-    DEFAULT_MODEL,
-    DEFAULT_OUTPUT_DIR,
-    GIB,
-    SAMPLE_TEXT,
-    Interrupted,
-    SignalGuard,
-    add_device_argument,
-    add_folder_arguments,
-    check_disk,
-    check_output_dir,
-    command_line,
-    duration_words,
-    find_folder,
-    only_run,
-    read_settings,
-    run_main,
-    select_device,
-    user_mistakes,
-)
 
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {

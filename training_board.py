@@ -9,10 +9,10 @@ import numpy as np
 
 from checkpoint import PARTS
 from evaluation import Sentence
+from files import atomic_path, dispensable, write_text
 from mel_picture import mel_picture
 from speaking import write_audio
 from training_state import Run, loss_weight, lr_at
-from utils import atomic_path, dispensable, write_text
 
 WITHOUT = "training goes on without it"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audition import Audition
 from checkpoint import checkpoint_paths, merged_paths
+from command import user_mistakes
 from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import Clip, clips_per_step, split_by
@@ -22,7 +23,6 @@ from evaluation import Figures
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
 from selection import Choice, Heard, judged_sentences
-from utils import user_mistakes
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:

@@ -18,8 +18,8 @@ from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_p
 from distributed import check_alone, own_share, rank, sum_over_processes
 from lora import adapter_parameters
 from memory import checkpoint_activations
+from signals import SignalGuard
 from training_state import Part, Run, loss_weight, lr_at
-from utils import SignalGuard
 
 TRYING_AGAIN = (
     "the GPU is out of memory: this step is done again, and the run goes on, with gradient checkpointing and one clip "

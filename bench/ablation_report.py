@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config import UserError
-from utils import atomic_path, read_lines, write_text
+from files import atomic_path, read_lines, write_text
 
 BEGIN, END = "<!-- tables: written by bench/ablation.py --report -->", "<!-- end of tables -->"
 COLUMNS = (  # figure of evaluation.json, heading, digits

@@ -23,10 +23,10 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.common import MEL_BINS, token_to_mel_length
 from cosyvoice.utils.yaml_loader import ModelConfig
 from dataset import Clip
+from files import GIB, write_text
 from llm_flow_model import JointModel
 from memory import MemoryPlan, choose_precision, prepare_memory
 from training_state import Run, make_run
-from utils import GIB, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEXT_TOKENS_PER_SEC, TEXT_TOKENS = 5, 15  # of random clips, of spoken sentences

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cosyvoice.utils.precision import fast_dtype
 from llm_flow_model import autocast
-from utils import SignalGuard
+from signals import SignalGuard
 
 HERE = Path(__file__).resolve().parent
 MODEL_DIR = HERE.parent / "pretrained_models" / "CosyVoice-mini"

@@ -36,6 +36,7 @@ from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
+from command import read_settings, run_main, user_mistakes
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
@@ -43,7 +44,6 @@ from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from speaking import Source, Speaker, load_voice, speakable
-from utils import read_settings, run_main, user_mistakes
 from voice_metrics import position
 
 ROOT = HERE.parent

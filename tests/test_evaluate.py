@@ -22,9 +22,9 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
 from evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
+from files import save_torch
 from languages import language_of
 from recogniser import errors, normal_form
-from utils import save_torch
 from voice_metrics import (
     F0_RATE,
     difference_interval,

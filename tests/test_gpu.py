@@ -22,8 +22,8 @@ from dataset import Clip, read_rows
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import free_bytes, prepare_memory
+from signals import SignalGuard
 from training_state import Run, make_run
-from utils import SignalGuard
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

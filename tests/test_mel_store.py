@@ -18,8 +18,8 @@ from cosyvoice.cli.cosyvoice import load_part
 from dataset import CLIPS_PER_GROUP, Clip, collate_llm, data_fingerprint, list_clips, read_rows, shard_paths
 from llm_flow_model import JointModel
 from mel_store import MelStore
+from signals import SignalGuard
 from training_state import make_run
-from utils import SignalGuard
 
 CPU = torch.device("cpu")
 CLIPS = 10

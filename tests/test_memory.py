@@ -19,8 +19,8 @@ from cosyvoice.transformer import attention
 from cosyvoice.utils.common import token_to_mel_length
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from dataset import Clip, collate_llm, llm_positions, read_rows
+from files import GIB
 from llm_flow_model import JointModel, autocast
-from utils import GIB
 
 CPU = torch.device("cpu")
 

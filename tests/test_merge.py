@@ -13,10 +13,10 @@ import train_joint
 from checkpoint import adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
+from files import save_torch
 from llm_flow_model import JointModel
 from lora import load_adapter
 from speaking import Source, load_voice
-from utils import save_torch
 
 CPU = torch.device("cpu")
 MEAN_SEED = 3

@@ -26,15 +26,16 @@ from cosyvoice.flow import flow_matching
 from cosyvoice.flow.flow_matching import FLOW_TIMES
 from dataset import collate_llm, read_rows, write_shard
 from decisions import hearing_due
+from files import only_run
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from memory import prepare_memory
 from run_files import move_previous_run
 from selection import Heard
+from signals import SignalGuard
 from train_joint import main
 from training_state import Part, epoch_groups, lr_at
 from training_step import optimizer_step
-from utils import SignalGuard, only_run
 
 CPU = torch.device("cpu")
 ONE_BY_ONE = {"llm": 1, "flow": 1}  # positions or frames in a forward pass

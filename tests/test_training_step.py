@@ -13,8 +13,8 @@ from cosyvoice.cli.cosyvoice import load_part
 from dataset import Clip, llm_positions, read_rows
 from llm_flow_model import JointModel, batch_units
 from lora import adapter_parameters, adapter_state_dict
+from signals import SignalGuard
 from training_state import Run, epoch_groups, make_run
-from utils import SignalGuard
 
 CPU = torch.device("cpu")
 NO_DROPOUT = ["llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0"]

@@ -8,22 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import command
+import files
 import inference_joint
 import train_joint
-import utils
+from command import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
 from config import UserError
-from utils import (
-    DEFAULT_MODEL,
-    atomic_path,
-    command_line,
-    default_folder,
-    read_lines,
-    run_main,
-    select_device,
-    split_lines,
-    warn_of_unused_gpu,
-    write_text,
-)
+from files import atomic_path, read_lines, split_lines, write_text
 
 
 @pytest.mark.parametrize(
@@ -98,7 +89,7 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
 def test_a_gpu_that_cannot_be_used_is_warned_of_once(built_for, cause, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    monkeypatch.setattr(utils.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(command.shutil, "which", lambda name: f"/usr/bin/{name}")
     for variable, lines in (("-1", 0), ("0", 1)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
         warn_of_unused_gpu.cache_clear()
@@ -144,8 +135,8 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(tmp_p
             raise refusals.pop()
         original(part, path)
 
-    monkeypatch.setattr(utils.os, "replace", held)
-    monkeypatch.setattr(utils, "REPLACE_SEC", 0.0)
+    monkeypatch.setattr(files.os, "replace", held)
+    monkeypatch.setattr(files, "REPLACE_SEC", 0.0)
     write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new" and not refusals
     refusals += [PermissionError(13, "in use")] * 100
