@@ -27,7 +27,7 @@ from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_r
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
-from cosyvoice.utils.common import SPEAKER_DIM
+from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
 from files import atomic_path
@@ -288,7 +288,7 @@ class Speaker:
         wave = self.model.token2wav(
             torch.tensor([tokens], dtype=torch.int32),
             empty,
-            torch.zeros(1, 0, 80),
+            torch.zeros(1, 0, MEL_BINS),
             self.voice.embedding,
             uuid="",
             finalize=True,

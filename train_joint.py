@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -166,9 +167,9 @@ class Job:
     model_dir: Path
     output_dir: Path
 
-    @property
+    @cached_property
     def disk_bytes(self) -> int:
-        """What the run may write."""
+        """What the run may write; opens the base's files to count."""
         return merged_bytes(self.model_dir) + CHECKPOINTS_BYTES
 
 
