@@ -122,8 +122,8 @@ def to_plain(progress: Mapping[str, Any]) -> dict[str, Any]:
 def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Progress in plain data, which may lack some and hold more."""
     found = {item.name: data[item.name] for item in fields(Progress) if item.name in data}
-    parts = {name: Part(**{**part, "choice": Choice(**part["choice"])}) for name, part in data["parts"].items()}
-    return {**found, "parts": parts, "hearings": [Heard(**heard) for heard in data["hearings"]]}
+    parts = {name: Part(**{**part, "choice": Choice(**part.get("choice", {}))}) for name, part in data["parts"].items()}
+    return {**found, "parts": parts, "hearings": [Heard(**heard) for heard in data.get("hearings", [])]}
 
 
 @dataclass(kw_only=True)
