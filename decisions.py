@@ -80,7 +80,7 @@ def unchosen(run: Run) -> list[Part]:
 
 
 def note_heard_again(run: Run, part: Part, figures: list[Figures]) -> bool:
-    """Whether a part as it stands is to be had after all, told by all sentences; if so it is kept."""
+    """Whether a part as it stands is accepted after all, told by all sentences; if so it is kept."""
     base, real = run.hearings[0].figures, run.audition.real_similarity
     epoch, loss = last_trained(run, part)
     choice = Choice()
@@ -100,7 +100,7 @@ def leave_out(run: Run, part: Part, reason: str) -> None:
 
 
 def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> list[str]:
-    """Store what was heard and keep the parts whose sound is the best so far; why others are out.
+    """Store what was heard and keep the parts whose sound is the best so far; why others are rejected.
 
     flow_alone: the base's tokens in the flow's sound. What is heard first is the base, also where a run is resumed that
     nobody listened to before."""
@@ -108,15 +108,15 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
     run.hearings.append(Heard(heard_epoch, figures))
     if heard_epoch != run.epoch:
         return []
-    base, outs = run.judged_base, []
+    base, rejections = run.judged_base, []
     for part in just_trained(run):
         judged = base if not run.epoch else flow_alone if part.name == "flow" else figures
         loss, real = last_trained(run, part)[1], run.audition.real_similarity
         if run.by_sound and part.choice.takes(run.epoch, judged, base, part.name, loss, real):
             keep(run, part, run.epoch)
         if reason := why_out(judged, base, part.name):
-            outs.append(f"{part.name} rejected at this epoch: {reason}")
-    return outs
+            rejections.append(f"{part.name} rejected at this epoch: {reason}")
+    return rejections
 
 
 def settle_interval(run: Run, epoch_sec: float) -> None:

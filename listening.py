@@ -28,12 +28,12 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     between = partial(check_alone, guard)
     spoken = run.audition.hear(numbers, trained, between)
     flow_alone = run.audition.hear(numbers, ("flow",), between) if len(trained) > 1 else spoken
-    outs = note_heard(run, plain(spoken), plain(flow_alone))
+    rejections = note_heard(run, plain(spoken), plain(flow_alone))
     sentences = dict(zip(numbers, spoken, strict=True))
     figures, epoch = plain([sentences[number] for number in run.judged]), run.hearings[-1].epoch
     board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
     run.spent_sec["hearing"] += time.monotonic() - started
-    print(hearing_line(run, figures, outs), flush=True)
+    print(hearing_line(run, figures, rejections), flush=True)
     if not run.epoch and (remark := read_clips(run)):
         print(remark, flush=True)
     signs = overfit_signs(figures, run.judged_base, run.config.inference.max_silence_sec) if epoch else {}
@@ -44,14 +44,14 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     save_last(run)
 
 
-def hearing_line(run: Run, figures: Sequence[Figures], outs: Sequence[str]) -> str:
+def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]) -> str:
     """What was heard, in one line."""
     found, epoch = summary(figures), run.hearings[-1].epoch
     values = ", ".join(f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in found)
     kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""
     when = f"epoch {epoch:3d}" if epoch else "the base"
-    return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in outs)
+    return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in rejections)
 
 
 def hear_unchosen(run: Run) -> None:
@@ -60,7 +60,7 @@ def hear_unchosen(run: Run) -> None:
     for part in unchosen(run):
         trained = ("flow",) if part.name == "flow" else trained_parts(run)
         if note_heard_again(run, part, plain(run.audition.hear(trained=trained))):
-            print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is to be had", flush=True)
+            print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is accepted", flush=True)
             save_best(run)
     run.spent_sec["hearing"] += time.monotonic() - started
 

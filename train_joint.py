@@ -537,28 +537,21 @@ def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
 
 
 def finish(run: Run, job: Job) -> int:
-    """Merge the chosen adapters (the last where there is nothing to choose by) and say what to type next."""
-    chosen = run.best_path if run.chooses else run.last_path
+    """Merge the chosen adapters, listen to them, and say what came out and what to type next."""
     hear_unchosen(run)
-
-    def merge(parts: Sequence[str]) -> list[Path]:
-        paths = merged_paths(run.output_dir, run.config.training_mode)
-        outputs = {part: paths[part] for part in parts}
-        return write_merged(load_checkpoint(chosen), chosen, job.model_dir, outputs)
-
-    written = merge(PARTS)  # before listening: whoever has no patience for that has a voice
+    written = merge(run, job, PARTS)  # before listening: whoever has no patience for that has a voice
     if run.audition is not None:
-        sentences, reason = hear_merged(run)
-        if reason:
-            leave_out(run, run.parts["llm"], reason)
+        sentences, why_not_llm = hear_merged(run)
+        if why_not_llm:
+            leave_out(run, run.parts["llm"], why_not_llm)
             save_best(run)
             save_last(run)
-            merge(["llm"])
+            merge(run, job, ["llm"])
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():
         print(f"{part.name}: {outcome(run, part)}")
-    print(f"merged {chosen.name}: " + ", ".join(str(path) for path in written))
+    print(f"merged {run.chosen_path.name}: " + ", ".join(str(path) for path in written))
     if run.audition is not None:
         summarise(run, sentences)
     note_merged(run)
@@ -568,6 +561,13 @@ def finish(run: Run, job: Job) -> int:
         print(f"warning: no epoch was chosen, so the merged files speak as the base model does; the last epoch: {last}")
     print("next: " + command_line("inference_joint.py", **folders, text=SAMPLE_TEXT))
     return 0
+
+
+def merge(run: Run, job: Job, parts: Sequence[str]) -> list[Path]:
+    """Write the merged files of these parts, and the voice; returns the paths."""
+    paths = merged_paths(run.output_dir, run.config.training_mode)
+    outputs = {part: paths[part] for part in parts}
+    return write_merged(load_checkpoint(run.chosen_path), run.chosen_path, job.model_dir, outputs)
 
 
 def outcome(run: Run, part: Part) -> str:

@@ -156,6 +156,11 @@ class Run(Progress):
         return checkpoint_paths(self.output_dir, self.config.training_mode)[1]
 
     @property
+    def chosen_path(self) -> Path:
+        """The checkpoint that gets merged: the last where there is nothing to choose by."""
+        return self.best_path if self.chooses else self.last_path
+
+    @property
     def result_paths(self) -> list[Path]:
         """The merged files and the voice."""
         return [*merged_paths(self.output_dir, self.config.training_mode).values(), self.output_dir / VOICES]

@@ -470,7 +470,7 @@ def test_no_training_is_thrown_away_for_what_a_few_sentences_say(train, tmp_path
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, heard, *_: epoch == 2 and len(heard) == 5)
     assert train(*HEARD, "--set", "eval_sentences=5", "--epochs", "2", "--mode", "flow_only") == 0
     printed = capsys.readouterr().out
-    assert "flow: with all sentences heard, epoch 2 is to be had" in printed and "warning: no epoch" not in printed
+    assert "flow: with all sentences heard, epoch 2 is accepted" in printed and "warning: no epoch" not in printed
     best = load_checkpoint(tmp_path / "output" / "joint_flow_only_best.ckpt")
     assert best["best_epochs"] == {"flow": 2} and any(value.any() for value in best["adapters"]["flow"].values())
 
