@@ -22,6 +22,9 @@ CPU = torch.device("cpu")
 MEAN_SEED = 3
 
 
+UNHEARD = ("--set", "eval_every_epochs=0")  # listening takes most of a tiny run's time
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory) -> Path:
     return write_random_data(tmp_path_factory.mktemp("data"))
@@ -32,7 +35,8 @@ def trained(tiny_model_dir, data_dir, tmp_path_factory) -> Path:
     """Output folder of a short joint run whose adapters do something."""
     output = tmp_path_factory.mktemp("run")
     paths = ["--data-dir", str(data_dir), "--model-dir", str(tiny_model_dir), "--output-dir", str(output)]
-    assert train_joint.main([*paths, "--epochs", "2", "--lr", "2e-2", "--set", "accumulate_grad_batches=4"]) == 0
+    steps = ["--epochs", "2", "--lr", "2e-2", "--set", "accumulate_grad_batches=4"]
+    assert train_joint.main([*paths, *steps, *UNHEARD]) == 0
     return output
 
 
@@ -118,7 +122,7 @@ def empty_prompt() -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("mode", ["llm_only", "flow_only"])
 def test_every_mode_writes_both_files_with_the_speaker_baked_in(mode, tiny_model_dir, data_dir, tmp_path):
     paths = ["--data-dir", str(data_dir), "--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path)]
-    assert train_joint.main([*paths, "--mode", mode, "--epochs", "1"]) == 0
+    assert train_joint.main([*paths, "--mode", mode, "--epochs", "1", *UNHEARD]) == 0
     untrained = "flow" if mode == "llm_only" else "llm"
     base, merged = read(tiny_model_dir / f"{untrained}.pt"), read(tmp_path / f"{untrained}_merged_{mode}.pt")
     changed = {key for key in base if not torch.equal(base[key].float(), merged[key])}
@@ -347,7 +351,7 @@ def test_a_half_precision_base_gives_float32_files(tiny_model_dir, data_dir, tmp
     for part in ("llm", "flow"):
         torch.save({key: value.half() for key, value in read(model / f"{part}.pt").items()}, model / f"{part}.pt")
     paths = ["--data-dir", str(data_dir), "--model-dir", str(model), "--output-dir", str(output)]
-    assert train_joint.main([*paths, "--epochs", "1"]) == 0
+    assert train_joint.main([*paths, "--epochs", "1", *UNHEARD]) == 0
     merged = read(output / "llm_merged_joint.pt")
     assert {value.dtype for value in merged.values()} == {torch.float32}
 
