@@ -6,7 +6,7 @@ python plot_joint.py --real raw_audio/001.wav --spoken output/result.wav
 import argparse
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,21 @@ def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: fl
     axes.legend()
 
 
-def draw_hearings(axes: Any, hearings: Sequence[Heard], chosen: int) -> None:
-    """Similarity and clarity of the judged sentences over epochs, and the epoch whose flow is merged."""
+def draw_hearings(axes: Any, hearings: Sequence[Heard], merged: Mapping[str, int]) -> None:
+    """Similarity and clarity of the judged sentences over epochs; merged: {part: the epoch it is merged from}."""
     base, *later = (heard.figures for heard in hearings)
     judged = [[base[number] for number in judged_sentences(base)], *later]
     epochs = [heard.epoch for heard in hearings]
     series = [[mean(figures, name) for figures in judged] for name in (CAMPPLUS, "clarity")]
     axes.plot(epochs, series[0], "C0o-", label="similarity")
-    axes.axvline(chosen, color="0.6", linestyle=":", label=f"flow of epoch {chosen}")
-    axes.set(title="what was heard", xlabel="epoch", ylabel="cosine to the speaker")
+    for (part, epoch), style in zip(merged.items(), ("-.", ":"), strict=False):
+        where = f"epoch {epoch}" if epoch else "the base"
+        axes.axvline(epoch, color="0.6", linestyle=style, label=f"merged: {part} of {where}")
+    axes.set(title="what was heard", xlabel="epoch", ylabel="similarity, cosine to the speaker")
     right = axes.twinx()
     right.plot(epochs, series[1], "C1s--", label="clarity")
-    right.set(ylabel="nats/s")
-    right.set_ylim(bottom=0)
+    right.set(ylabel="clarity, nats/s")
+    right.set_ylim(bottom=0, top=1.15 * right.get_ylim()[1])  # zero in sight, and the line below the frame
     axes.legend(handles=[*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]])
 
 
@@ -124,8 +126,8 @@ def plot(args: argparse.Namespace) -> int:
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
         draw_losses(axis, part, rows, states[part]["base_loss"], stop_loss(config, part))
     if hearings:
-        chosen = states["flow"]["choice"]["epoch"] if "flow" in states else 0
-        draw_hearings(axes[len(states), 0], hearings, chosen)
+        merged = {part: state["choice"]["epoch"] for part, state in states.items()}
+        draw_hearings(axes[len(states), 0], hearings, merged)
     for axis, (sound, title) in zip(axes[lines - len(sounds) :, 0], sounds, strict=True):
         draw_mel(axis, sound, title)
     figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")
