@@ -112,7 +112,8 @@ def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
     if any(adapter_epochs(checkpoint).values()):
         return ""
     last = path.with_name(path.name.replace("_best", "_last"))
-    newest = f"; the newest state: --ckpt {last}" if last != path and last.exists() else ""
+    trained = last != path and last.exists() and any(adapter_epochs(load_checkpoint(last)).values())
+    newest = f"; the newest state: --ckpt {last}" if trained else ""
     return f"warning: no epoch was chosen in {path}, so it speaks as the base model does{newest}"
 
 

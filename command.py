@@ -85,8 +85,10 @@ def command_line(script: str, **options: object) -> str:
     for name, value in options.items():
         if value is not None and Path(str(value)) != default_folder(script, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    quoted = [f'"{word}"' if " " in word else word for word in words] if os.name == "nt" else map(shlex.quote, words)
-    return " ".join(quoted)
+    if os.name != "nt":
+        return " ".join(map(shlex.quote, words))
+    call = "& " if " " in words[0] else ""  # to PowerShell a quoted path is text
+    return call + " ".join(f'"{word}"' if " " in word else word for word in words)
 
 
 def interpreter() -> str:

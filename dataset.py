@@ -20,7 +20,7 @@ from config import JointConfig
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
-from files import atomic_path
+from files import atomic_path, read_lines
 from mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 
 SCHEMA = pa.schema(
@@ -140,7 +140,7 @@ def shard_paths(data_dir: Path) -> list[Path]:
     if not data_list.is_file():
         again = prepare_again(data_dir, force=False)
         raise DataError(f"no training data in {data_dir} (data.list is missing); run: {again}")
-    names = [line.strip() for line in data_list.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in read_lines(data_list) if line.strip()]
     if not names:
         raise DataError(f"{data_list} is empty; run: {prepare_again(data_dir, force=False)}")
     paths = [data_list.parent / name for name in names]

@@ -38,7 +38,7 @@ def read_clips(run: Run) -> str:
 
 def keep(run: Run, part: Part, epoch: int) -> None:
     """The part as it stands, and has stood since that epoch, is what gets merged, until a better one comes."""
-    part.choice.epoch = epoch
+    part.choice.epoch, part.left_out = epoch, ""
     run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
 
 
@@ -76,7 +76,8 @@ def unchosen(run: Run) -> list[Part]:
     """Parts that were trained, and judged by fewer sentences than the base spoke, and of which no epoch was chosen."""
     if not run.by_sound or len(run.judged) == len(run.hearings[0].figures):
         return []
-    return [run.parts[name] for name in trained_parts(run) if not run.parts[name].choice.epoch]
+    trained = [run.parts[name] for name in trained_parts(run)]
+    return [part for part in trained if not part.choice.epoch and not part.left_out]
 
 
 def note_heard_again(run: Run, part: Part, figures: list[Figures]) -> bool:
@@ -94,7 +95,9 @@ def note_heard_again(run: Run, part: Part, figures: list[Figures]) -> bool:
 
 def leave_out(run: Run, part: Part, reason: str) -> None:
     """The part is merged as it is in the base."""
+    base = run.hearings[0].figures
     part.choice, part.left_out = Choice(), reason
+    part.choice.takes(0, base, base, part.name, part.base_held_out, run.audition.real_similarity)
     adapter = run.best_adapters[part.name]
     run.best_adapters[part.name] = {name: torch.zeros_like(value) for name, value in adapter.items()}
 

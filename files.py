@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def _remove(part: Path) -> None:
     if part.is_dir():
         shutil.rmtree(part, ignore_errors=True)
     elif part.exists():
-        part.unlink()
+        with suppress(OSError):  # a virus scanner may still hold it
+            part.unlink()
 
 
 def read_lines(path: Path) -> list[str]:

@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from decisions import note_heard, note_heard_again, read_clips, trained_parts, unchosen
 from distributed import check_alone
 from evaluation import BY_NAME, Figures, Sentence, in_words, summary
-from lora import load_adapter
+from lora import adapter_state_dict, load_adapter
 from run_files import save_best, save_last
 from selection import compared, means, overfit_signs, plain, verdict, why_alone
 from signals import SignalGuard
@@ -62,22 +63,34 @@ def hear_unchosen(run: Run) -> None:
         if note_heard_again(run, part, plain(run.audition.hear(trained=trained))):
             print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is accepted", flush=True)
             save_best(run)
+            save_last(run)
     run.spent_sec["hearing"] += time.monotonic() - started
 
 
 def hear_merged(run: Run) -> tuple[list[Sentence], str]:
     """All sentences by the chosen epochs, and why their LLM is to be left out: then by the flow alone."""
     started = time.monotonic()
-    if run.chooses:
-        for name, adapter in run.best_adapters.items():
-            load_adapter(run.model.part(name), adapter, str(run.best_path))
-    sentences, reason = run.audition.hear(trained=trained_parts(run)), ""
-    if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
-        flow_alone = run.audition.hear(trained=("flow",))
-        reason = why_alone(plain(sentences), plain(flow_alone))
-        sentences = flow_alone if reason else sentences
+    with chosen_adapters(run):
+        sentences, reason = run.audition.hear(trained=trained_parts(run)), ""
+        if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
+            flow_alone = run.audition.hear(trained=("flow",))
+            reason = why_alone(plain(sentences), plain(flow_alone))
+            sentences = flow_alone if reason else sentences
     run.spent_sec["hearing"] += time.monotonic() - started
     return sentences, reason
+
+
+@contextmanager
+def chosen_adapters(run: Run) -> Iterator[None]:
+    """Within it the networks have the adapters that are merged, after it again those of the last epoch."""
+    last = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
+    try:
+        for name, adapter in (run.best_adapters if run.chooses else {}).items():
+            load_adapter(run.model.part(name), adapter, str(run.best_path))
+        yield
+    finally:
+        for name, adapter in last.items():
+            load_adapter(run.model.part(name), adapter, str(run.last_path))
 
 
 def summarise(run: Run, sentences: Sequence[Sentence]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoint import PARTS, checkpoint_config, load_checkpoint, newest_run
+from checkpoint import PARTS, adapter_epochs, best_beside, checkpoint_config, load_checkpoint, newest_run
 from command import DEFAULT_OUTPUT_DIR, command_line, run_main, user_mistakes
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
@@ -126,7 +126,8 @@ def plot(args: argparse.Namespace) -> int:
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
         draw_losses(axis, part, rows, states[part]["base_loss"], stop_loss(config, part))
     if hearings:
-        merged = {part: state["choice"]["epoch"] for part, state in states.items()}
+        best = best_beside(path)
+        merged = adapter_epochs(load_checkpoint(best) if best.exists() else checkpoint)
         draw_hearings(axes[len(states), 0], hearings, merged)
     for axis, (sound, title) in zip(axes[lines - len(sounds) :, 0], sounds, strict=True):
         draw_mel(axis, sound, title)

@@ -19,7 +19,7 @@ from checkpoint import (
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
-from decisions import keep, why_finished
+from decisions import keep, last_trained, why_finished
 from distributed import is_writer
 from files import save_torch
 from lora import adapter_state_dict, load_adapter
@@ -56,7 +56,9 @@ def save_best(run: Run) -> None:
 def save_kept(run: Run) -> None:
     """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
     adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    save_torch({**header(run), "adapters": adapters}, kept_path(run.output_dir, run.config.training_mode, run.epoch))
+    epochs = {name: last_trained(run, part)[0] for name, part in run.parts.items()}
+    path = kept_path(run.output_dir, run.config.training_mode, run.epoch)
+    save_torch({**header(run), "adapters": adapters, "best_epochs": epochs}, path)
 
 
 def note_merged(run: Run) -> None:
@@ -84,18 +86,18 @@ def header(run: Run) -> dict[str, Any]:
 
 def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     """Continue `run` where `checkpoint` was written."""
-    training, hear_every = checkpoint["training"], run.hear_every
+    training, hear_every, stored = checkpoint["training"], run.hear_every, checkpoint_config(checkpoint, path)
     for name, adapter in checkpoint["adapters"].items():
         load_adapter(run.model.part(name), adapter, str(path))
         load_moments(run.optimizers[name], training["optimizers"][name])
     if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
         run.scaler.load_state_dict(training["scaler"])
-    run.go_on_from(from_plain(training))
+    run.go_on_from({**from_plain(training), "epoch": checkpoint["epoch"], "step": checkpoint["step"]})
     for part in run.parts.values():
         part.stopped = part.why_stop(run.config)
-    if run.config.eval_every_epochs != "auto":
+    if not run.config.eval_every_epochs == stored.eval_every_epochs == "auto":
         run.hear_every = hear_every
-    if clips_per_step(checkpoint_config(checkpoint, path)) != clips_per_step(run.config):
+    if clips_per_step(stored) != clips_per_step(run.config):
         run.group, run.sums = 0, {}  # the epoch is begun again in its new groups
     if run.chooses and is_writer():
         restore_best(run, best_beside(path))
@@ -126,7 +128,7 @@ def restore_best(run: Run, path: Path) -> None:
         if run.held_out:
             part.best_loss = run.measure(part, run.held_out)
         part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
-        keep(run, part, run.epoch)
+        keep(run, part, last_trained(run, part)[0])
     save_best(run)
 
 

@@ -63,7 +63,7 @@ from dataset import (
     read_meta,
     shard_paths,
 )
-from decisions import follow_writer, hearing_due, leave_out, note_best, settle_interval, why_finished
+from decisions import follow_writer, hearing_due, leave_out, note_best, settle_interval, trained_parts, why_finished
 from distributed import (
     check_together,
     copy_from_writer,
@@ -397,8 +397,8 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
 def settle_hearing(run: Run) -> None:
     """Settle after the first epoch how often the voice is heard, by its steps: a resumed run knows only the last ones.
 
-    Where it knows none, after the next epoch."""
-    if run.audition is not None and not run.hear_every and run.step_sec:
+    Where it knows none, or nobody has heard the base, after the next epoch."""
+    if run.audition is not None and run.hearings and not run.hear_every and run.step_sec:
         settle_interval(run, median(run.step_sec) * run.steps_per_epoch)
         print(f"listening test every {run.hear_every} epochs, and whenever a part stops training", flush=True)
 
@@ -556,7 +556,7 @@ def finish(run: Run, job: Job) -> int:
         summarise(run, sentences)
     note_merged(run)
     folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
-    if run.chooses and not any(part.choice.epoch for part in run.parts.values()):
+    if run.chooses and trained_parts(run) and not any(part.choice.epoch for part in run.parts.values()):
         last = command_line("inference_joint.py", ckpt=run.last_path, **folders, text=SAMPLE_TEXT)
         print(f"warning: no epoch was chosen, so the merged files speak as the base model does; the last epoch: {last}")
     print("next: " + command_line("inference_joint.py", **folders, text=SAMPLE_TEXT))

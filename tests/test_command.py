@@ -130,7 +130,7 @@ def test_a_name_as_long_as_the_disk_takes_can_be_written(name, tmp_path):
 def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(tmp_path, monkeypatch):
     original, refusals = os.replace, [PermissionError(13, "in use")] * 2
 
-    def held(part: Path, path: Path) -> None:
+    def held(part: Path, path: Path | None = None) -> None:
         if refusals:
             raise refusals.pop()
         original(part, path)
@@ -143,6 +143,10 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(tmp_p
     with pytest.raises(UserError, match="cannot write .*a: in use; nothing was left half-written"):
         write_text(tmp_path / "a", "newer")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "new"
+    monkeypatch.setattr(files.Path, "unlink", held)  # what holds one file may hold the half-written one, too
+    refusals += [PermissionError(13, "in use")] * 100
+    with pytest.raises(UserError, match="in use"):
+        write_text(tmp_path / "a", "newer")
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "语" * 86, "new/" + "n" * 300, "n" * 300 + "/a", "a/" * 3000])

@@ -165,12 +165,13 @@ def test_shards_of_different_models_are_refused(tmp_path):
         ("\n", "data.list is empty"),
         ("gone.parquet\n", "names a file that does not exist: .*gone.parquet"),
         ("broken.parquet\n", "broken.parquet is not a readable parquet file"),
+        ("声音.parquet\n", "data.list is not UTF-8 text; save it as UTF-8"),  # written below as GBK
     ],
 )
 def test_a_data_list_that_leads_nowhere_is_a_clear_error(tmp_path, data_list, message):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     if data_list is not None:
-        (tmp_path / "data.list").write_text(data_list)
+        (tmp_path / "data.list").write_text(data_list, encoding="gbk")
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path)
 

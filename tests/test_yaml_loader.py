@@ -9,6 +9,7 @@ from make_standin_model import TINY, Sizes, model_yaml
 
 from cosyvoice.flow.flow import MaskedDiffWithXvec
 from cosyvoice.utils import yaml_loader
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 
 MANIFESTS = Path(__file__).parent / "goldens" / "manifests"
@@ -65,6 +66,12 @@ def test_mel_and_tokenizer_are_ready_to_call(tmp_path: Path):
     config = read(tmp_path, TINY_YAML)
     assert config.feat_extractor(torch.zeros(1, 2560)).shape == (1, 80, 10)
     assert config.get_tokenizer().encode("Hello world") == [15947, 1002]
+
+
+def test_a_mel_that_nothing_here_makes_is_refused(tmp_path: Path):
+    config = read(tmp_path, TINY_YAML.replace("center: False", "center: True"))
+    with pytest.raises(InputError, match="center: True is not supported"):
+        _ = config.feat_extractor
 
 
 def test_the_mini_names_its_own_tokenizer(tmp_path: Path):

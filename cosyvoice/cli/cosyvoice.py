@@ -30,7 +30,7 @@ def load_part(
 
     weights: another file than the directory's own. inference: ready to speak with, see `ready_to_speak`, in a
     precision of `cosyvoice.utils.precision`. mapped: see `load_state_dict_file`. Raises FileNotFoundError and
-    ValueError, naming the file, as the loaders below do.
+    InputError, naming the file, as the loaders below do.
     """
     if part not in PARTS:
         raise InputError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")

@@ -158,7 +158,10 @@ class ModelConfig:
         """Waveform (B, N) at `sample_rate` -> log-mel (B, F, T). Raises InputError when the yaml does not name one."""
         if "feat_extractor" not in self.sections:
             raise InputError(f"{self.directory / YAML_NAME}: lacks 'feat_extractor', which says how mel is made")
-        return self._made("feat_extractor", lambda: self._load("feat_extractor"))
+        extractor = self._made("feat_extractor", lambda: self._load("feat_extractor"))
+        if extractor.keywords.get("center"):
+            raise InputError(f"{self.directory / YAML_NAME}: feat_extractor: center: True is not supported; set False")
+        return extractor
 
     def _load(self, part: str) -> Any:
         return load_hyperpyyaml(self.sections[part], loader=_PartLoader)[part]
