@@ -28,7 +28,7 @@ class BaseEncoder(nn.Module):
     """Input layer, pre-norm layers with relative positions, final LayerNorm.
 
     The keyword arguments are those of the released configuration. Values that nothing in this model family uses are
-    refused with ValueError. `static_chunk_size` 1 makes the encoder causal; 0 lets every position see all others.
+    refused with InputError. `static_chunk_size` 1 makes the encoder causal; 0 lets every position see all others.
     Set `gradient_checkpointing` to recompute each layer in the backward pass instead of keeping its activations.
     """
 
