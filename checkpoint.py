@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from command import command_line, user_mistakes
+from common.files import save_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
 from cosyvoice.utils.yaml_loader import require_files
-from files import save_torch
 from lora import merge_adapter
+from utils import command_line, user_mistakes
 
 FORMAT = 1
 PARTS = ("llm", "flow")

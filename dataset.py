@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from command import DEFAULT_DATA_DIR, command_line
+from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
+from common.files import atomic_path, read_lines
 from config import JointConfig
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
-from files import atomic_path, read_lines
-from mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
+from utils import DEFAULT_DATA_DIR, command_line
 
 SCHEMA = pa.schema(
     [

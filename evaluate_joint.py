@@ -20,7 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_run
-from command import (
+from common.files import read_lines, write_text
+from common.recogniser import Recogniser, missing
+from config import JointConfig, UserError
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.utils.yaml_loader import read_model_config
+from dataset import Clip, data_fingerprint, made_from, read_rows, split_by
+from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
@@ -33,12 +40,7 @@ from command import (
     select_device,
     user_mistakes,
 )
-from config import JointConfig, UserError
-from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
-from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, made_from, read_rows, split_by
-from evaluation import (
+from voice.evaluation import (
     BY_NAME,
     CAMPPLUS,
     EAR_RATE,
@@ -61,11 +63,9 @@ from evaluation import (
     text_tokens,
     unit_mean,
 )
-from evaluation_page import REAL, page
-from files import read_lines, write_text
-from recogniser import Recogniser, missing
-from speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
-from voice_metrics import cosine, position
+from voice.evaluation_page import REAL, page
+from voice.metrics import cosine, position
+from voice.speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"

@@ -15,8 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from audio_doctor import text_flags
-from command import (
+from clips.audio_doctor import text_flags
+from common.files import read_lines, too_long
+from config import UserError
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
@@ -27,11 +31,7 @@ from command import (
     select_device,
     user_mistakes,
 )
-from config import UserError
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd
-from cosyvoice.utils.yaml_loader import read_model_config
-from files import read_lines, too_long
-from speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
+from voice.speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)

@@ -26,7 +26,11 @@ from checkpoint import (
     newest_run,
     write_merged,
 )
-from command import (
+from common.files import atomic_path, check_disk, check_output_dir
+from config import UserError
+from cosyvoice.cli.cosyvoice import VOICES
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     SAMPLE_TEXT,
@@ -36,10 +40,6 @@ from command import (
     run_main,
     user_mistakes,
 )
-from config import UserError
-from cosyvoice.cli.cosyvoice import VOICES
-from cosyvoice.utils.yaml_loader import read_model_config
-from files import atomic_path, check_disk, check_output_dir
 
 # What an exported model directory takes over from the base unchanged.
 COPIED = ("cosyvoice.yaml", "hift.pt", "campplus.onnx", "speech_tokenizer_v1.onnx")

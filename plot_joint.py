@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import PARTS, adapter_epochs, best_beside, checkpoint_config, load_checkpoint, newest_run
-from command import DEFAULT_OUTPUT_DIR, command_line, run_main, user_mistakes
+from common.files import atomic_path, read_lines
+from common.mel_picture import LOUDEST, QUIETEST, log_mel
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
-from evaluation import CAMPPLUS
-from files import atomic_path, read_lines
 from llm_flow_model import LOSS_UNITS
-from mel_picture import LOUDEST, QUIETEST, log_mel
-from selection import Heard, judged_sentences, mean
-from training_state import stop_loss
+from training.selection import Heard, judged_sentences, mean
+from training.state import stop_loss
+from utils import DEFAULT_OUTPUT_DIR, command_line, run_main, user_mistakes
+from voice.evaluation import CAMPPLUS
 
 METRICS = {"epoch", *(f"{part}_{kind}" for part in PARTS for kind in ("train", "held_out"))}  # columns that are drawn
 

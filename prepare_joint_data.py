@@ -25,7 +25,7 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from audio_doctor import (
+from clips.audio_doctor import (
     Finding,
     audio_flags,
     check_speakers,
@@ -35,7 +35,7 @@ from audio_doctor import (
     report_text,
     text_flags,
 )
-from audio_files import (
+from clips.audio_files import (
     DRAFT_SUFFIX,
     RawClip,
     find_clips,
@@ -44,8 +44,20 @@ from audio_files import (
     wave_16k,
     write_drafts,
 )
-from clip_features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
-from command import (
+from clips.features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
+from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
+from clips.report_page import report_page
+from clips.text_check import Spoken, TextCheck
+from common.files import only_run, write_text
+from common.languages import digits_in_english, language_of, tagged_language
+from common.recogniser import Recogniser, character_error_rate, missing
+from config import UserError
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.utils.weights import file_fingerprint
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
+from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
+from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
@@ -55,18 +67,6 @@ from command import (
     select_device,
     user_mistakes,
 )
-from config import UserError
-from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CUDA_PROVIDER
-from cosyvoice.utils.weights import file_fingerprint
-from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
-from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
-from files import only_run, write_text
-from languages import digits_in_english, language_of, tagged_language
-from mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
-from recogniser import Recogniser, character_error_rate, missing
-from report_page import report_page
-from text_check import Spoken, TextCheck
 
 CLIPS_PER_SHARD = 200
 PRINTED_LINES = 40  # of the report; report.txt has all

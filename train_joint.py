@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from audition import Audition
 from checkpoint import (
     PARTS,
     base_fingerprint,
@@ -33,21 +32,8 @@ from checkpoint import (
     merged_paths,
     write_merged,
 )
-from command import (
-    DEFAULT_DATA_DIR,
-    DEFAULT_MODEL,
-    DEFAULT_OUTPUT_DIR,
-    SAMPLE_TEXT,
-    add_device_argument,
-    add_folder_arguments,
-    command_line,
-    duration_words,
-    find_folder,
-    read_settings,
-    run_main,
-    select_device,
-    user_mistakes,
-)
+from common.files import GIB, check_disk, check_output_dir, only_run
+from common.signals import Interrupted, SignalGuard
 from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
@@ -63,8 +49,20 @@ from dataset import (
     read_meta,
     shard_paths,
 )
-from decisions import follow_writer, hearing_due, leave_out, note_best, settle_interval, trained_parts, why_finished
-from distributed import (
+from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
+from lora import adapter_parameters, adapter_state_dict
+from training.audition import Audition
+from training.board import Board
+from training.decisions import (
+    follow_writer,
+    hearing_due,
+    leave_out,
+    note_best,
+    settle_interval,
+    trained_parts,
+    why_finished,
+)
+from training.distributed import (
     check_together,
     copy_from_writer,
     failing_together,
@@ -75,12 +73,9 @@ from distributed import (
     own_device,
     own_share,
 )
-from files import GIB, check_disk, check_output_dir, only_run
-from listening import hear, hear_merged, hear_unchosen, summarise
-from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
-from lora import adapter_parameters, adapter_state_dict
-from memory import MemoryPlan, choose_precision, prepare_memory
-from run_files import (
+from training.listening import hear, hear_merged, hear_unchosen, summarise
+from training.memory import MemoryPlan, choose_precision, prepare_memory
+from training.run_files import (
     check_resumable,
     is_merged,
     move_previous_run,
@@ -90,11 +85,24 @@ from run_files import (
     save_kept,
     save_last,
 )
-from signals import Interrupted, SignalGuard
-from speaking import Voice
-from training_board import Board
-from training_state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
-from training_step import optimizer_step
+from training.state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
+from training.step import optimizer_step
+from utils import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_MODEL,
+    DEFAULT_OUTPUT_DIR,
+    SAMPLE_TEXT,
+    add_device_argument,
+    add_folder_arguments,
+    command_line,
+    duration_words,
+    find_folder,
+    read_settings,
+    run_main,
+    select_device,
+    user_mistakes,
+)
+from voice.speaking import Voice
 
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import atomic_path, read_lines, write_text
 from config import UserError
-from files import atomic_path, read_lines, write_text
 
 BEGIN, END = "<!-- tables: written by bench/ablation.py --report -->", "<!-- end of tables -->"
 COLUMNS = (  # figure of evaluation.json, heading, digits

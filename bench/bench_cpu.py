@@ -53,16 +53,16 @@ from measured import Outcome  # noqa: E402
 from references import EXISTING, TARGETS  # noqa: E402
 
 from checkpoint import PARTS  # noqa: E402
+from common.files import GIB  # noqa: E402
+from common.signals import SignalGuard  # noqa: E402
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
 from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.precision import fast_dtype  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
-from files import GIB  # noqa: E402
 from lora import adapter_parameters  # noqa: E402
-from run_files import save_last  # noqa: E402
-from signals import SignalGuard  # noqa: E402
-from training_step import optimizer_step  # noqa: E402
+from training.run_files import save_last  # noqa: E402
+from training.step import optimizer_step  # noqa: E402
 
 SPOKEN_TOKENS = 150  # 3 s
 FLOW_STEPS, FEW_FLOW_STEPS = 10, 8

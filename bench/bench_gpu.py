@@ -28,7 +28,8 @@ from floors import copy_rate, decode_weights  # noqa: E402
 from harness import TEXT_TOKENS_PER_SEC, Row, measure, print_row, random_clip, training_run, write_rows  # noqa: E402
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
-from command import select_device  # noqa: E402
+from common.files import GIB  # noqa: E402
+from common.signals import SignalGuard  # noqa: E402
 from config import InferenceConfig, load  # noqa: E402
 from cosyvoice.cli.cosyvoice import CosyVoice  # noqa: E402
 from cosyvoice.cli.model import CosyVoiceModel  # noqa: E402
@@ -40,11 +41,10 @@ from cosyvoice.utils.int8 import Int8Linear  # noqa: E402
 from cosyvoice.utils.precision import PRECISIONS  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
 from dataset import Clip  # noqa: E402
-from files import GIB  # noqa: E402
-from signals import SignalGuard  # noqa: E402
-from speaking import BATCH  # noqa: E402
-from training_state import epoch_groups  # noqa: E402
-from training_step import optimizer_step  # noqa: E402
+from training.state import epoch_groups  # noqa: E402
+from training.step import optimizer_step  # noqa: E402
+from utils import select_device  # noqa: E402
+from voice.speaking import BATCH  # noqa: E402
 
 T = TypeVar("T")
 CARD_GIB = 8.0  # the card that training is promised to run on

@@ -40,14 +40,14 @@ from harness import (  # noqa: E402
 )
 from make_standin_model import TINY, Sizes, write_model  # noqa: E402
 
+from common.files import GIB, atomic_path  # noqa: E402
+from common.signals import SignalGuard  # noqa: E402
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config  # noqa: E402
 from dataset import Clip, llm_positions  # noqa: E402
-from files import GIB, atomic_path  # noqa: E402
-from memory import kept_bytes, longest_window, saved_bytes  # noqa: E402
-from signals import SignalGuard  # noqa: E402
-from training_state import Run  # noqa: E402
-from training_step import micro_batches, optimizer_step  # noqa: E402
+from training.memory import kept_bytes, longest_window, saved_bytes  # noqa: E402
+from training.state import Run  # noqa: E402
+from training.step import micro_batches, optimizer_step  # noqa: E402
 
 SLACK = 0.15  # of an exponent: what noise may add
 TOKENS = (10, 30, 100, 300, 600, 1000, 1500)

@@ -18,15 +18,15 @@ from measured import Outcome, run_script
 from torch import Tensor, nn
 
 from checkpoint import PARTS, base_fingerprint
+from common.files import GIB, write_text
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.common import MEL_BINS, token_to_mel_length
 from cosyvoice.utils.yaml_loader import ModelConfig
 from dataset import Clip
-from files import GIB, write_text
 from llm_flow_model import JointModel
-from memory import MemoryPlan, choose_precision, prepare_memory
-from training_state import Run, make_run
+from training.memory import MemoryPlan, choose_precision, prepare_memory
+from training.state import Run, make_run
 
 PROJECT = Path(__file__).resolve().parent.parent
 TEXT_TOKENS_PER_SEC, TEXT_TOKENS = 5, 15  # of random clips, of spoken sentences

@@ -13,7 +13,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 
-from files import atomic_path  # noqa: E402
+from common.files import atomic_path  # noqa: E402
 
 HEADINGS = (
     "",

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from build_mini.common import SEED
-    from signals import Interrupted
+    from common.signals import Interrupted
 
     torch.set_num_threads(args.threads)
     try:

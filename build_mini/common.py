@@ -16,9 +16,9 @@ import soundfile
 import torch
 from torch import Tensor
 
+from common.signals import SignalGuard
 from cosyvoice.utils.precision import fast_dtype
 from llm_flow_model import autocast
-from signals import SignalGuard
 
 HERE = Path(__file__).resolve().parent
 MODEL_DIR = HERE.parent / "pretrained_models" / "CosyVoice-mini"

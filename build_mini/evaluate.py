@@ -31,20 +31,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_files import AudioError, RawClip, find_clips, read_audio, wave_16k
 from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
-from command import read_settings, run_main, user_mistakes
+from clips.audio_files import AudioError, RawClip, find_clips, read_audio, wave_16k
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, resample
 from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
-from speaking import Source, Speaker, load_voice, speakable
-from voice_metrics import position
+from utils import read_settings, run_main, user_mistakes
+from voice.metrics import position
+from voice.speaking import Source, Speaker, load_voice, speakable
 
 ROOT = HERE.parent
 SPEAKER_DIR = ROOT / "examples" / "en_allison" / "raw_audio"

@@ -18,17 +18,18 @@ import torch
 from random_data import write_random_data
 
 import train_joint
-from audition import Audition, choose_texts
 from checkpoint import PARTS, load_checkpoint
 from config import JointConfig, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.weights import load_spk2info, load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
-from evaluation import Sentence
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters, lora_layers
-from selection import (
+from train_joint import main
+from training.audition import Audition, choose_texts
+from training.board import write_samples
+from training.selection import (
     CLEAR,
     Choice,
     compared,
@@ -40,10 +41,9 @@ from selection import (
     why_out,
     why_unread,
 )
-from speaking import Voice
-from train_joint import main
-from training_board import write_samples
-from voice_metrics import in_one_row, recited_tokens
+from voice.evaluation import Sentence
+from voice.metrics import in_one_row, recited_tokens
+from voice.speaking import Voice
 
 MINI = Path(__file__).resolve().parent.parent / "pretrained_models" / "CosyVoice-mini"
 CPU = torch.device("cpu")
@@ -403,7 +403,7 @@ def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, t
     """Also where listening is switched on or off when the run goes on: the rule changes, what is kept does not."""
     short = (*BRIEF, "--set", "keep_every_epochs=1")
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
-    monkeypatch.setattr("listening.why_alone", lambda *_: "")
+    monkeypatch.setattr("training.listening.why_alone", lambda *_: "")
     assert train(*short, "--set", f"eval_every_epochs={first}") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     capsys.readouterr()
@@ -427,7 +427,9 @@ def test_the_held_out_loss_decides_where_the_user_says_so(train, tmp_path):
 @pytest.mark.scripts
 def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
-    monkeypatch.setattr("listening.why_alone", lambda together, flow_alone: "70% of the clarity without it is left")
+    monkeypatch.setattr(
+        "training.listening.why_alone", lambda together, flow_alone: "70% of the clarity without it is left"
+    )
     assert train(*HEARD, "--epochs", "3", "--set", "keep_every_epochs=3") == 0
     assert "with it 70% of the clarity without it is left" in capsys.readouterr().out
     output = tmp_path / "output"
@@ -448,7 +450,7 @@ def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir,
 
 @pytest.mark.scripts
 def test_an_llm_does_not_learn_from_clips_that_the_base_cannot_read(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("decisions.why_unread", lambda clarity, base: "another language")
+    monkeypatch.setattr("training.decisions.why_unread", lambda clarity, base: "another language")
     assert train(*HEARD, "--epochs", "1") == 0
     assert "llm is not trained: another language; --mode llm_only trains it" in capsys.readouterr().out
     last = tmp_path / "output" / "joint_joint_last.ckpt"
@@ -462,7 +464,7 @@ def test_an_llm_does_not_learn_from_clips_that_the_base_cannot_read(train, tmp_p
 
 @pytest.mark.scripts
 def test_whoever_trains_the_llm_alone_is_warned_that_the_base_cannot_read_the_clips(train, monkeypatch, capsys):
-    monkeypatch.setattr("decisions.why_unread", lambda clarity, base: "another language")
+    monkeypatch.setattr("training.decisions.why_unread", lambda clarity, base: "another language")
     assert train(*HEARD, "--epochs", "1", "--mode", "llm_only") == 0
     printed = capsys.readouterr().out
     assert "warning: another language; --mode flow_only" in printed and "llm_only" in printed and "epoch   1" in printed
@@ -521,7 +523,7 @@ def test_what_listening_needs_is_asked_for_at_the_start(train, tiny_model_dir, d
 
 @pytest.mark.scripts
 def test_a_model_that_can_read_no_sentence_is_not_listened_to(train, monkeypatch, capsys):
-    monkeypatch.setattr("audition.speakable", lambda frontend, text: [])
+    monkeypatch.setattr("training.audition.speakable", lambda frontend, text: [])
     assert train() == 2
     assert "can read none of the sentences to listen to; do not listen" in capsys.readouterr().err
 

@@ -12,8 +12,8 @@ import torch
 from damaged import damage_mel
 from random_data import write_random_data
 
-import distributed
 from checkpoint import load_checkpoint
+from training import distributed
 
 ROOT = Path(__file__).parent.parent
 LAST = "joint_joint_last.ckpt"

@@ -14,18 +14,18 @@ import torch
 from random_data import write_random_data
 
 import evaluate_joint
-import evaluation
 import prepare_joint_data
 from checkpoint import FORMAT
+from common.files import save_torch
+from common.languages import language_of
+from common.recogniser import errors, normal_form
 from config import UserError, load, to_dict
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
-from evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
-from files import save_torch
-from languages import language_of
-from recogniser import errors, normal_form
-from voice_metrics import (
+from voice import evaluation
+from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
+from voice.metrics import (
     F0_RATE,
     difference_interval,
     f0_figures,

@@ -13,17 +13,17 @@ from test_static_velocity import mel_of
 import inference_joint
 import merge_joint_weights
 import train_joint
-import training_step
+import training.step
 from checkpoint import load_checkpoint
+from common.signals import SignalGuard
 from config import load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.transformer.attention import attend, rel_shift
 from dataset import Clip, read_rows
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
-from memory import free_bytes, prepare_memory
-from signals import SignalGuard
-from training_state import Run, make_run
+from training.memory import free_bytes, prepare_memory
+from training.state import Run, make_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -61,7 +61,7 @@ def new_run(tiny_model_dir, clips, tmp_path):
 
 def gradient(run: Run, part: str) -> torch.Tensor:
     """All gradients of a step over every clip as one vector, on the CPU."""
-    training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+    training.step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     return torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))]).cpu()
 
 
@@ -85,7 +85,7 @@ def test_nothing_waits_for_the_device_before_all_micro_batches_are_under_way(par
     gradient(run, part)  # what is set up at a first call may wait
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+        training.step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -150,17 +150,17 @@ def test_a_hearing_by_graphs_is_the_one_without(monkeypatch):
 def test_a_step_that_does_not_fit_is_done_again_with_the_least_memory(new_run, capsys):
     """The device really runs out: what is left is more than one clip needs, and less than all clips at once do."""
     frugal = new_run(CUDA)
-    training_step.use_least_memory(frugal)
-    training_step.optimizer_step(frugal, range(10), SignalGuard())
+    training.step.use_least_memory(frugal)
+    training.step.optimizer_step(frugal, range(10), SignalGuard())
     greedy = new_run(CUDA, llm=10**6, flow=10**6)
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(CUDA).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 12 * MIB) / total)
     try:
-        training_step.optimizer_step(greedy, range(10), SignalGuard())
+        training.step.optimizer_step(greedy, range(10), SignalGuard())
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert capsys.readouterr().out.strip() == training_step.TRYING_AGAIN
+    assert capsys.readouterr().out.strip() == training.step.TRYING_AGAIN
     assert greedy.batch_frames == {"llm": 1, "flow": 1}
     for part in ("llm", "flow"):
         expected = adapter_state_dict(frugal.model.part(part))

@@ -8,72 +8,50 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sources import MODEL_FILES, MODEL_PACKAGES, OWN_FILES, PACKAGES, ROOT, ROOT_FILES, SCRIPTS, python_files
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("cosyvoice", "matcha")
-SCRIPTS = {
-    "prepare_joint_data",
-    "train_joint",
-    "merge_joint_weights",
-    "inference_joint",
-    "evaluate_joint",
-    "plot_joint",
-}
-
-# Root files from the bottom up; an import goes to the same line or further down, and never in a circle.
+# Root files and packages from the bottom up; an import goes to the same line or further down, and never in a circle.
 LAYERS = (
     {"config"},
-    {"command", "files", "signals"},
-    {
-        "dataset",
-        "distributed",
-        "languages",
-        "lora",
-        "mel_picture",
-        "mel_store",
-        "recogniser",
-        "text_check",
-        "voice_metrics",
-        "webpage",
-    },
-    {"audio_doctor", "llm_flow_model", "checkpoint"},
-    {"audio_files", "memory", "report_page", "runaway", "segments"},
-    {"clip_features", "mending", "speaking"},
-    {"evaluation"},
-    {"evaluation_page", "selection"},
-    {"audition"},
-    {"training_state"},
-    {"decisions", "training_board", "training_step"},
-    {"run_files"},
-    {"listening"},
+    {"common"},
+    {"utils"},
+    {"clips"},
+    {"checkpoint", "dataset", "llm_flow_model", "lora"},
+    {"voice"},
+    {"training"},
     SCRIPTS,
 )
 LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
-# Own modules that these files may use, and no others.
+# What these modules may use of ours, and no more.
 OWN_IMPORTS = {
     "config": set(),
-    "audio_doctor": {"languages"},
-    "languages": {"cosyvoice"},
-    "recogniser": {"config", "languages"},
-    "runaway": set(),
-    "segments": {"cosyvoice"},
-    "text_check": {"files"},
-    "voice_metrics": set(),
-    "webpage": set(),
-    "command": {"config", "cosyvoice"},
-    "files": {"config"},
-    "signals": set(),
-    "distributed": {"command", "config", "signals"},
+    "utils": {"config", "cosyvoice"},
     "lora": {"config"},
-    "dataset": {"command", "config", "cosyvoice", "files", "mel_store"},
-    "mel_store": {"config", "cosyvoice"},
-    "llm_flow_model": {"config", "dataset", "lora", "cosyvoice"},
+    "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
+    "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
+    "clips.audio_doctor": {"common.languages"},
+    "clips.mel_store": {"config", "cosyvoice"},
+    "clips.text_check": {"common.files"},
+    "common.files": {"config"},
+    "common.languages": {"cosyvoice"},
+    "common.recogniser": {"common.languages", "config"},
+    "common.signals": set(),
+    "common.webpage": set(),
+    "training.distributed": {"common.signals", "config", "utils"},
+    "voice.metrics": set(),
+    "voice.runaway": set(),
+    "voice.segments": {"cosyvoice"},
 }
 ONLY_FOR_SCRIPTS = {"load", "JOINT_TRAINING_CONFIG", "read_settings"}  # settings are handed down as arguments
 
-ROOT_FILES = sorted(ROOT.glob("*.py"))
-PACKAGE_FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*ROOT_FILES, *PACKAGE_FILES]}
+
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in [*OWN_FILES, *MODEL_FILES]}
+
+
+def module_name(path: Path) -> str:
+    """Dotted, as it is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -83,41 +61,44 @@ def imports(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
-            yield node.module, [alias.name for alias in node.names]
+            if node.module in PACKAGES:
+                yield from ((f"{node.module}.{alias.name}", []) for alias in node.names)
+            else:
+                yield node.module, [alias.name for alias in node.names]
 
 
 def own_imports(path: Path) -> set[str]:
-    """Root files and packages of ours that the file imports, by first name."""
-    own = {*LAYER, *PACKAGES}
-    return {module.partition(".")[0] for module, _ in imports(path)} & own
+    """What of ours the file imports: modules, and of the model's packages their names."""
+    modules = {module for module, _ in imports(path)}
+    model = {module.partition(".")[0] for module in modules} & set(MODEL_PACKAGES)
+    return {module for module in modules if module.partition(".")[0] in LAYER} | model
 
 
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def layer(module: str) -> int:
+    return LAYER[module.partition(".")[0]]
 
 
-def test_every_root_file_has_a_layer():
-    assert {path.stem for path in ROOT_FILES} == set(LAYER), "name the layer of a new file in LAYERS"
+def test_every_root_file_and_package_has_a_layer():
+    assert {path.stem for path in ROOT_FILES} | set(PACKAGES) == set(LAYER), "name the layer of a new file in LAYERS"
 
 
 def test_the_scripts_are_the_files_that_run():
-    runs = {path.stem for path in ROOT_FILES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")}
+    runs = {module_name(path) for path in OWN_FILES if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")}
     assert runs == SCRIPTS
 
 
-@pytest.mark.parametrize("path", ROOT_FILES, ids=name)
-def test_root_files_import_downwards(path: Path):
-    used = own_imports(path) - set(PACKAGES)
-    upwards = {other for other in used if LAYER[other] > LAYER[path.stem]}
-    assert not upwards, f"{path.name} imports {upwards}, which stand above it"
-    if path.stem in SCRIPTS:
+@pytest.mark.parametrize("path", OWN_FILES, ids=module_name)
+def test_own_files_import_downwards(path: Path):
+    used, module = own_imports(path), module_name(path)
+    upwards = {other for other in used - set(MODEL_PACKAGES) if layer(other) > layer(module)}
+    assert not upwards, f"{module} imports {upwards}, which stand above it"
+    if module in SCRIPTS:
         assert not used & SCRIPTS, "scripts never import scripts"
-    if path.stem in OWN_IMPORTS:
-        assert own_imports(path) <= OWN_IMPORTS[path.stem]
+    assert used <= OWN_IMPORTS.get(module, used)
 
 
-def test_root_files_import_in_no_circle():
-    graph = {path.stem: own_imports(path) - set(PACKAGES) for path in ROOT_FILES}
+def test_own_files_import_in_no_circle():
+    graph = {module_name(path): own_imports(path) - set(MODEL_PACKAGES) for path in OWN_FILES}
     done: set[str] = set()
     while ready := [name for name, used in graph.items() if name not in done and used <= done]:
         done.update(ready)
@@ -129,29 +110,24 @@ def test_config_needs_only_the_standard_library():
     assert used and used <= sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", ROOT_FILES, ids=name)
+@pytest.mark.parametrize("path", OWN_FILES, ids=module_name)
 def test_only_scripts_read_the_settings(path: Path):
-    taken = {taken for module, names in imports(path) if module in ("config", "command") for taken in names}
-    taken -= {"load"} if path.stem == "command" else set()  # for read_settings
-    assert path.stem in SCRIPTS or not taken & ONLY_FOR_SCRIPTS
+    taken = {taken for module, names in imports(path) if module in ("config", "utils") for taken in names}
+    taken -= {"load"} if path.stem == "utils" else set()  # for read_settings
+    assert module_name(path) in SCRIPTS or not taken & ONLY_FOR_SCRIPTS
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_no_root_file(package: str):
-    allowed = {"cosyvoice": set(PACKAGES), "matcha": {"matcha"}}[package]
-    wrong = {
-        f"{name(path)}: {own}"
-        for path in PACKAGE_FILES
-        if path.is_relative_to(ROOT / package)
-        for own in own_imports(path) - allowed
-    }
+@pytest.mark.parametrize("package", MODEL_PACKAGES)
+def test_the_model_imports_nothing_of_the_tool(package: str):
+    allowed = {"cosyvoice": set(MODEL_PACKAGES), "matcha": {"matcha"}}[package]
+    wrong = {f"{module_name(path)}: {own}" for path in python_files(package) for own in own_imports(path) - allowed}
     assert not wrong
 
 
-def test_packages_never_print():
+def test_the_model_never_prints():
     calls = [
-        f"{name(path)}:{node.lineno}"
-        for path in PACKAGE_FILES
+        f"{module_name(path)}:{node.lineno}"
+        for path in MODEL_FILES
         for node in ast.walk(TREES[path])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
@@ -159,8 +135,8 @@ def test_packages_never_print():
 
 
 def test_no_file_imports_everything_or_edits_the_path():
-    wildcards = [name(path) for path in TREES for _, names in imports(path) if "*" in names]
-    edits = [name(path) for path, tree in TREES.items() for node in ast.walk(tree) if is_sys_path(node)]
+    wildcards = [module_name(path) for path in TREES for _, names in imports(path) if "*" in names]
+    edits = [module_name(path) for path, tree in TREES.items() for node in ast.walk(tree) if is_sys_path(node)]
     assert not wildcards and not edits
 
 
@@ -188,9 +164,8 @@ assert not slow, f"imported although only some runs need it: {slow}"
 
 
 def test_importing_does_nothing_visible(tmp_path: Path):
-    """One process for all files, as torch alone takes seconds; modules of the packages come with them."""
-    modules = [path.stem for path in ROOT_FILES]
-    modules += [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGE_FILES if path.stem[0] != "_"]
+    """One process for all files, as torch alone takes seconds."""
+    modules = [module_name(path) for path in TREES]
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, *modules],
         cwd=tmp_path,

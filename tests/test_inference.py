@@ -14,8 +14,8 @@ import inference_joint
 import train_joint
 from config import InferenceConfig, UserError
 from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
-from runaway import listen, loop_seconds
-from speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice, speakable
+from voice.runaway import listen, loop_seconds
+from voice.speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice, speakable
 
 SENTENCE = "Good morning."
 

@@ -1,4 +1,4 @@
-"""mel_store.py: mels come from the shard when they are needed, unchanged, and few are kept."""
+"""clips/mel_store.py: mels come from the shard when they are needed, unchanged, and few are kept."""
 
 import shutil
 from pathlib import Path
@@ -10,16 +10,16 @@ import torch
 from damaged import damage_mel, in_one_group
 from random_data import write_random_data
 
-import distributed
-import mel_store
-import training_step
+import training.step
+from clips import mel_store
+from clips.mel_store import MelStore
+from common.signals import SignalGuard
 from config import UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import CLIPS_PER_GROUP, Clip, collate_llm, data_fingerprint, list_clips, read_rows, shard_paths
 from llm_flow_model import JointModel
-from mel_store import MelStore
-from signals import SignalGuard
-from training_state import make_run
+from training import distributed
+from training.state import make_run
 
 CPU = torch.device("cpu")
 CLIPS = 10
@@ -117,12 +117,12 @@ def test_a_process_reads_the_row_groups_of_its_clips_and_no_others(rank, data_di
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     group = [run.train_clips[number] for number in (0, 3, 6, 9)]
-    counts = {part.name: sum(training_step.clip_units(run, part, clip) for clip in group) for part in run.active}
-    own = training_step.shared_out(group)
+    counts = {part.name: sum(training.step.clip_units(run, part, clip) for clip in group) for part in run.active}
+    own = training.step.shared_out(group)
     assert reads == [] and len(own) == 2
-    training_step.gradients(run, own, counts, SignalGuard())
+    training.step.gradients(run, own, counts, SignalGuard())
     assert sorted(reads) == sorted(map(place, own))
-    training_step.gradients(run, own, counts, SignalGuard())
+    training.step.gradients(run, own, counts, SignalGuard())
     assert len(reads) == 2, "the second time they are in memory"
 
 

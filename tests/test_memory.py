@@ -1,4 +1,4 @@
-"""memory.py: the estimate equals what is counted, and what is chosen fits."""
+"""training/memory.py: the estimate equals what is counted, and what is chosen fits."""
 
 import weakref
 from dataclasses import replace
@@ -12,15 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-import memory
+from common.files import GIB
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.transformer import attention
 from cosyvoice.utils.common import token_to_mel_length
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from dataset import Clip, collate_llm, llm_positions, read_rows
-from files import GIB
 from llm_flow_model import JointModel, autocast
+from training import memory
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 from test_prepare import voice, write_clip
 
-import mending
 import prepare_joint_data
-from mending import LOUDNESS_LUFS, loudness_lufs, mend
+from clips import mending
+from clips.mending import LOUDNESS_LUFS, loudness_lufs, mend
 
 
 @pytest.fixture

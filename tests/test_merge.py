@@ -11,12 +11,12 @@ from random_data import write_random_data
 import merge_joint_weights
 import train_joint
 from checkpoint import adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
+from common.files import save_torch
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
-from files import save_torch
 from llm_flow_model import JointModel
 from lora import load_adapter
-from speaking import Source, load_voice
+from voice.speaking import Source, load_voice
 
 CPU = torch.device("cpu")
 MEAN_SEED = 3

@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 import torch
 
-from command import read_finetune_yaml
+from clips.text_check import Spoken, text_help
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav, resample
 from cosyvoice.utils.common import SAMPLE_RATE
 from cosyvoice.utils.weights import load_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
-from text_check import Spoken, text_help
+from utils import read_finetune_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"

@@ -18,17 +18,16 @@ import soundfile
 import torch
 from tiny_model import make_tiny_model
 
-import audio_doctor
-import audio_files
-import clip_features
+import clips.features
 import prepare_joint_data
-from audio_doctor import Finding, check_speakers, check_texts, measure
-from audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
+from clips import audio_doctor, audio_files
+from clips.audio_doctor import Finding, check_speakers, check_texts, measure
+from clips.audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
+from common.languages import digits_in_english, script
 from config import UserError
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
-from languages import digits_in_english, script
 from prepare_joint_data import main, parse_args
 
 RATE = 16_000
@@ -226,13 +225,13 @@ def test_features_are_made_on_the_cpu_where_onnxruntime_knows_no_gpu(monkeypatch
 
 
 def test_processes_are_started_where_there_is_enough_work(model_dir, tmp_path):
-    assert clip_features.default_workers(30, "cpu", model_dir) == 1
+    assert clips.features.default_workers(30, "cpu", model_dir) == 1
     with open(tmp_path / "speech_tokenizer_v1.onnx", "wb") as file:
         file.truncate(522_000_000)  # the size of the released one, without its blocks
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert clip_features.default_workers(30, "cpu", tmp_path) == min(cores, 4)
-    assert clip_features.default_workers(30, "cuda:1", tmp_path) == 1
-    assert clip_features.default_workers(2, "cpu", tmp_path) == 1
+    assert clips.features.default_workers(30, "cpu", tmp_path) == min(cores, 4)
+    assert clips.features.default_workers(30, "cuda:1", tmp_path) == 1
+    assert clips.features.default_workers(2, "cpu", tmp_path) == 1
 
 
 def test_two_workers_give_the_same_bytes_as_one(tmp_path, raw, run):

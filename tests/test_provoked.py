@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 import prepare_joint_data
-from audio_doctor import audio_flags, measure
+from clips.audio_doctor import audio_flags, measure
+from clips.mending import LOUDNESS_LUFS, fixed_folder, loudness_lufs, mend
 from cosyvoice.cli.cosyvoice import CosyVoice
-from mending import LOUDNESS_LUFS, fixed_folder, loudness_lufs, mend
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from test_imports import SCRIPTS
+from sources import MODEL_FILES, OWN_FILES, ROOT, SCRIPTS
 
-from audio_doctor import DROP, FLAGS
+from clips.audio_doctor import DROP, FLAGS
 from config import JointConfig, flatten, load, to_dict
 
-ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 READMES = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
 DOCUMENTS = [ENGLISH, CHINESE, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -200,8 +199,7 @@ def test_every_flag_of_the_doctor_is_listed_with_its_kind(readme: Path):
 @cache
 def texts_in_the_code() -> str:
     """Every string of the program but docstrings, the literal parts of f-strings among them, one a line."""
-    files = [*ROOT.glob("*.py"), *(ROOT / "cosyvoice").rglob("*.py"), *(ROOT / "matcha").rglob("*.py")]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in [*OWN_FILES, *MODEL_FILES]]
     constants = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     docstrings = {id(node.value) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return "\n".join(node.value for node in constants if isinstance(node.value, str) and id(node) not in docstrings)

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-from audio_doctor import Finding
-from report_page import report_page
+from clips.audio_doctor import Finding
+from clips.report_page import report_page
 
 
 def finding(clip: str, *flags: str, **figures: object) -> Finding:

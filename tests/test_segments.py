@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from segments import LONGEST, clings, cost, pieces
+from voice.segments import LONGEST, clings, cost, pieces
 
 WORDS = [
     "word",

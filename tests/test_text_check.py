@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import prepare_joint_data
-from audio_doctor import Finding, check_text_help
+from clips.audio_doctor import Finding, check_text_help
+from clips.text_check import STRANGERS, Spoken, TextCheck, strangers_of, text_help
+from common.recogniser import character_error_rate
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import read_rows
-from recogniser import character_error_rate
-from text_check import STRANGERS, Spoken, TextCheck, strangers_of, text_help
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"

@@ -15,27 +15,27 @@ from random_data import write_random_data
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dataset
-import mel_store
-import run_files
 import train_joint
-import training_state
+import training.state
 from checkpoint import load_checkpoint, merged_part
+from clips import mel_store
+from common.files import only_run
+from common.signals import SignalGuard
 from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.flow import flow_matching
 from cosyvoice.flow.flow_matching import FLOW_TIMES
 from dataset import collate_llm, read_rows, write_shard
-from decisions import hearing_due
-from files import only_run
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
-from memory import prepare_memory
-from run_files import move_previous_run
-from selection import Heard
-from signals import SignalGuard
 from train_joint import main
-from training_state import Part, epoch_groups, lr_at
-from training_step import optimizer_step
+from training import run_files
+from training.decisions import hearing_due
+from training.memory import prepare_memory
+from training.run_files import move_previous_run
+from training.selection import Heard
+from training.state import Part, epoch_groups, lr_at
+from training.step import optimizer_step
 
 CPU = torch.device("cpu")
 ONE_BY_ONE = {"llm": 1, "flow": 1}  # positions or frames in a forward pass
@@ -348,7 +348,7 @@ def test_a_run_saved_without_a_gradient_scaler_resumes_with_one(train, tiny_mode
     checkpoint = load_checkpoint(last)
     config = load(["training_mode=flow_only"])[0]
     joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
-    run = training_state.make_run(
+    run = training.state.make_run(
         config, CPU, joint, torch.float16, ONE_BY_ONE, read_rows(data_dir), tmp_path / "output", 50, {}
     )
     run.identity = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
@@ -498,7 +498,7 @@ def test_an_earlier_run_that_cannot_be_moved_stays_whole(tmp_path, monkeypatch):
 def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):
     config = load(["accumulate_grad_batches=2", "learning_rate=0.01"])[0]
     joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
-    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     before = {name: value.clone() for name, value in joint.state_dict().items()}
     for _ in range(2):  # the first step moves B only: A has no gradient while B is zero
         optimizer_step(run, [0, 1], SignalGuard())
@@ -510,7 +510,7 @@ def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_mode
     """Epoch 5 is no second one: it is due because it is the last, which a resumed run must know as well."""
     config = load(["max_epochs=5", "eval_every_epochs=2"])[0]
     joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
-    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     run.audition, run.hearings = object(), [Heard(0, []), Heard(4, [])]
     run.epoch, run.history = 5, [{"epoch": 5.0, "llm_train": 4.0, "flow_train": 3.0}]
     assert hearing_due(run)
@@ -524,7 +524,7 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
     """A resumed run has timed the rest of the epoch only."""
     config = load(["max_epochs=100", "accumulate_grad_batches=1", "training_mode=flow_only"])[0]
     joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
-    run = training_state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     run.audition, run.hearings = object(), [Heard(0, [{}] * 4)]
     run.history = [{"epoch": 1, "step": 8, "flow_train": 1.0}]
     run.spent_sec["hearing"] = 8.0

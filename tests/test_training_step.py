@@ -1,4 +1,4 @@
-"""training_step.py: the gradient of a step is the same however its clips are packed."""
+"""training/step.py: the gradient of a step is the same however its clips are packed."""
 
 import math
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 import torch
 from random_data import write_random_data
 
-import training_step
+import training.step
+from common.signals import SignalGuard
 from config import UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from dataset import Clip, llm_positions, read_rows
 from llm_flow_model import JointModel, batch_units
 from lora import adapter_parameters, adapter_state_dict
-from signals import SignalGuard
-from training_state import Run, epoch_groups, make_run
+from training.state import Run, epoch_groups, make_run
 
 CPU = torch.device("cpu")
 NO_DROPOUT = ["llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0"]
@@ -47,9 +47,9 @@ def gradient(run: Run, part: str, budget: int) -> tuple[torch.Tensor, float, int
     """(all gradients of a step over every clip as one vector, its loss, number of micro-batches)."""
     run.batch_frames[part] = budget
     run.model.zero_grad()
-    loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+    loss = training.step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     vector = torch.cat([parameter.grad.flatten() for parameter in adapter_parameters(run.model.part(part))])
-    return vector, float(loss), len(training_step.micro_batches(run, run.parts[part], run.train_clips))
+    return vector, float(loss), len(training.step.micro_batches(run, run.parts[part], run.train_clips))
 
 
 @pytest.mark.parametrize("part", ["llm", "flow"])
@@ -78,15 +78,15 @@ def test_a_clip_weighs_what_its_batch_says_that_it_holds(new_run):
     run = new_run()
     for part, own_part in run.parts.items():
         for clip in run.train_clips:
-            [batch] = training_step.micro_batches(run, own_part, [clip])
-            assert training_step.clip_units(run, own_part, clip) == batch_units(part, batch)
+            [batch] = training.step.micro_batches(run, own_part, [clip])
+            assert training.step.clip_units(run, own_part, clip) == batch_units(part, batch)
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_clips(new_run):
     run = new_run("llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0", "learning_rate=0")
-    results = training_step.optimizer_step(run, [2, 5], SignalGuard())
+    results = training.step.optimizer_step(run, [2, 5], SignalGuard())
     for name, part in run.parts.items():
-        batches = [training_step.micro_batches(run, part, [run.train_clips[number]])[0] for number in (2, 5)]
+        batches = [training.step.micro_batches(run, part, [run.train_clips[number]])[0] for number in (2, 5)]
         losses = [run.model.loss(name, batch, CPU) for batch in batches]
         mean = sum(loss.mean.item() * loss.count for loss in losses) / sum(loss.count for loss in losses)
         assert results[name][0] == pytest.approx(mean, rel=1e-6)
@@ -95,9 +95,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_clips(new_run):
 def test_a_clip_is_drawn_anew_in_every_epoch_and_alike_within_one(new_run):
     run = new_run()
     clip = run.train_clips[-1]
-    first, again = (training_step.flow_draw(run, clip) for _ in range(2))
+    first, again = (training.step.flow_draw(run, clip) for _ in range(2))
     run.epoch += 1
-    later = training_step.flow_draw(run, clip)
+    later = training.step.flow_draw(run, clip)
     assert torch.equal(first.noise, again.noise) and first.t == again.t
     assert first.t != later.t and not torch.equal(first.noise, later.noise)
 
@@ -106,7 +106,7 @@ def test_no_batch_is_larger_than_the_budget_unless_it_is_one_clip(new_run):
     run = new_run()
     run.batch_frames = {"llm": 250, "flow": 250}
     for part, key in (("llm", "speech_token"), ("flow", "speech_feat")):
-        batches = training_step.micro_batches(run, run.parts[part], run.train_clips)
+        batches = training.step.micro_batches(run, run.parts[part], run.train_clips)
         assert sum(len(batch[key]) for batch in batches) == len(run.train_clips)
         lengths = [batch[key].shape[1] for batch in batches]
         assert lengths == sorted(lengths, reverse=True) and max(len(batch[key]) for batch in batches) > 1
@@ -119,7 +119,7 @@ def test_only_the_product_of_batch_size_and_accumulation_counts(new_run):
         new_run(*NO_DROPOUT, *grouping)
         for grouping in (["batch_size=4", "accumulate_grad_batches=2"], ["accumulate_grad_batches=8"])
     )
-    results = [training_step.optimizer_step(run, [3, 1, 4, 5], SignalGuard()) for run in (one, other)]
+    results = [training.step.optimizer_step(run, [3, 1, 4, 5], SignalGuard()) for run in (one, other)]
     assert results[0] == results[1]
     assert epoch_groups(20, 0, one.config) == epoch_groups(20, 0, other.config)
     assert [len(group) for group in epoch_groups(20, 0, one.config)] == [8, 8, 4]
@@ -132,7 +132,7 @@ def test_no_number_is_read_from_the_device_while_gradients_add_up(part, new_run)
     run.batch_frames[part] = 500
     run.model.to("meta")
     run.device = torch.device("meta")
-    loss = training_step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
+    loss = training.step.accumulate_gradient(run, run.parts[part], run.train_clips, 1234, SignalGuard())
     assert loss.device.type == "meta"
     assert all(parameter.grad.device.type == "meta" for parameter in adapter_parameters(run.model.part(part)))
 
@@ -148,7 +148,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 def step(run: Run) -> dict[str, tuple[float, float]]:
     """One optimizer step on the shortest clip."""
-    results = training_step.optimizer_step(run, [0], SignalGuard())
+    results = training.step.optimizer_step(run, [0], SignalGuard())
     run.step += 1
     return results
 
@@ -204,7 +204,7 @@ def out_of_memory(run: Run, monkeypatch, largest_batch: int) -> list[int]:
 
 
 def weights_after_a_step(run: Run) -> dict[str, torch.Tensor]:
-    training_step.optimizer_step(run, [6, 7, 8, 9], SignalGuard())
+    training.step.optimizer_step(run, [6, 7, 8, 9], SignalGuard())
     states = {part: adapter_state_dict(run.model.part(part)) for part in ("llm", "flow")}
     return {f"{part}.{key}": value for part, state in states.items() for key, value in state.items()}
 
@@ -212,7 +212,7 @@ def weights_after_a_step(run: Run) -> dict[str, torch.Tensor]:
 def test_a_step_that_runs_out_of_memory_is_done_again_as_if_nothing_had_been(new_run, monkeypatch, capsys):
     """With dropout: the second try draws what a run that began with checkpointing and one clip at a time draws."""
     frugal, greedy = new_run("learning_rate=0.01"), new_run("learning_rate=0.01")
-    training_step.use_least_memory(frugal)
+    training.step.use_least_memory(frugal)
     expected = weights_after_a_step(frugal)
     assert capsys.readouterr().out == ""
     greedy.batch_frames = {"llm": 1, "flow": 10_000}
@@ -222,7 +222,7 @@ def test_a_step_that_runs_out_of_memory_is_done_again_as_if_nothing_had_been(new
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert greedy.batch_frames == {"llm": 1, "flow": 1}
     assert all(m.gradient_checkpointing for m in greedy.model.modules() if hasattr(m, "gradient_checkpointing"))
-    assert capsys.readouterr().out.strip() == training_step.TRYING_AGAIN
+    assert capsys.readouterr().out.strip() == training.step.TRYING_AGAIN
 
 
 def test_what_does_not_fit_at_all_is_explained_in_one_line(new_run, monkeypatch):
@@ -230,6 +230,6 @@ def test_what_does_not_fit_at_all_is_explained_in_one_line(new_run, monkeypatch)
     before = adapter_state_dict(run.model.flow)
     out_of_memory(run, monkeypatch, largest_batch=0)
     with pytest.raises(UserError, match="frozen_weights=half and a smaller max_feat_len") as caught:
-        training_step.optimizer_step(run, [0, 1], SignalGuard())
+        training.step.optimizer_step(run, [0, 1], SignalGuard())
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in adapter_state_dict(run.model.flow).items())

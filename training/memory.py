@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.files import GIB
 from config import JointConfig, UserError
 from cosyvoice.transformer.attention import causal_scores
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from cosyvoice.utils.precision import fast_dtype
 from dataset import Clip, FlowDraw, FlowWindow, clips_per_step, collate_draws, collate_llm, llm_positions
-from files import GIB
 from llm_flow_model import JointModel, autocast, store_half
 
 CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from languages import digits_in_english, script, without_tags
+from common.languages import digits_in_english, script, without_tags
 
 MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
 MIN_SAMPLE_RATE = 16_000

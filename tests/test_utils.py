@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import command
-import files
 import inference_joint
 import train_joint
-from command import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
+import utils
+from common import files
+from common.files import atomic_path, read_lines, split_lines, write_text
 from config import UserError
-from files import atomic_path, read_lines, split_lines, write_text
+from utils import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
 def test_a_gpu_that_cannot_be_used_is_warned_of_once(built_for, cause, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    monkeypatch.setattr(command.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(utils.shutil, "which", lambda name: f"/usr/bin/{name}")
     for variable, lines in (("-1", 0), ("0", 1)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
         warn_of_unused_gpu.cache_clear()

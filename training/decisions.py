@@ -4,11 +4,11 @@ import math
 
 import torch
 
-from distributed import from_writer
-from evaluation import Figures
 from lora import adapter_state_dict
-from selection import JUDGED, Choice, Heard, why_out, why_unread
-from training_state import Part, Run
+from training.distributed import from_writer
+from training.selection import JUDGED, Choice, Heard, why_out, why_unread
+from training.state import Part, Run
+from voice.evaluation import Figures
 
 HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation import CAMPPLUS, Comparison, Figures, Sentence, compare, octaves, ratios
+from voice.evaluation import CAMPPLUS, Comparison, Figures, Sentence, compare, octaves, ratios
 
 JUDGED = 4  # sentences that epochs are judged by, where the base says so many clearly
 FEWEST_JUDGED = 2  # and at least, clear or not

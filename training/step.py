@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from common.signals import SignalGuard
 from config import UserError
 from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack, window_frames
-from distributed import check_alone, own_share, rank, sum_over_processes
 from lora import adapter_parameters
-from memory import checkpoint_activations
-from signals import SignalGuard
-from training_state import Part, Run, loss_weight, lr_at
+from training.distributed import check_alone, own_share, rank, sum_over_processes
+from training.memory import checkpoint_activations
+from training.state import Part, Run, loss_weight, lr_at
 
 TRYING_AGAIN = (
     "the GPU is out of memory: this step is done again, and the run goes on, with gradient checkpointing and one clip "

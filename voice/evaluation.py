@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audio_doctor import clipped_share
-from command import PROJECT
+from clips.audio_doctor import clipped_share
+from clips.text_check import Spoken, text_help
+from common.languages import language_of
+from common.recogniser import Recogniser, errors
 from config import UserError
 from cosyvoice.cli.frontend import (
     MAX_TOKEN_SEC,
@@ -23,12 +25,8 @@ from cosyvoice.cli.frontend import (
     resample,
 )
 from cosyvoice.utils.common import InputError
-from languages import language_of
-from recogniser import Recogniser, errors
-from runaway import silence_seconds
-from speaking import Speaker, Speech, speakable
-from text_check import Spoken, text_help
-from voice_metrics import (
+from utils import PROJECT
+from voice.metrics import (
     F0_RATE,
     Interval,
     cosine,
@@ -38,6 +36,8 @@ from voice_metrics import (
     repeated_share,
     share_interval,
 )
+from voice.runaway import silence_seconds
+from voice.speaking import Speaker, Speech, speakable
 
 EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/

@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
-from audio_files import AudioError, Recording, read_audio
-from command import user_mistakes
+from clips.audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
+from clips.audio_files import AudioError, Recording, read_audio
+from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
 from cosyvoice.utils.common import SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
-from files import atomic_path
+from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.

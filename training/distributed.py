@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from command import tell
+from common.signals import SignalGuard
 from config import UserError
-from signals import SignalGuard
+from utils import tell
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # the others wait while the writer measures and listens; a process that dies ends them

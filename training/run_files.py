@@ -16,15 +16,15 @@ from checkpoint import (
     load_checkpoint,
     merged_paths,
 )
+from common.files import save_torch
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
-from decisions import keep, last_trained, why_finished
-from distributed import is_writer
-from files import save_torch
 from lora import adapter_state_dict, load_adapter
-from selection import Choice
-from training_state import Run, from_plain, to_plain
+from training.decisions import keep, last_trained, why_finished
+from training.distributed import is_writer
+from training.selection import Choice
+from training.state import Run, from_plain, to_plain
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
 RUN_FILES = (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from files import atomic_path
+from common.files import atomic_path
 
 # Texts of other clips that each text is held against. Of the 30 example clips 0.005 are flagged falsely with 4 and 1.0
 # of 30 swapped ones are missed, over 200 draws; with 2 it was 0.06 and 1.4, with 16 it is 0 and 0.8.

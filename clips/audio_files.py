@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from audio_doctor import MAX_SEC
-from command import user_mistakes
+from clips.audio_doctor import MAX_SEC
+from common.files import atomic_path, split_lines
+from common.recogniser import Recogniser
 from config import UserError
 from cosyvoice.cli import frontend
 from cosyvoice.utils.common import InputError
-from files import atomic_path, split_lines
-from recogniser import Recogniser
+from utils import user_mistakes
 
 # In order of preference where two files differ only in the suffix.
 FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()

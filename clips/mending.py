@@ -15,11 +15,11 @@ import torch
 import torchaudio.functional
 from tqdm import tqdm
 
-from audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
-from audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
+from clips.audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
+from clips.audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
+from common.files import atomic_path
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
-from files import atomic_path
 
 LOUDNESS_LUFS = -23.0  # EBU R 128
 PEAK_DB = -1.0  # loudest sample, dBFS; louder clips are turned up less

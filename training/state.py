@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audition import Audition
 from checkpoint import checkpoint_paths, merged_paths
-from command import user_mistakes
 from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import Clip, clips_per_step, split_by
-from evaluation import Figures
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
-from selection import Choice, Heard, judged_sentences
+from training.audition import Audition
+from training.selection import Choice, Heard, judged_sentences
+from utils import user_mistakes
+from voice.evaluation import Figures
 
 
 def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int]]:

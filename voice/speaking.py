@@ -21,7 +21,8 @@ from checkpoint import (
     merged_part,
     merged_paths,
 )
-from command import command_line, user_mistakes
+from common.files import atomic_path
+from common.languages import without_tags
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
@@ -30,10 +31,9 @@ from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
-from files import atomic_path
-from languages import without_tags
-from runaway import listen, loop_seconds
-from segments import pieces
+from utils import command_line, user_mistakes
+from voice.runaway import listen, loop_seconds
+from voice.segments import pieces
 
 BATCH = 16  # segments that the language model speaks at once: 5 times the tokens a second of one by one on 2 cores
 LENGTH_SLACK_SEC = 1.0  # on top of the expected duration: short texts vary most

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from checkpoint import PARTS
-from evaluation import Sentence
-from files import atomic_path, dispensable, write_text
-from mel_picture import mel_picture
-from speaking import write_audio
-from training_state import Run, loss_weight, lr_at
+from common.files import atomic_path, dispensable, write_text
+from common.mel_picture import mel_picture
+from training.state import Run, loss_weight, lr_at
+from voice.evaluation import Sentence
+from voice.speaking import write_audio
 
 WITHOUT = "training goes on without it"
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from checkpoint import PARTS
+from common.files import read_lines
 from config import InferenceConfig
 from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd, resample
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
 from dataset import Clip
-from evaluation import (
+from llm_flow_model import JointModel, adapters_in_eval
+from training.selection import JUDGED
+from voice.evaluation import (
     CAMPPLUS,
     CLARITY_STRANGERS,
     EAR_RATE,
@@ -27,12 +30,9 @@ from evaluation import (
     text_tokens,
     unit_mean,
 )
-from files import read_lines
-from llm_flow_model import JointModel, adapters_in_eval
-from runaway import loop_seconds
-from selection import JUDGED
-from speaking import Speaker, Speech, Voice, joined, speakable
-from voice_metrics import cosine, in_one_row, recited_tokens
+from voice.metrics import cosine, in_one_row, recited_tokens
+from voice.runaway import loop_seconds
+from voice.speaking import Speaker, Speech, Voice, joined, speakable
 
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1

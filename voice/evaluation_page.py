@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import soundfile
 
-from evaluation import BY_NAME, FIGURES, Comparison, Sentence, figures_of, shown, summary
-from mel_picture import mel_picture
-from voice_metrics import Interval
-from webpage import document
+from common.mel_picture import mel_picture
+from common.webpage import document
+from voice.evaluation import BY_NAME, FIGURES, Comparison, Sentence, figures_of, shown, summary
+from voice.metrics import Interval
 
 REAL, REAL_SHOWN = "real clips, held out", 3
 STYLE = """

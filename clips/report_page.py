@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from audio_doctor import Finding, summary_lines, worst_first
-from webpage import document
+from clips.audio_doctor import Finding, summary_lines, worst_first
+from common.webpage import document
 
 # Columns: figure, heading, digits
 FIGURES = (

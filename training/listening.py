@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from decisions import note_heard, note_heard_again, read_clips, trained_parts, unchosen
-from distributed import check_alone
-from evaluation import BY_NAME, Figures, Sentence, in_words, summary
+from common.signals import SignalGuard
 from lora import adapter_state_dict, load_adapter
-from run_files import save_best, save_last
-from selection import compared, means, overfit_signs, plain, verdict, why_alone
-from signals import SignalGuard
-from training_board import Board, write_samples
-from training_state import Run
+from training.board import Board, write_samples
+from training.decisions import note_heard, note_heard_again, read_clips, trained_parts, unchosen
+from training.distributed import check_alone
+from training.run_files import save_best, save_last
+from training.selection import compared, means, overfit_signs, plain, verdict, why_alone
+from training.state import Run
+from voice.evaluation import BY_NAME, Figures, Sentence, in_words, summary
 
 SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others

@@ -1,0 +1,1 @@
+"""From recordings to features: what is found, heard, checked, mended and extracted."""

@@ -1,0 +1,1 @@
+"""What scripts and packages share: files, signals, languages, recognition of speech, pages and pictures."""

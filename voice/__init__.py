@@ -1,0 +1,1 @@
+"""Speaking in a voice, and measuring what it says."""
