@@ -20,7 +20,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from checkpoint import (
     PARTS,
@@ -35,23 +34,9 @@ from checkpoint import (
 from common.files import GIB, check_disk, check_output_dir, only_run
 from common.signals import Interrupted, SignalGuard
 from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
-from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
-from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
-from dataset import (
-    Clip,
-    check_shards,
-    check_token_ids,
-    data_fingerprint,
-    extractor_fingerprints,
-    list_clips,
-    prepare_again,
-    read_meta,
-    shard_paths,
-)
-from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
-from lora import adapter_parameters, adapter_state_dict
-from training.audition import Audition
+from cosyvoice.utils.yaml_loader import read_model_config
+from dataset import Clip, data_fingerprint
+from lora import adapter_parameters
 from training.board import Board
 from training.decisions import (
     follow_writer,
@@ -62,17 +47,7 @@ from training.decisions import (
     trained_parts,
     why_finished,
 )
-from training.distributed import (
-    check_together,
-    copy_from_writer,
-    failing_together,
-    from_writer,
-    is_writer,
-    joined,
-    leave,
-    own_device,
-    own_share,
-)
+from training.distributed import check_together, copy_from_writer, from_writer, is_writer, joined, leave, own_device
 from training.listening import hear, hear_merged, hear_unchosen, summarise
 from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
@@ -85,6 +60,7 @@ from training.run_files import (
     save_kept,
     save_last,
 )
+from training.start import load_joint_model, make_audition, measure_base, read_clips, speaker_record
 from training.state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
 from training.step import optimizer_step
 from utils import (
@@ -102,7 +78,6 @@ from utils import (
     select_device,
     user_mistakes,
 )
-from voice.speaking import Voice
 
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {
@@ -116,10 +91,7 @@ FIXED_ON_RESUME = {
     "eval_sentences",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
 }
-DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
-BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
-FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
@@ -212,105 +184,6 @@ def settings(
     defaults = flatten(to_dict(JointConfig()))
     origin = {key: "the checkpoint" for key, value in before.items() if value != defaults[key]}
     return config, origin | {key: source for key, source in sources.items() if before[key] != after[key]}
-
-
-def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
-    """Base weights with fresh adapters on the trained parts; the other part is loaded only where the voice is heard."""
-    parts = {}
-    for name in PARTS if config.eval_every_epochs else config.trained_parts:
-        with user_mistakes():
-            parts[name] = load_part(model_config, name, device=device, inference=name not in config.trained_parts)
-    return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
-
-
-def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
-    """Who listens to the voice while it is trained; None where the settings say that nobody does."""
-    if not run.config.eval_every_epochs:
-        return None
-    try:
-        require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
-    except FileNotFoundError as error:
-        raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
-    with user_mistakes():
-        hift = load_part(model_config, "hift", device=run.device, inference=True)
-        frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
-        voice = Voice.of(run.identity["speaker"])
-        config, clips = run.config, (run.train_clips, run.held_out)
-        audition = Audition(
-            run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
-        )
-    if not audition.texts:
-        raise UserError(f"{model_config.directory} can read none of the sentences to listen to; {DO_NOT_LISTEN}")
-    return audition
-
-
-def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
-    """The voice as synthesis will use it: name, mean raw vector (1, 192), and its own speaking rate."""
-    rate = sum(clip.duration for clip in clips) / sum(len(clip.text_token) for clip in clips)
-    return {
-        "name": config.speaker_name,
-        "embedding": clips[0].spk_embedding.reshape(1, -1).clone(),
-        "seconds_per_text_token": rate,
-    }
-
-
-def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip]:
-    """The prepared clips; UserError where other extractors than this model's made them: their tokens mean nothing.
-
-    Each process reads all values of its own shards once, to check them.
-    """
-    with failing_together(), user_mistakes():
-        meta = read_meta(args.data_dir)
-        check_shards(own_share(shard_paths(args.data_dir)), meta)
-    with failing_together(), user_mistakes():
-        clips = list_clips(args.data_dir)
-        again = prepare_again(args.data_dir, model_config.directory)
-        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size, again)
-        check_extractors(args.data_dir, model_config, meta.get("extractors", {}), again)
-    return clips
-
-
-def check_extractors(data_dir: Path, model_config: ModelConfig, made_with: Mapping[str, str], again: str) -> None:
-    """UserError where the data was not `made_with` the files of this model directory."""
-    own = extractor_fingerprints(model_config)
-    other = [name for name, value in made_with.items() if own.get(name, value) != value]
-    if other:
-        raise UserError(f"{data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
-
-
-def measure_base(run: Run) -> None:
-    """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
-    clips = spread_out(run.train_clips, BASE_CLIPS)
-    epoch_sec = 0.0
-    for part in run.parts.values():
-        started = time.monotonic()
-        part.base_loss = run.measure(part, tqdm(clips, f"base {part.name}", leave=False), adapters=False)
-        seconds = time.monotonic() - started
-        if run.held_out:
-            part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
-        if run.chooses:
-            run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
-        part.stopped = part.why_stop(run.config)
-        print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
-        if part.stopped:
-            print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
-        else:
-            every_clip = seconds * len(run.train_clips) / len(clips)
-            epoch_sec += FORWARDS_PER_STEP * every_clip / (MEASURE_TIMES if part.name == "flow" else 1)
-    most = duration_words(epoch_sec * run.config.max_epochs)
-    print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
-
-
-def base_line(run: Run, part: Part) -> str:
-    """How well the untouched base knows the speaker, and where the part will stop."""
-    held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
-    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", stop_loss(run.config, part.name)
-    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); stops at {threshold:g}"
-
-
-def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
-    """At most so many of the clips, at even distances."""
-    return clips[:: max(1, math.ceil(len(clips) / most))]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -483,7 +356,7 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     config, device = job.config, job.device
     with user_mistakes():
         model_config = read_model_config(job.model_dir)
-    clips = read_clips(job.args, model_config)
+    clips = read_clips(job.args.data_dir, model_config)
     identity = identify(job, clips)
     check_disk(job.output_dir, job.disk_bytes)
     dtype = choose_precision(config, device)

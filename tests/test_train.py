@@ -34,6 +34,7 @@ from training.decisions import hearing_due
 from training.memory import prepare_memory
 from training.run_files import move_previous_run
 from training.selection import Heard
+from training.start import spread_out
 from training.state import Part, epoch_groups, lr_at
 from training.step import optimizer_step
 
@@ -389,7 +390,7 @@ def test_a_run_begun_on_a_gpu_goes_on_on_a_cpu():
 
 @pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (9, [0, 3, 6])])
 def test_the_base_is_measured_on_at_most_so_many_clips(clips, taken):
-    assert [*train_joint.spread_out(range(clips), 4)] == taken
+    assert [*spread_out(range(clips), 4)] == taken
 
 
 @pytest.mark.scripts

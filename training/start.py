@@ -1,0 +1,136 @@
+"""What a run starts from: the clips, the networks, who listens to them, and what the untouched base can do."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from checkpoint import PARTS
+from config import JointConfig, UserError
+from cosyvoice.cli.cosyvoice import load_part
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
+from cosyvoice.utils.yaml_loader import ModelConfig, require_files
+from dataset import (
+    Clip,
+    check_shards,
+    check_token_ids,
+    extractor_fingerprints,
+    list_clips,
+    prepare_again,
+    read_meta,
+    shard_paths,
+)
+from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
+from lora import adapter_state_dict
+from training.audition import Audition
+from training.distributed import failing_together, own_share
+from training.state import Part, Run, stop_loss
+from utils import duration_words, user_mistakes
+from voice.speaking import Voice
+
+DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
+BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
+FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
+
+
+def read_clips(data_dir: Path, model_config: ModelConfig) -> list[Clip]:
+    """The prepared clips; UserError where other extractors than this model's made them: their tokens mean nothing.
+
+    Each process reads all values of its own shards once, to check them.
+    """
+    with failing_together(), user_mistakes():
+        meta = read_meta(data_dir)
+        check_shards(own_share(shard_paths(data_dir)), meta)
+    with failing_together(), user_mistakes():
+        clips = list_clips(data_dir)
+        again = prepare_again(data_dir, model_config.directory)
+        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size, again)
+        check_extractors(data_dir, model_config, meta.get("extractors", {}), again)
+    return clips
+
+
+def check_extractors(data_dir: Path, model_config: ModelConfig, made_with: Mapping[str, str], again: str) -> None:
+    """UserError where the data was not `made_with` the files of this model directory."""
+    own = extractor_fingerprints(model_config)
+    other = [name for name, value in made_with.items() if own.get(name, value) != value]
+    if other:
+        raise UserError(f"{data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
+
+
+def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
+    """The voice as synthesis will use it: name, mean raw vector (1, 192), and its own speaking rate."""
+    rate = sum(clip.duration for clip in clips) / sum(len(clip.text_token) for clip in clips)
+    return {
+        "name": config.speaker_name,
+        "embedding": clips[0].spk_embedding.reshape(1, -1).clone(),
+        "seconds_per_text_token": rate,
+    }
+
+
+def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
+    """Base weights with fresh adapters on the trained parts; the other part is loaded only where the voice is heard."""
+    parts = {}
+    for name in PARTS if config.eval_every_epochs else config.trained_parts:
+        with user_mistakes():
+            parts[name] = load_part(model_config, name, device=device, inference=name not in config.trained_parts)
+    return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
+
+
+def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
+    """Who listens to the voice while it is trained; None where the settings say that nobody does."""
+    if not run.config.eval_every_epochs:
+        return None
+    try:
+        require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
+    except FileNotFoundError as error:
+        raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
+    with user_mistakes():
+        hift = load_part(model_config, "hift", device=run.device, inference=True)
+        frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
+        voice = Voice.of(run.identity["speaker"])
+        config, clips = run.config, (run.train_clips, run.held_out)
+        audition = Audition(
+            run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
+        )
+    if not audition.texts:
+        raise UserError(f"{model_config.directory} can read none of the sentences to listen to; {DO_NOT_LISTEN}")
+    return audition
+
+
+def measure_base(run: Run) -> None:
+    """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
+    clips = spread_out(run.train_clips, BASE_CLIPS)
+    epoch_sec = 0.0
+    for part in run.parts.values():
+        started = time.monotonic()
+        part.base_loss = run.measure(part, tqdm(clips, f"base {part.name}", leave=False), adapters=False)
+        seconds = time.monotonic() - started
+        if run.held_out:
+            part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
+        if run.chooses:
+            run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        part.stopped = part.why_stop(run.config)
+        print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
+        if part.stopped:
+            print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
+        else:
+            every_clip = seconds * len(run.train_clips) / len(clips)
+            epoch_sec += FORWARDS_PER_STEP * every_clip / (MEASURE_TIMES if part.name == "flow" else 1)
+    most = duration_words(epoch_sec * run.config.max_epochs)
+    print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
+
+
+def base_line(run: Run, part: Part) -> str:
+    """How well the untouched base knows the speaker, and where the part will stop."""
+    held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
+    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", stop_loss(run.config, part.name)
+    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); stops at {threshold:g}"
+
+
+def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
+    """At most so many of the clips, at even distances."""
+    return clips[:: max(1, math.ceil(len(clips) / most))]
