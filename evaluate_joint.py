@@ -24,12 +24,11 @@ from common.files import read_lines, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, made_from, read_rows, split_by
+from dataset import Clip, data_fingerprint, read_rows, split_by
 from utils import (
     DEFAULT_DATA_DIR,
-    DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
@@ -65,12 +64,12 @@ from voice.evaluation import (
 )
 from voice.evaluation_page import REAL, page
 from voice.metrics import cosine, position
+from voice.recordings import read_recordings, recordings_folder
 from voice.speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
 FOLDER = "evaluation"  # in the output folder
-SAME_SEC = 0.05  # by which decoders of different versions may disagree about a compressed recording
 RECORDINGS = "give the folder that the data was made from with --raw-audio"
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
 
@@ -198,7 +197,8 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
     voice, real = [] if ears.ge2e is None else train[:VOICE_CLIPS], held_out[:REAL_CLIPS]
     try:
-        waves = read_recordings([*voice, *real], recordings_folder(args))
+        folder = recordings_folder(args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio, RECORDINGS)
+        waves = read_recordings([*voice, *real], folder, RECORDINGS)
     except UserError as error:
         if args.raw_audio is not None:
             raise
@@ -210,32 +210,6 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
         for clip in tqdm(real, REAL)
     ]
     return Reference(centres, heard, ceiling, floor)
-
-
-def recordings_folder(args: argparse.Namespace) -> Path:
-    """The folder named, else the one that the data notes as its own, else the usual one; UserError where none is."""
-    noted = made_from(args.data_dir or Path(DEFAULT_DATA_DIR)).get("input_dir")
-    if args.raw_audio is None and noted is not None and noted.is_dir():
-        return noted
-    return find_folder(args.raw_audio, DEFAULT_INPUT_DIR, "give --raw-audio")
-
-
-def read_recordings(clips: Sequence[Clip], folder: Path) -> dict[str, Tensor]:
-    """{clip name: recording (1, N) at EAR_RATE}; UserError where one is missing, or is not what the clip was made from.
-
-    Clips are as long as their recordings, while those of another speaker may well have the same names."""
-    waves = {}
-    for clip in clips:
-        path = folder / clip.wav
-        if not path.is_file():
-            raise UserError(f"clip '{clip.utt}' was made from {clip.wav}, which is not in {folder}; {RECORDINGS}")
-        with user_mistakes():
-            waves[clip.utt] = load_wav(path, EAR_RATE)
-        seconds = waves[clip.utt].shape[1] / EAR_RATE
-        if abs(seconds - clip.duration) > SAME_SEC:
-            lengths = f"{seconds:.2f} s, the clip made from it {clip.duration:.2f} s"
-            raise UserError(f"{path} is another recording, or has changed ({lengths}); {RECORDINGS}")
-    return waves
 
 
 def heard_centres(waves: Sequence[Tensor], ears: Ears) -> Vectors:

@@ -365,7 +365,7 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     memory = prepare_memory(model, clips, config, dtype)
     rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
-    run.audition = make_audition(model_config, run) if is_writer() else None
+    run.audition = make_audition(model_config, run, job.args.data_dir) if is_writer() else None
     return run, memory
 
 

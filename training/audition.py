@@ -83,12 +83,13 @@ class Audition:
         held_out: Sequence[Clip],
         count: int = JUDGED,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        own_hz: float | None = None,
     ) -> None:
         """networks: LLM and flow, trained or not, on one device. voice: mean vector and pace. clips: those trained on.
 
         count: sentences that the base and the merged voice speak; a few of them judge epochs.
-        autocast: gives the precision of LLM and flow; ears and vocoder are float32."""
-        self.networks, self.frontend, self.autocast = networks, frontend, autocast
+        autocast: gives the precision of LLM and flow; ears and vocoder are float32. own_hz: the speaker's pitch."""
+        self.networks, self.frontend, self.autocast, self.own_hz = networks, frontend, autocast, own_hz
         self.device = next(networks.parameters()).device
         self.texts = choose_texts(clips, held_out, frontend, count)
         self.centre = unit_mean([clip.utt_embedding for clip in clips])

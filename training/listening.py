@@ -14,7 +14,7 @@ from training.distributed import check_alone
 from training.run_files import save_best, save_last
 from training.selection import compared, means, overfit_signs, plain, verdict, why_alone
 from training.state import Run
-from voice.evaluation import BY_NAME, Figures, Sentence, in_words, summary
+from voice.evaluation import BY_NAME, Figures, Sentence, in_words, summary, with_pitch
 
 SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
@@ -29,6 +29,10 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     between = partial(check_alone, guard)
     spoken = run.audition.hear(numbers, trained, between)
     flow_alone = run.audition.hear(numbers, ("flow",), between) if len(trained) > 1 else spoken
+    if not base_known:
+        heard = time.monotonic()
+        spoken = flow_alone = with_pitch(spoken, run.audition.own_hz)
+        started += time.monotonic() - heard  # no other hearing needs it
     rejections = note_heard(run, plain(spoken), plain(flow_alone))
     sentences = dict(zip(numbers, spoken, strict=True))
     figures, epoch = plain([sentences[number] for number in run.judged]), run.hearings[-1].epoch
@@ -77,7 +81,7 @@ def hear_merged(run: Run) -> tuple[list[Sentence], str]:
             reason = why_alone(plain(sentences), plain(flow_alone))
             sentences = flow_alone if reason else sentences
     run.spent_sec["hearing"] += time.monotonic() - started
-    return sentences, reason
+    return with_pitch(sentences, run.audition.own_hz), reason
 
 
 @contextmanager

@@ -198,6 +198,7 @@ def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
         (CAMPPLUS, "timbre", "clearly closer", "further away"),
         ("clarity", "intelligibility", "better", "worse"),
         ("duration_ratio", "pace", "closer to the speaker's", "further from the speaker's"),
+        ("pitch_ratio", "pitch", "closer to the speaker's", "further from the speaker's"),
     ):
         if name in found:
             gain = found[name].gain
@@ -213,7 +214,7 @@ def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
 
 def compared(heard: Sequence[Figures], base: Sequence[Figures]) -> list[Comparison]:
     """Each figure beside the base's, sentence by sentence."""
-    return compare(heard, base, {"duration_ratio": 1.0})
+    return compare(heard, base, {"duration_ratio": 1.0, "pitch_ratio": 1.0})
 
 
 def plain(sentences: Sequence[Sentence]) -> list[Figures]:

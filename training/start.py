@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from checkpoint import PARTS
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd, resample
 from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import (
     Clip,
@@ -30,10 +31,15 @@ from training.audition import Audition
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stop_loss
 from utils import duration_words, user_mistakes
+from voice.evaluation import EAR_RATE
+from voice.metrics import F0_RATE, f0_figures
+from voice.recordings import read_recordings, recordings_folder
 from voice.speaking import Voice
 
 DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
+PITCH_CLIPS = 5  # whose recordings tell the speaker's pitch
+RECORDINGS = "it is compared where the recordings that the clips were made from are at hand"
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 
 
@@ -80,7 +86,7 @@ def load_joint_model(model_config: ModelConfig, config: JointConfig, device: tor
     return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
 
 
-def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
+def make_audition(model_config: ModelConfig, run: Run, data_dir: Path) -> Audition | None:
     """Who listens to the voice while it is trained; None where the settings say that nobody does."""
     if not run.config.eval_every_epochs:
         return None
@@ -93,12 +99,23 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
         voice = Voice.of(run.identity["speaker"])
         config, clips = run.config, (run.train_clips, run.held_out)
-        audition = Audition(
-            run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
-        )
+        count, own_hz = config.eval_sentences, own_pitch(run.train_clips, data_dir)
+        audition = Audition(run.model, hift, frontend, voice, config.inference, *clips, count, run.autocast, own_hz)
     if not audition.texts:
         raise UserError(f"{model_config.directory} can read none of the sentences to listen to; {DO_NOT_LISTEN}")
     return audition
+
+
+def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
+    """The speaker's median pitch in Hz, told from some recordings; None where they are not at hand, or have none."""
+    chosen = spread_out(clips, PITCH_CLIPS)
+    try:
+        waves = read_recordings(chosen, recordings_folder(data_dir, None, RECORDINGS), RECORDINGS)
+    except UserError as error:
+        print(f"the pitch will not be compared with the speaker's: {error}", flush=True)
+        return None
+    found = [f0_figures(resample(wave, EAR_RATE, F0_RATE)) for wave in waves.values()]
+    return median(pitch[0] for pitch in found if pitch is not None) if any(found) else None
 
 
 def measure_base(run: Run) -> None:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ FIGURES = (
     Figure("repeated", "share of repeated tokens", "near"),
     Figure("recited_sec", "longest stretch as in a training clip, s", "less", 1),
     Figure("f0_hz", "pitch, Hz", "near", 0, octaves),
+    Figure("pitch_ratio", "pitch / the speaker's own", "near", 2, octaves),
     Figure("f0_spread", "spread of the pitch, semitones", "near"),
     Figure("clipped", "share of clipped samples", "less", 4),
 )
@@ -225,6 +226,21 @@ def listen_to(
     if pitch is not None:
         figures |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
     return Sentence(text, wave, sample_rate, figures, heard)
+
+
+def with_pitch(sentences: Sequence[Sentence], own_hz: float | None) -> list[Sentence]:
+    """The sentences with their pitch beside the speaker's own, as they are where that is not known.
+
+    Apart from other figures, because a small network speaks a sentence in the time that this takes."""
+    return list(sentences) if own_hz is None else [_with_pitch(sentence, own_hz) for sentence in sentences]
+
+
+def _with_pitch(sentence: Sentence, own_hz: float) -> Sentence:
+    if not sentence.wave.shape[1]:
+        return sentence
+    pitch = f0_figures(resample(sentence.wave, sentence.sample_rate, F0_RATE))
+    figures = sentence.figures if pitch is None else sentence.figures | {"pitch_ratio": (pitch[0] / own_hz, 1)}
+    return replace(sentence, figures=figures)
 
 
 def cheap_figures(wave: Tensor, sample_rate: int, tokens: Sequence[int], vectors: Vectors, centres: Vectors) -> Figures:

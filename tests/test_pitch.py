@@ -1,0 +1,84 @@
+"""The pitch of a trained voice beside the speaker's own."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from random_data import write_random_data
+
+from dataset import list_clips
+from training.selection import compared, verdict
+from training.start import PITCH_CLIPS, own_pitch
+from voice.evaluation import Sentence, with_pitch
+
+RATE = 22050
+
+
+def tone(hz: float, seconds: float) -> np.ndarray:
+    """A buzz with ten harmonics."""
+    t = np.arange(round(seconds * RATE)) / RATE
+    return 0.05 * sum(np.sin(2 * math.pi * hz * k * t) for k in range(1, 11))
+
+
+def record(folder: Path, wave: Callable[[int, float], np.ndarray], longer_sec: float = 0.0) -> list:
+    """Prepared clips in `folder`/data, and their recordings: wave(number, seconds)."""
+    write_random_data(folder / "data", n_clips=7)
+    clips = list_clips(folder / "data")
+    recordings = folder / "recordings"
+    recordings.mkdir()
+    for number, clip in enumerate(clips):
+        soundfile.write(recordings / clip.wav, wave(number, clip.duration + longer_sec), RATE)
+    noted = {"input_dir": str(recordings), "model_dir": "model"}
+    (folder / "data" / "meta.json").write_text(json.dumps(noted), encoding="utf-8")
+    return clips
+
+
+def test_the_speakers_pitch_is_the_median_of_some_recordings(tmp_path, capsys):
+    clips = record(tmp_path, lambda number, seconds: tone((80, 100, 120, 300)[number % 4], seconds))
+    assert len(clips) > PITCH_CLIPS
+    assert own_pitch(clips[:3], tmp_path / "data") == pytest.approx(100, rel=0.01)
+    assert capsys.readouterr().out == ""
+
+
+def test_where_nothing_is_voiced_there_is_no_pitch(tmp_path):
+    clips = record(tmp_path, lambda number, seconds: np.zeros(round(seconds * RATE)))
+    assert own_pitch(clips, tmp_path / "data") is None
+
+
+def test_recordings_of_somebody_else_tell_no_pitch(tmp_path, capsys):
+    clips = record(tmp_path, lambda number, seconds: tone(100, seconds), longer_sec=0.5)
+    assert own_pitch(clips, tmp_path / "data") is None
+    printed = capsys.readouterr().out
+    assert printed.startswith("the pitch will not be compared with the speaker's: ") and printed.count("\n") == 1
+    assert "is another recording, or has changed" in printed
+
+
+def test_pitch_is_told_in_parts_of_the_speakers_own():
+    waves = tone(141, 1), np.zeros(RATE), np.zeros(0)
+    spoken = [Sentence("a", torch.from_numpy(wave).float()[None], RATE, {"clarity": (9.0, 1)}) for wave in waves]
+    buzz, silence, nothing = with_pitch(spoken, own_hz=86.0)
+    ratio, count = buzz.figures["pitch_ratio"]
+    assert (ratio, count) == (pytest.approx(141 / 86, rel=0.01), 1) and buzz.figures["clarity"] == (9.0, 1)
+    assert silence.figures == nothing.figures == {"clarity": (9.0, 1)}
+    assert with_pitch(spoken, own_hz=None) == spoken
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (1.1, 1.64, "pitch further from the speaker's"),
+        (0.6, 0.95, "pitch closer to the speaker's"),
+        (1.02, 0.98, "pitch unchanged"),
+    ],
+)
+def test_the_verdict_tells_where_the_pitch_went(before, after, words):
+    def spoken(ratio: float) -> list[dict]:
+        same = {"failed": (0, 1), "run_on": (0, 1)}
+        return [{**same, "pitch_ratio": (ratio * (1 + 0.02 * i), 1)} for i in (-1, 0, 0, 1)]
+
+    assert verdict(compared(spoken(after), spoken(before)), spoken(after)) == f"{words}, no run-ons"
