@@ -402,7 +402,7 @@ def test_of_very_many_clips_the_base_is_measured_on_some(train, tmp_path, monkey
         measured.append(len(clips))
         return measure(model, name, clips, *more, **options)
 
-    monkeypatch.setattr(train_joint, "BASE_CLIPS", 3)
+    monkeypatch.setattr("training.start.BASE_CLIPS", 3)
     monkeypatch.setattr(JointModel, "measure", count)
     assert train(*FEW, "--set", "validation_clips=0") == 0
     assert measured[:2] == [3, 3]
