@@ -28,8 +28,8 @@ from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, fi
 from voice.metrics import (
     F0_RATE,
     difference_interval,
-    f0_figures,
     mean_interval,
+    pitch,
     position,
     repeated_share,
     share_interval,
@@ -56,10 +56,10 @@ def test_pitch_of_a_tone_that_glides_an_octave():
     hz = 120 * 2 ** (seconds / 2)
     phase = 2 * math.pi * torch.cumsum(hz / F0_RATE, dim=0)
     tone = sum((phase * k).sin() / k for k in range(1, 9))[None] * 0.2
-    median, spread = f0_figures(tone)
+    median, spread, _ = pitch(tone)
     assert median == pytest.approx(120 * 2**0.5, rel=0.02)
     assert spread == pytest.approx(12 / 12**0.5, rel=0.05)  # of a uniform distribution
-    assert f0_figures(torch.zeros(1, F0_RATE)) is None
+    assert pitch(torch.zeros(1, F0_RATE)) is None
 
 
 def test_an_error_rate_weighs_sentences_by_their_words():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from voice.evaluation import Sentence, with_pitch
 RATE = 22050
 
 
-def tone(hz: float, seconds: float) -> np.ndarray:
-    """A buzz with ten harmonics."""
+def tone(hz: float, seconds: float, lowest: int = 1) -> np.ndarray:
+    """A buzz with the harmonics from this one to the tenth."""
     t = np.arange(round(seconds * RATE)) / RATE
-    return 0.05 * sum(np.sin(2 * math.pi * hz * k * t) for k in range(1, 11))
+    return 0.05 * sum(np.sin(2 * math.pi * hz * k * t) for k in range(lowest, 11))
 
 
 def record(folder: Path, wave: Callable[[int, float], np.ndarray], longer_sec: float = 0.0) -> list:
@@ -43,6 +44,14 @@ def test_the_speakers_pitch_is_the_median_of_some_recordings(tmp_path, capsys):
     assert len(clips) > PITCH_CLIPS
     assert own_pitch(clips[:3], tmp_path / "data") == pytest.approx(100, rel=0.01)
     assert capsys.readouterr().out == ""
+
+
+def test_recordings_without_the_lowest_harmonic_are_warned_of(tmp_path, capsys):
+    clips = record(tmp_path, lambda number, seconds: tone(90, seconds, lowest=2 if number else 1))
+    assert own_pitch(clips, tmp_path / "data") == pytest.approx(90, rel=0.01)
+    printed = capsys.readouterr().out
+    assert re.match(r"warning: in the recordings the voice's lowest harmonic is [3-9]\d dB below the next", printed)
+    assert printed.count("\n") == 1
 
 
 def test_where_nothing_is_voiced_there_is_no_pitch(tmp_path):

@@ -32,7 +32,7 @@ from training.distributed import failing_together, own_share
 from training.state import Part, Run, stop_loss
 from utils import duration_words, user_mistakes
 from voice.evaluation import EAR_RATE
-from voice.metrics import F0_RATE, f0_figures
+from voice.metrics import F0_RATE, pitch
 from voice.recordings import read_recordings, recordings_folder
 from voice.speaking import Voice
 
@@ -40,6 +40,11 @@ DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 PITCH_CLIPS = 5  # whose recordings tell the speaker's pitch
 RECORDINGS = "it is compared where the recordings that the clips were made from are at hand"
+LOW_CUT_DB = -15.0  # unfiltered voices have -9 to +7; from here on the mini model takes another pitch for theirs
+LOW_CUT = (
+    "warning: in the recordings the voice's lowest harmonic is {:.0f} dB below the next ones, as after a low-cut "
+    "filter or a telephone: the trained voice may speak at a wrong pitch; recordings without the filter are better"
+)
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 
 
@@ -114,8 +119,12 @@ def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
     except UserError as error:
         print(f"the pitch will not be compared with the speaker's: {error}", flush=True)
         return None
-    found = [f0_figures(resample(wave, EAR_RATE, F0_RATE)) for wave in waves.values()]
-    return median(pitch[0] for pitch in found if pitch is not None) if any(found) else None
+    found = [tone for wave in waves.values() if (tone := pitch(resample(wave, EAR_RATE, F0_RATE)))]
+    if not found:
+        return None
+    if (level := median(tone.lowest_db for tone in found)) < LOW_CUT_DB:
+        print(LOW_CUT.format(-level), flush=True)
+    return median(tone.hz for tone in found)
 
 
 def measure_base(run: Run) -> None:

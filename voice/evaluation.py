@@ -31,8 +31,8 @@ from voice.metrics import (
     Interval,
     cosine,
     difference_interval,
-    f0_figures,
     mean_interval,
+    pitch,
     repeated_share,
     share_interval,
 )
@@ -222,9 +222,8 @@ def listen_to(
         figures["wer"] = wrong
     if ears.clarity is not None:
         figures |= ears.clarity.figures(text_tokens(ears.frontend, text), tokens, heard_wave)
-    pitch = f0_figures(resample(wave, sample_rate, F0_RATE))
-    if pitch is not None:
-        figures |= {"f0_hz": (pitch[0], 1), "f0_spread": (pitch[1], 1)}
+    if found := pitch(resample(wave, sample_rate, F0_RATE)):
+        figures |= {"f0_hz": (found.hz, 1), "f0_spread": (found.spread, 1)}
     return Sentence(text, wave, sample_rate, figures, heard)
 
 
@@ -238,8 +237,8 @@ def with_pitch(sentences: Sequence[Sentence], own_hz: float | None) -> list[Sent
 def _with_pitch(sentence: Sentence, own_hz: float) -> Sentence:
     if not sentence.wave.shape[1]:
         return sentence
-    pitch = f0_figures(resample(sentence.wave, sentence.sample_rate, F0_RATE))
-    figures = sentence.figures if pitch is None else sentence.figures | {"pitch_ratio": (pitch[0] / own_hz, 1)}
+    found = pitch(resample(sentence.wave, sentence.sample_rate, F0_RATE))
+    figures = sentence.figures if found is None else sentence.figures | {"pitch_ratio": (found.hz / own_hz, 1)}
     return replace(sentence, figures=figures)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 F0_RATE = 16_000  # Hz that the pitch is measured at
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 F0_WINDOW, F0_HOP = 1024, 256  # samples
+HARMONICS_WINDOW = 2048  # samples: its bins of 8 Hz part the harmonics of the deepest voice
 FEWEST_VOICED = 10  # frames; with fewer a sentence has no pitch
 SEMITONES = 12  # an octave
 SEAM = -1  # no speech token
@@ -22,8 +24,16 @@ CONFIDENCE = 0.95
 SMALLEST = 1e-12  # denominator
 
 
-def f0_figures(wave: Tensor) -> tuple[float, float] | None:
-    """Median pitch in Hz and its standard deviation in semitones of a wave at F0_RATE; None without voiced frames.
+class Pitch(NamedTuple):
+    """The pitch of a wave."""
+
+    hz: float  # median
+    spread: float  # standard deviation, semitones
+    lowest_db: float  # median level of the lowest harmonic beside the stronger of the next two
+
+
+def pitch(wave: Tensor) -> Pitch | None:
+    """Pitch of a wave (1, N) at F0_RATE; None without voiced frames.
 
     Source: Mauch and Dixon 2014 (pYIN), as librosa has it.
     """
@@ -33,10 +43,21 @@ def f0_figures(wave: Tensor) -> tuple[float, float] | None:
     track, voiced, _ = librosa.pyin(
         samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=F0_RATE, frame_length=F0_WINDOW, hop_length=F0_HOP
     )
-    hz = track[voiced]
-    if len(hz) < FEWEST_VOICED:
+    frames = np.flatnonzero(voiced)
+    if len(frames) < FEWEST_VOICED:
         return None
-    return float(np.median(hz)), float(np.std(SEMITONES * np.log2(hz)))
+    hz = track[frames]
+    levels = [_lowest_harmonic_db(samples, frame * F0_HOP, f0) for frame, f0 in zip(frames, hz, strict=True)]
+    return Pitch(float(np.median(hz)), float(np.std(SEMITONES * np.log2(hz))), float(np.median(levels)))
+
+
+def _lowest_harmonic_db(samples: np.ndarray, centre: int, hz: float) -> float:
+    """Level of the harmonic at `hz` beside the stronger of the next two, around one sample."""
+    piece = samples[max(0, centre - HARMONICS_WINDOW // 2) : centre + HARMONICS_WINDOW // 2]
+    spectrum = np.abs(np.fft.rfft(piece * np.hanning(len(piece)), HARMONICS_WINDOW))
+    frequency = np.fft.rfftfreq(HARMONICS_WINDOW, 1 / F0_RATE)
+    first, second, third = (spectrum[np.abs(frequency - k * hz) <= hz / 6].max() for k in (1, 2, 3))
+    return 20 * math.log10(max(first, SMALLEST) / max(second, third, SMALLEST))
 
 
 def repeated_share(tokens: Sequence[int]) -> float:
