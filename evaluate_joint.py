@@ -64,7 +64,7 @@ from voice.evaluation import (
 )
 from voice.evaluation_page import REAL, page
 from voice.metrics import cosine, position
-from voice.recordings import read_recordings, recordings_folder
+from voice.recordings import read_recording, recordings_folder
 from voice.speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
@@ -198,7 +198,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     voice, real = [] if ears.ge2e is None else train[:VOICE_CLIPS], held_out[:REAL_CLIPS]
     try:
         folder = recordings_folder(args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio, RECORDINGS)
-        waves = read_recordings([*voice, *real], folder, RECORDINGS)
+        waves = {clip.utt: read_recording(clip, folder, RECORDINGS) for clip in [*voice, *real]}
     except UserError as error:
         if args.raw_audio is not None:
             raise

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,9 +39,7 @@ from dataset import Clip, data_fingerprint
 from lora import adapter_parameters
 from training.board import Board
 from training.decisions import (
-    follow_writer,
     hearing_due,
-    leave_out,
     note_best,
     settle_interval,
     trained_parts,
@@ -60,8 +58,8 @@ from training.run_files import (
     save_kept,
     save_last,
 )
-from training.start import load_joint_model, make_audition, measure_base, read_clips, speaker_record
-from training.state import Part, Run, epoch_groups, lr_at, make_run, stop_loss
+from training.start import load_joint_model, make_audition, measure_base, own_pitch, read_clips, speaker_record
+from training.state import Part, Run, epoch_groups, lr_at, make_run, stops_at
 from training.step import optimizer_step
 from utils import (
     DEFAULT_DATA_DIR,
@@ -268,9 +266,7 @@ def epoch_line(run: Run, row: Mapping[str, float]) -> str:
         if f"{part.name}_train" in row:
             held_out = f", held out {row[f'{part.name}_held_out']:.4f}" if run.held_out else ""
             best = "best" if part.best_epoch == run.epoch else f"best was epoch {part.best_epoch}"
-            words.append(
-                f"{part.name} {part.last_loss:.4f}{held_out} ({best}; stops at {stop_loss(run.config, part.name):g})"
-            )
+            words.append(f"{part.name} {part.last_loss:.4f}{held_out} ({best}; {stops_at(run.config, part.name)})")
             words += [f"{part.name} stops: {part.stopped}"] if part.stopped else []
     return f"epoch {run.epoch:3d} done  " + "  ".join(words)
 
@@ -281,7 +277,8 @@ def settle_hearing(run: Run) -> None:
     Where it knows none, or nobody has heard the base, after the next epoch."""
     if run.audition is not None and run.hearings and not run.hear_every and run.step_sec:
         settle_interval(run, median(run.step_sec) * run.steps_per_epoch)
-        print(f"listening test every {run.hear_every} epochs, and whenever a part stops training", flush=True)
+        every = f"{run.hear_every} epochs" if run.hear_every > 1 else "epoch"
+        print(f"listening test every {every}, and whenever a part stops training", flush=True)
 
 
 def train_loop(run: Run) -> None:
@@ -294,14 +291,14 @@ def train_loop(run: Run) -> None:
                 if from_writer(hearing_due(run)):
                     if board is not None:
                         hear(run, guard, board)
-                    follow_writer(run)
+                    run.follow_writer()
                     continue  # a run resumed without a base heard it first
                 if why_finished(run):
                     break
                 train_epoch(run, guard, board)
                 if board is not None:
                     end_epoch(run, board)
-                follow_writer(run)
+                run.follow_writer()
         except Interrupted:
             if board is not None:
                 save_last(run)
@@ -333,22 +330,28 @@ def run_training(job: Job) -> int:
         begin(run)
     else:
         restore(run, job.checkpoint, job.args.resume)
-        follow_writer(run)
+        run.follow_writer()
         print(f"resumed {job.args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
         if why_finished(run) and is_merged(run, job.checkpoint):
             print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
             return 0
     for part in run.parts.values():
         copy_from_writer(adapter_parameters(run.model.part(part.name)))  # GPUs may have drawn them differently
+    if run.audition is not None and run.own_hz is None:
+        run.own_hz = own_pitch(run.train_clips, job.args.data_dir)
+    folders = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
+    again = command_line("train_joint.py", resume=run.last_path, **folders)
     try:
         train_loop(run)
     except Interrupted as error:
-        folders = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
-        again = command_line("train_joint.py", resume=run.last_path, **folders)
         print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
         return 130 if str(error) == "SIGINT" else 143
     print(f"finished: {why_finished(run)}", flush=True)
-    return finish(run, job) if is_writer() else 0
+    try:
+        return finish(run, job) if is_writer() else 0
+    except KeyboardInterrupt:
+        print(f"SIGINT: training is over and saved in {run.last_path}; merge and hear its voice with: {again}")
+        return 130
 
 
 def set_up(job: Job) -> tuple[Run, MemoryPlan]:
@@ -365,7 +368,7 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     memory = prepare_memory(model, clips, config, dtype)
     rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
-    run.audition = make_audition(model_config, run, job.args.data_dir) if is_writer() else None
+    run.audition = make_audition(model_config, run) if is_writer() else None
     return run, memory
 
 
@@ -386,7 +389,7 @@ def begin(run: Run) -> None:
     """Measure the base, make room and save step 0, so that a run can be resumed whenever it is killed."""
     if is_writer():
         measure_base(run)
-    follow_writer(run)
+    run.follow_writer()
     if not run.active:
         keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
         raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
@@ -422,11 +425,8 @@ def finish(run: Run, job: Job) -> int:
     hear_unchosen(run)
     written = merge(run, job, PARTS)  # before listening: whoever has no patience for that has a voice
     if run.audition is not None:
-        sentences, why_not_llm = hear_merged(run)
-        if why_not_llm:
-            leave_out(run, run.parts["llm"], why_not_llm)
-            save_best(run)
-            save_last(run)
+        sentences = hear_merged(run)
+        if any(part.left_out for part in run.parts.values()):
             merge(run, job, ["llm"])
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
@@ -436,11 +436,11 @@ def finish(run: Run, job: Job) -> int:
     if run.audition is not None:
         summarise(run, sentences)
     note_merged(run)
-    folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
+    speak = partial(command_line, "inference_joint.py", model_dir=job.args.model_dir, output_dir=run.output_dir)
     if run.chooses and trained_parts(run) and not any(part.choice.epoch for part in run.parts.values()):
-        last = command_line("inference_joint.py", ckpt=run.last_path, **folders, text=SAMPLE_TEXT)
+        last = speak(ckpt=run.last_path, text=SAMPLE_TEXT)
         print(f"warning: no epoch was chosen, so the merged files speak as the base model does; the last epoch: {last}")
-    print("next: " + command_line("inference_joint.py", **folders, text=SAMPLE_TEXT))
+    print("next: " + speak(text=SAMPLE_TEXT))
     return 0
 
 

@@ -35,13 +35,12 @@ from training.selection import (
     compared,
     judged_sentences,
     overfit_signs,
-    plain,
     verdict,
     why_alone,
     why_out,
     why_unread,
 )
-from voice.evaluation import Sentence
+from voice.evaluation import Sentence, figures_of
 from voice.metrics import in_one_row, recited_tokens
 from voice.speaking import Voice
 
@@ -263,11 +262,11 @@ def test_many_clips_take_no_more_calls_than_one():
 
 def test_the_verdict_in_words():
     closer = [{**sentence, "similarity": (0.7 + i / 100, 1)} for i, sentence in enumerate(hearing())]
-    assert verdict(compared(closer, BASE), closer) == (
+    assert verdict(compared(closer, BASE, None), closer, BASE) == (
         "timbre clearly closer, intelligibility unchanged, pace unchanged, no run-ons"
     )
     worse = hearing(clarity=20, failed=(1, 1, 0, 0))
-    assert verdict(compared(worse, BASE), worse) == (
+    assert verdict(compared(worse, BASE, None), worse, BASE) == (
         "timbre unchanged, intelligibility worse, pace unchanged, 2 of 4 run on"
     )
 
@@ -282,7 +281,7 @@ def test_the_verdict_in_words():
 )
 def test_a_change_that_few_sentences_do_not_prove_is_not_called_none(clarity, words):
     mixed = [{**sentence, "clarity": (3 * value, 3)} for sentence, value in zip(hearing(), clarity, strict=True)]
-    told = verdict(compared(mixed, BASE), mixed)
+    told = verdict(compared(mixed, BASE, None), mixed, BASE)
     assert f"intelligibility {words}, pace" in told
     assert told.endswith("; 4 sentences are too few to be sure; run evaluate_joint.py --sentences FILE with more") == (
         "perhaps" in words
@@ -300,7 +299,7 @@ def test_a_change_that_few_sentences_do_not_prove_is_not_called_none(clarity, wo
 def test_a_timbre_that_few_sentences_do_not_prove_is_not_called_unchanged(gains, words):
     base = [{**sentence, "similarity": (0.5, 1)} for sentence in hearing()]
     mixed = [{**sentence, "similarity": (0.5 + gain, 1)} for sentence, gain in zip(base, gains, strict=True)]
-    assert verdict(compared(mixed, base), mixed).startswith(f"timbre {words}, ")
+    assert verdict(compared(mixed, base, None), mixed, base).startswith(f"timbre {words}, ")
 
 
 # ---- while training --------------------------------------------------------------------------------------------------
@@ -334,11 +333,13 @@ def assert_equal(one: Path, other: Path) -> None:
 
 
 @pytest.mark.scripts
-def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, capsys):
+def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, monkeypatch, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert train("--set", "eval_every_epochs=0", output="deaf") == 0
     capsys.readouterr()
+    monkeypatch.setattr(train_joint, "own_pitch", lambda *_: 100.0)
+    monkeypatch.setattr("training.listening.with_pitch", at_pitch(150))
     assert train(*HEARD, "--set", "eval_sentences=5") == 0
     printed = capsys.readouterr().out
     last = tmp_path / "output" / "joint_joint_last.ckpt"
@@ -353,12 +354,45 @@ def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, ca
     board = EventAccumulator(str(tmp_path / "output" / "joint_logs" / "joint"), size_guidance={"audio": 0}).Reload()
     tags = board.Tags()
     assert {"eval/similarity", "eval/duration_ratio", "eval/run_on", "eval/repeated"} <= set(tags["scalars"])
+    assert "eval/f0_hz" not in tags["scalars"], "told of the base and of what is merged only"
     assert [event.step for event in board.Scalars("eval/similarity")] == [0, 4, 8]
     assert "sentence_5" in tags["audio"] and "sentence_5_mel" in tags["images"]
 
     assert "heard the base: similarity" in printed and "heard epoch   4: similarity" in printed
     summary = printed[printed.index("base -> merged, 5 sentences") :]
     assert "verdict: timbre" in summary and "merged_*.wav" in summary and "of the time" in summary
+    assert "pitch, Hz   " in summary and "(pitch of the speaker's recordings: 100 Hz)" in summary
+    assert ", pitch unchanged, " in summary
+
+
+def at_pitch(hz: float) -> Callable[[Sentence], Sentence]:
+    return lambda sentence: replace(sentence, figures=sentence.figures | {"f0_hz": (hz, 1)})
+
+
+@pytest.mark.scripts
+def test_a_voice_that_nobody_waited_for_is_merged_and_judged_when_the_run_is_resumed(
+    train, tmp_path, monkeypatch, capsys
+):
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_joint, "summarise", stop)
+    assert train(*HEARD) == 130
+    printed = capsys.readouterr().out
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert f"SIGINT: training is over and saved in {last}; merge and hear its voice with: " in printed
+    monkeypatch.undo()
+    assert train("--resume", str(last)) == 0
+    assert "verdict: timbre" in capsys.readouterr().out
+    monkeypatch.setattr(train_joint, "own_pitch", stop)
+    assert train("--resume", str(last)) == 0
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def logged_steps(output: Path) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [event.step for event in EventAccumulator(str(output / "joint_logs" / "joint")).Reload().Scalars("llm/loss")]
 
 
 @pytest.mark.scripts
@@ -376,7 +410,10 @@ def test_a_run_killed_before_it_listened_chooses_what_the_unbroken_run_chose(tra
     monkeypatch.undo()
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     assert [heard["epoch"] for heard in load_checkpoint(last)["training"]["hearings"]] == [0]
+    (tmp_path / "others.txt").write_text("Good night.\nSleep well.\nSee you.\n", encoding="utf-8")
+    monkeypatch.setattr("training.audition.shipped_list", lambda texts: tmp_path / "others.txt")
     assert train("--resume", str(last)) == 0
+    assert logged_steps(tmp_path / "output") == logged_steps(tmp_path / "unbroken") == [*range(1, 9)]
     for kind in ("last", "best"):
         assert_equal(*(tmp_path / name / f"joint_joint_{kind}.ckpt" for name in ("output", "unbroken")))
     ours, theirs = (load_checkpoint(tmp_path / name / last.name)["training"] for name in ("output", "unbroken"))
@@ -610,8 +647,8 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
 
     for parameter in adapter_parameters(audition.networks.flow):  # a flow that is hurt badly
         torch.nn.init.normal_(parameter, std=0.2)
-    hurt = plain(audition.hear())
-    base = plain(sentences)
+    hurt = figures_of(audition.hear())
+    base = figures_of(sentences)
     assert why_out(hurt, base, "flow").endswith("of the base model's clarity remains")
     assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
     assert audition.networks.llm.training is False
@@ -621,9 +658,9 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
 @pytest.mark.slow  # ten seconds
 def test_a_voice_heard_in_fp16_is_the_one_in_float32():
     audition = make_audition(CPU)
-    [full] = plain(audition.hear([2]))
+    [full] = figures_of(audition.hear([2]))
     audition.autocast = partial(autocast, CPU, torch.float16)
-    [half] = plain(audition.hear([2]))
+    [half] = figures_of(audition.hear([2]))
     assert half.keys() == full.keys() and half["clarity"] != full["clarity"]
     for name in ("similarity", "clarity", "token_clarity", "duration_ratio"):
         (a, b), (c, d) = half[name], full[name]

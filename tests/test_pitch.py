@@ -54,9 +54,28 @@ def test_recordings_without_the_lowest_harmonic_are_warned_of(tmp_path, capsys):
     assert printed.count("\n") == 1
 
 
-def test_where_nothing_is_voiced_there_is_no_pitch(tmp_path):
+def test_where_nothing_is_voiced_there_is_no_pitch(tmp_path, capsys):
     clips = record(tmp_path, lambda number, seconds: np.zeros(round(seconds * RATE)))
     assert own_pitch(clips, tmp_path / "data") is None
+    assert capsys.readouterr().out.endswith("with the speaker's: no voice in the recordings\n")
+
+
+def test_one_recording_that_is_gone_leaves_the_others(tmp_path, capsys):
+    clips = record(tmp_path, lambda number, seconds: tone(100, seconds))
+    (tmp_path / "recordings" / clips[0].wav).unlink()
+    assert own_pitch(clips, tmp_path / "data") == pytest.approx(100, rel=0.01)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_cannot_be_looked_into_does_not_end_training(tmp_path, monkeypatch, capsys):
+    clips = record(tmp_path, lambda number, seconds: tone(100, seconds))
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert own_pitch(clips, tmp_path / "data") is None
+    assert "Permission denied; check its permissions" in capsys.readouterr().out
 
 
 def test_recordings_of_somebody_else_tell_no_pitch(tmp_path, capsys):
@@ -67,27 +86,38 @@ def test_recordings_of_somebody_else_tell_no_pitch(tmp_path, capsys):
     assert "is another recording, or has changed" in printed
 
 
-def test_pitch_is_told_in_parts_of_the_speakers_own():
+def test_a_sentence_without_a_voice_has_no_pitch():
     waves = tone(141, 1), np.zeros(RATE), np.zeros(0)
     spoken = [Sentence("a", torch.from_numpy(wave).float()[None], RATE, {"clarity": (9.0, 1)}) for wave in waves]
-    buzz, silence, nothing = with_pitch(spoken, own_hz=86.0)
-    ratio, count = buzz.figures["pitch_ratio"]
-    assert (ratio, count) == (pytest.approx(141 / 86, rel=0.01), 1) and buzz.figures["clarity"] == (9.0, 1)
+    buzz, silence, nothing = map(with_pitch, spoken)
+    assert buzz.figures["f0_hz"] == (pytest.approx(141, rel=0.01), 1) and buzz.figures["clarity"] == (9.0, 1)
     assert silence.figures == nothing.figures == {"clarity": (9.0, 1)}
-    assert with_pitch(spoken, own_hz=None) == spoken
 
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (1.1, 1.64, "pitch further from the speaker's"),
-        (0.6, 0.95, "pitch closer to the speaker's"),
-        (1.02, 0.98, "pitch unchanged"),
+        ((95, 96, 94, 97), (141, 150, 139, 146), "pitch further from the speaker's"),
+        ((60, 61, 59, 60), (85, 86, 87, 88), "pitch closer to the speaker's"),
+        ((88, 86, 87, 85), (86, 87, 85, 88), "pitch unchanged"),
+        ((90, 86, 87, 85), (88, 160, 86, 130), "pitch perhaps further from the speaker's (87 -> 116 Hz)"),
+        ((70, 65, 66, 74), (106, 113, 112, 100), "pitch as far from the speaker's as before (69 -> 108 Hz)"),
     ],
 )
 def test_the_verdict_tells_where_the_pitch_went(before, after, words):
-    def spoken(ratio: float) -> list[dict]:
-        same = {"failed": (0, 1), "run_on": (0, 1)}
-        return [{**same, "pitch_ratio": (ratio * (1 + 0.02 * i), 1)} for i in (-1, 0, 0, 1)]
+    def spoken(pitches: tuple[float, ...]) -> list[dict]:
+        return [{"failed": (0, 1), "run_on": (0, 1), "f0_hz": (hz, 1)} for hz in pitches]
 
-    assert verdict(compared(spoken(after), spoken(before)), spoken(after)) == f"{words}, no run-ons"
+    told = verdict(compared(spoken(after), spoken(before), 86.0), spoken(after), spoken(before))
+    assert told.split("; ")[0] == f"{words}, no run-ons"
+    assert verdict(compared(spoken(after), spoken(before), None), spoken(after), spoken(before)) == "no run-ons"
+
+
+def test_pace_that_moved_is_not_called_unchanged():
+    def spoken(ratios: tuple[float, ...]) -> list[dict]:
+        return [{"failed": (0, 1), "run_on": (0, 1), "duration_ratio": (ratio, 1)} for ratio in ratios]
+
+    slow, fast = spoken((1.25, 1.2, 1.3, 1.25)), spoken((0.8, 0.83, 0.77, 0.8))
+    assert verdict(compared(fast, slow, None), fast, slow) == (
+        "pace as far from the speaker's as before (1.25 -> 0.80 of the speaker's own time), no run-ons"
+    )

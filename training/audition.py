@@ -62,11 +62,13 @@ def choose_texts(
     lines = [line for line in shipped if line and line not in {*trained, *own}]
     for number, line in enumerate(own):
         lines.insert(2 * number, line)
-    spoken = []
-    for line in lines[:count]:
-        segments = tuple(speakable(frontend, line))
-        spoken += [Text(line, segments, text_tokens(frontend, line))] if segments else []
-    return spoken
+    return read_texts(lines[:count], frontend)
+
+
+def read_texts(lines: Sequence[str], frontend: CosyVoiceFrontEnd) -> list[Text]:
+    """These sentences, without those in which nothing can be spoken."""
+    read = [Text(line, tuple(speakable(frontend, line)), text_tokens(frontend, line)) for line in lines]
+    return [text for text in read if text.segments]
 
 
 class Audition:
@@ -83,13 +85,12 @@ class Audition:
         held_out: Sequence[Clip],
         count: int = JUDGED,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
-        own_hz: float | None = None,
     ) -> None:
         """networks: LLM and flow, trained or not, on one device. voice: mean vector and pace. clips: those trained on.
 
         count: sentences that the base and the merged voice speak; a few of them judge epochs.
-        autocast: gives the precision of LLM and flow; ears and vocoder are float32. own_hz: the speaker's pitch."""
-        self.networks, self.frontend, self.autocast, self.own_hz = networks, frontend, autocast, own_hz
+        autocast: gives the precision of LLM and flow; ears and vocoder are float32."""
+        self.networks, self.frontend, self.autocast = networks, frontend, autocast
         self.device = next(networks.parameters()).device
         self.texts = choose_texts(clips, held_out, frontend, count)
         self.centre = unit_mean([clip.utt_embedding for clip in clips])

@@ -24,7 +24,7 @@ class Board:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.folder = folder
-        self.writer = SummaryWriter(str(folder), purge_step=run.step or None)
+        self.writer = SummaryWriter(str(folder), purge_step=run.step + 1)  # what a resumed run logs anew
 
     def step(self, run: Run, results: Mapping[str, tuple[float, float]]) -> None:
         for name, (loss, norm) in results.items():

@@ -5,7 +5,6 @@ import math
 import torch
 
 from lora import adapter_state_dict
-from training.distributed import from_writer
 from training.selection import JUDGED, Choice, Heard, why_out, why_unread
 from training.state import Part, Run
 from voice.evaluation import Figures
@@ -24,7 +23,7 @@ def note_best(run: Run, part: Part, loss: float) -> bool:
     return False
 
 
-def read_clips(run: Run) -> str:
+def bar_unread_llm(run: Run) -> str:
     """What is to be said where the base's LLM cannot learn from the clips; beside a flow it is then not trained."""
     llm = run.parts.get("llm")
     reason = "" if llm is None else why_unread(run.audition.clips_clarity(), run.judged_base)
@@ -141,8 +140,3 @@ def why_finished(run: Run) -> str:
     if run.config.stop.rule == "any" and any(part.reached(run.config) for part in stopped):
         return "; ".join(f"{part.name}: {part.stopped}" for part in stopped) + " (stop.rule = any)"
     return f"max_epochs = {run.config.max_epochs}" if run.epoch >= run.config.max_epochs else ""
-
-
-def follow_writer(run: Run) -> None:
-    """Every process goes on from what the writer measured, heard and decided."""
-    run.go_on_from(from_writer(run.progress))

@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 from common.signals import SignalGuard
 from lora import adapter_state_dict, load_adapter
 from training.board import Board, write_samples
-from training.decisions import note_heard, note_heard_again, read_clips, trained_parts, unchosen
+from training.decisions import bar_unread_llm, leave_out, note_heard, note_heard_again, trained_parts, unchosen
 from training.distributed import check_alone
 from training.run_files import save_best, save_last
-from training.selection import compared, means, overfit_signs, plain, verdict, why_alone
+from training.selection import compared, means, overfit_signs, verdict, why_alone
 from training.state import Run
-from voice.evaluation import BY_NAME, Figures, Sentence, in_words, summary, with_pitch
+from voice.evaluation import BY_NAME, Figures, Sentence, figures_of, in_words, summary, with_pitch
 
 SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
@@ -22,31 +22,60 @@ UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # lef
 
 def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
-    started = time.monotonic()
-    base_known = bool(run.hearings)
-    numbers = run.judged if base_known else range(len(run.audition.texts))
-    trained = trained_parts(run) if base_known else ()
     between = partial(check_alone, guard)
-    spoken = run.audition.hear(numbers, trained, between)
-    flow_alone = run.audition.hear(numbers, ("flow",), between) if len(trained) > 1 else spoken
-    if not base_known:
-        heard = time.monotonic()
-        spoken = flow_alone = with_pitch(spoken, run.audition.own_hz)
-        started += time.monotonic() - heard  # no other hearing needs it
-    rejections = note_heard(run, plain(spoken), plain(flow_alone))
-    sentences = dict(zip(numbers, spoken, strict=True))
-    figures, epoch = plain([sentences[number] for number in run.judged]), run.hearings[-1].epoch
-    board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
-    run.spent_sec["hearing"] += time.monotonic() - started
-    print(hearing_line(run, figures, rejections), flush=True)
-    if not run.epoch and (remark := read_clips(run)):
-        print(remark, flush=True)
-    signs = overfit_signs(figures, run.judged_base, run.config.inference.max_silence_sec) if epoch else {}
-    for sign, remedy in signs.items():
-        print(f"sign of overfitting in epoch {epoch}: {sign}: {remedy}", flush=True)
+    if run.hearings:
+        hear_epoch(run, between, board)
+    else:
+        hear_base(run, between, board)
     if run.by_sound:
         save_best(run)  # before _last, as after an epoch
     save_last(run)
+
+
+def hear_base(run: Run, between: Callable[[], None], board: Board) -> None:
+    """All sentences by the base, and their pitch; what it says of the speaker's clips may bar the LLM."""
+    with spent(run):
+        spoken = run.audition.hear(trained=(), between=between)
+    run.texts = [sentence.text for sentence in spoken]
+    measured = figures_of(with_own_pitch(run, spoken))
+    rejections = note_heard(run, measured, measured)
+    show(run, board, dict(enumerate(spoken)), rejections)
+    if not run.epoch and (remark := bar_unread_llm(run)):
+        print(remark, flush=True)
+
+
+def hear_epoch(run: Run, between: Callable[[], None], board: Board) -> None:
+    """The judged sentences by what was trained so far, and by its flow alone."""
+    trained = trained_parts(run)
+    with spent(run):
+        spoken = run.audition.hear(run.judged, trained, between)
+        flow_alone = run.audition.hear(run.judged, ("flow",), between) if len(trained) > 1 else spoken
+    rejections = note_heard(run, figures_of(spoken), figures_of(flow_alone))
+    show(run, board, dict(zip(run.judged, spoken, strict=True)), rejections)
+    signs = overfit_signs(figures_of(spoken), run.judged_base, run.config.inference.max_silence_sec)
+    for sign, remedy in signs.items():
+        print(f"sign of overfitting in epoch {run.epoch}: {sign}: {remedy}", flush=True)
+
+
+def show(run: Run, board: Board, sentences: Mapping[int, Sentence], rejections: Sequence[str]) -> None:
+    """Sounds of these sentences, by number, and figures of the judged ones, in files and in a line."""
+    figures, epoch = figures_of(sentences[number] for number in run.judged), run.hearings[-1].epoch
+    with spent(run):
+        board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
+    print(hearing_line(run, figures, rejections), flush=True)
+
+
+@contextmanager
+def spent(run: Run) -> Iterator[None]:
+    """Within it time is spent on hearing."""
+    started = time.monotonic()
+    yield
+    run.spent_sec["hearing"] += time.monotonic() - started
+
+
+def with_own_pitch(run: Run, sentences: Sequence[Sentence]) -> Sequence[Sentence]:
+    """The sentences with their pitch, where the speaker's is known; no part of hearing, half of which it would take."""
+    return sentences if run.own_hz is None else [with_pitch(sentence) for sentence in sentences]
 
 
 def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]) -> str:
@@ -61,27 +90,30 @@ def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]
 
 def hear_unchosen(run: Run) -> None:
     """What a few sentences spoke against is heard once more with all, before a whole training is thrown away."""
-    started = time.monotonic()
     for part in unchosen(run):
         trained = ("flow",) if part.name == "flow" else trained_parts(run)
-        if note_heard_again(run, part, plain(run.audition.hear(trained=trained))):
+        with spent(run):
+            spoken = run.audition.hear(trained=trained)
+        if note_heard_again(run, part, figures_of(spoken)):
             print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is accepted", flush=True)
             save_best(run)
             save_last(run)
-    run.spent_sec["hearing"] += time.monotonic() - started
 
 
-def hear_merged(run: Run) -> tuple[list[Sentence], str]:
-    """All sentences by the chosen epochs, and why their LLM is to be left out: then by the flow alone."""
-    started = time.monotonic()
-    with chosen_adapters(run):
-        sentences, reason = run.audition.hear(trained=trained_parts(run)), ""
+def hear_merged(run: Run) -> list[Sentence]:
+    """All sentences by the chosen epochs; an LLM with which they are worse than by the flow alone is left out."""
+    reason = ""
+    with chosen_adapters(run), spent(run):
+        sentences = run.audition.hear(trained=trained_parts(run))
         if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
             flow_alone = run.audition.hear(trained=("flow",))
-            reason = why_alone(plain(sentences), plain(flow_alone))
-            sentences = flow_alone if reason else sentences
-    run.spent_sec["hearing"] += time.monotonic() - started
-    return with_pitch(sentences, run.audition.own_hz), reason
+            if reason := why_alone(figures_of(sentences), figures_of(flow_alone)):
+                sentences = flow_alone
+    if reason:
+        leave_out(run, run.parts["llm"], reason)
+        save_best(run)
+        save_last(run)
+    return list(with_own_pitch(run, sentences))
 
 
 @contextmanager
@@ -100,8 +132,8 @@ def chosen_adapters(run: Run) -> Iterator[None]:
 def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
     """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
     write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
-    base, figures = run.hearings[0].figures, plain(sentences)
-    comparisons = compared(figures, base)
+    base, figures = run.hearings[0].figures, figures_of(sentences)
+    comparisons = compared(figures, base, run.own_hz)
     verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
     before, after = summary(base), summary(figures)
     print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
@@ -111,7 +143,9 @@ def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
             print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
     if not math.isnan(run.audition.real_similarity):
         print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
-    print(f"verdict: {verdict(comparisons, figures)}")
+    if run.own_hz is not None:
+        print(f"  (pitch of the speaker's recordings: {run.own_hz:.0f} Hz)")
+    print(f"verdict: {verdict(comparisons, figures, base)}")
     share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
     samples = run.output_dir / "samples"
     print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")

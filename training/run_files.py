@@ -21,6 +21,7 @@ from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
 from lora import adapter_state_dict, load_adapter
+from training.audition import read_texts
 from training.decisions import keep, last_trained, why_finished
 from training.distributed import is_writer
 from training.selection import Choice
@@ -95,6 +96,8 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     run.go_on_from({**from_plain(training), "epoch": checkpoint["epoch"], "step": checkpoint["step"]})
     for part in run.parts.values():
         part.stopped = part.why_stop(run.config)
+    if run.audition is not None and run.texts:  # the list may have changed since
+        run.audition.texts = read_texts(run.texts, run.audition.frontend)
     if not run.config.eval_every_epochs == stored.eval_every_epochs == "auto":
         run.hear_every = hear_every
     if clips_per_step(stored) != clips_per_step(run.config):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from voice.evaluation import CAMPPLUS, Comparison, Figures, Sentence, compare, octaves, ratios
+from voice.evaluation import BY_NAME, CAMPPLUS, Comparison, Figures, compare, octaves, ratios
 
 JUDGED = 4  # sentences that epochs are judged by, where the base says so many clearly
 FEWEST_JUDGED = 2  # and at least, clear or not
@@ -20,7 +20,10 @@ UNREAD = 0.4  # of the base's own clarity: clips that it foresees less from thei
 CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
 NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
-MARKED_CHANGE = 0.15  # of the base's clarity: named in the verdict also where it may be chance
+# Changes that the verdict names also where they may be chance
+MARKED_CHANGE = 0.15  # of the base's clarity
+MARKED_OCTAVES = 1 / 6  # of pace and pitch: two semitones
+CLOSER, FURTHER = "closer to the speaker's", "further from the speaker's"
 # Signs of overfitting that are named in the log
 RECITED_SEC, HURRIED, SILENCE_SEC = 1.0, 0.85, 1.0
 MUCH_MORE = 1.5  # times the base's
@@ -177,33 +180,51 @@ def overfit_signs(heard: Sequence[Figures], base: Sequence[Figures], max_silence
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def unproven(word: str, comparison: Comparison, value: float) -> str:
-    """A change, to `value`, that so few sentences do not prove: told, by the word for it, where it is not small."""
+@dataclass(frozen=True)
+class Told:
+    """How the verdict tells of one figure."""
+
+    name: str
+    what: str
+    better: str
+    worse: str
+    marked: float  # change that is named also where it may be chance: of a cosine, a share of the base's, or octaves
+    shown: str  # such a change: the base's mean, the new one, their ratio
+
+
+TOLD = (
+    Told(CAMPPLUS, "timbre", "clearly closer", "further away", NOISE, "similarity {0:.2f} -> {1:.2f}"),
+    Told("clarity", "intelligibility", "better", "worse", MARKED_CHANGE, "{2:.0%} of the base's clarity"),
+    Told("duration_ratio", "pace", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.2f} -> {1:.2f} of the speaker's own time"),
+    Told("f0_hz", "pitch", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.0f} -> {1:.0f} Hz"),
+)
+
+
+def told(figure: Told, comparison: Comparison, before: float, after: float) -> str:
+    """What became of one figure, from the base's mean to the new one."""
     gain = comparison.gain.value
-    before = value - gain
-    if comparison.name == CAMPPLUS and abs(gain) >= NOISE:
-        change = f"similarity {before:.2f} -> {value:.2f}"
-    elif comparison.name == "clarity" and before > 0 and abs(gain) >= MARKED_CHANGE * before:
-        change = f"{value / before:.0%} of the base's clarity"
-    else:
-        return "unchanged"
-    return f"perhaps {word.removeprefix('clearly ')} ({change})"
+    word = figure.better if gain > 0 else figure.worse
+    if comparison.gain.excludes_zero:
+        return f"{figure.what} {word}"
+    near = BY_NAME[figure.name].better == "near"
+    ratio = after / before if before > 0 else 1.0
+    moved = octaves(ratio, 1) if near else abs(gain) if figure.name == CAMPPLUS else abs(ratio - 1)
+    if moved < figure.marked:
+        return f"{figure.what} unchanged"
+    shown = figure.shown.format(before, after, ratio)
+    if near and abs(gain) < figure.marked / 2:
+        return f"{figure.what} as far from the speaker's as before ({shown})"
+    return f"{figure.what} perhaps {word.removeprefix('clearly ')} ({shown})"
 
 
-def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
+def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures], base: Sequence[Figures]) -> str:
     """Better or not, in one sentence."""
     found = {comparison.name: comparison for comparison in comparisons}
-    words = []
-    for name, what, better, worse in (
-        (CAMPPLUS, "timbre", "clearly closer", "further away"),
-        ("clarity", "intelligibility", "better", "worse"),
-        ("duration_ratio", "pace", "closer to the speaker's", "further from the speaker's"),
-        ("pitch_ratio", "pitch", "closer to the speaker's", "further from the speaker's"),
-    ):
-        if name in found:
-            gain = found[name].gain
-            word = better if gain.value > 0 else worse
-            words.append(f"{what} {word if gain.excludes_zero else unproven(word, found[name], mean(heard, name))}")
+    words = [
+        told(figure, found[figure.name], mean(base, figure.name), mean(heard, figure.name))
+        for figure in TOLD
+        if figure.name in found
+    ]
     wrong = round(sum(sentence["failed"][0] for sentence in heard))
     run_on = round(sum(sentence["run_on"][0] for sentence in heard))
     words.append(f"{run_on} of {len(heard)} run on" if run_on else "no run-ons")
@@ -212,14 +233,10 @@ def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures]) -> str:
     return ", ".join(words) + (more if any("perhaps" in word for word in words) else "")
 
 
-def compared(heard: Sequence[Figures], base: Sequence[Figures]) -> list[Comparison]:
-    """Each figure beside the base's, sentence by sentence."""
-    return compare(heard, base, {"duration_ratio": 1.0, "pitch_ratio": 1.0})
-
-
-def plain(sentences: Sequence[Sentence]) -> list[Figures]:
-    """The figures alone, as they are stored."""
-    return [{name: (float(a), float(b)) for name, (a, b) in sentence.figures.items()} for sentence in sentences]
+def compared(heard: Sequence[Figures], base: Sequence[Figures], own_hz: float | None) -> list[Comparison]:
+    """Each figure beside the base's, sentence by sentence. own_hz: the speaker's pitch; None: not known."""
+    targets = {"duration_ratio": 1.0} if own_hz is None else {"duration_ratio": 1.0, "f0_hz": own_hz}
+    return compare(heard, base, targets)
 
 
 def means(heard: Sequence[Figures]) -> Mapping[str, float]:

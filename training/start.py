@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import PARTS
@@ -29,11 +30,11 @@ from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_state_dict
 from training.audition import Audition
 from training.distributed import failing_together, own_share
-from training.state import Part, Run, stop_loss
+from training.state import Part, Run, stops_at
 from utils import duration_words, user_mistakes
 from voice.evaluation import EAR_RATE
 from voice.metrics import F0_RATE, pitch
-from voice.recordings import read_recordings, recordings_folder
+from voice.recordings import read_recording, recordings_folder
 from voice.speaking import Voice
 
 DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
@@ -91,7 +92,7 @@ def load_joint_model(model_config: ModelConfig, config: JointConfig, device: tor
     return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
 
 
-def make_audition(model_config: ModelConfig, run: Run, data_dir: Path) -> Audition | None:
+def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     """Who listens to the voice while it is trained; None where the settings say that nobody does."""
     if not run.config.eval_every_epochs:
         return None
@@ -104,27 +105,43 @@ def make_audition(model_config: ModelConfig, run: Run, data_dir: Path) -> Auditi
         frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
         voice = Voice.of(run.identity["speaker"])
         config, clips = run.config, (run.train_clips, run.held_out)
-        count, own_hz = config.eval_sentences, own_pitch(run.train_clips, data_dir)
-        audition = Audition(run.model, hift, frontend, voice, config.inference, *clips, count, run.autocast, own_hz)
+        audition = Audition(
+            run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast
+        )
     if not audition.texts:
         raise UserError(f"{model_config.directory} can read none of the sentences to listen to; {DO_NOT_LISTEN}")
     return audition
 
 
 def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
-    """The speaker's median pitch in Hz, told from some recordings; None where they are not at hand, or have none."""
-    chosen = spread_out(clips, PITCH_CLIPS)
-    try:
-        waves = read_recordings(chosen, recordings_folder(data_dir, None, RECORDINGS), RECORDINGS)
-    except UserError as error:
-        print(f"the pitch will not be compared with the speaker's: {error}", flush=True)
-        return None
-    found = [tone for wave in waves.values() if (tone := pitch(resample(wave, EAR_RATE, F0_RATE)))]
+    """The speaker's median pitch in Hz, told from some recordings; None, with a line that says so, where none tells.
+
+    Recordings without the voice's lowest harmonic are warned of."""
+    waves, reason = some_recordings(spread_out(clips, PITCH_CLIPS), data_dir)
+    found = [tone for wave in waves if (tone := pitch(wave))]
     if not found:
+        print(
+            f"the pitch will not be compared with the speaker's: {reason or 'no voice in the recordings'}", flush=True
+        )
         return None
     if (level := median(tone.lowest_db for tone in found)) < LOW_CUT_DB:
         print(LOW_CUT.format(-level), flush=True)
     return median(tone.hz for tone in found)
+
+
+def some_recordings(clips: Sequence[Clip], data_dir: Path) -> tuple[list[Tensor], UserError | None]:
+    """Waves (1, N) at F0_RATE of those clips whose recordings are at hand, and why the last of the others is not."""
+    waves, reason = [], None
+    try:
+        folder = recordings_folder(data_dir, None, RECORDINGS)
+    except UserError as error:
+        return [], error
+    for clip in clips:
+        try:
+            waves.append(resample(read_recording(clip, folder, RECORDINGS), EAR_RATE, F0_RATE))
+        except UserError as error:
+            reason = error
+    return waves, reason
 
 
 def measure_base(run: Run) -> None:
@@ -153,8 +170,8 @@ def measure_base(run: Run) -> None:
 def base_line(run: Run, part: Part) -> str:
     """How well the untouched base knows the speaker, and where the part will stop."""
     held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
-    loss, threshold = f"loss {part.base_loss:.3f}{held_out}", stop_loss(run.config, part.name)
-    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); stops at {threshold:g}"
+    loss = f"loss {part.base_loss:.3f}{held_out}"
+    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); {stops_at(run.config, part.name)}"
 
 
 def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:

@@ -20,6 +20,7 @@ from dataset import Clip, clips_per_step, split_by
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
 from training.audition import Audition
+from training.distributed import from_writer
 from training.selection import Choice, Heard, judged_sentences
 from utils import user_mistakes
 from voice.evaluation import Figures
@@ -51,6 +52,12 @@ def loss_weight(config: JointConfig, part: str) -> float:
 def stop_loss(config: JointConfig, part: str) -> float:
     """Raw loss at which a part stops; 0 = never."""
     return config.stop.llm_loss if part == "llm" else config.stop.flow_loss
+
+
+def stops_at(config: JointConfig, part: str) -> str:
+    """The same in words."""
+    threshold = stop_loss(config, part)
+    return f"stops at {threshold:g}" if threshold else "no loss stops it"
 
 
 @dataclass
@@ -100,6 +107,8 @@ class Progress:
     bad_steps: int = 0  # in a row, up to now
     history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
     hearings: list[Heard] = field(default_factory=list)  # the base first
+    texts: list[str] = field(default_factory=list)  # that the base spoke
+    own_hz: float | None = None  # the speaker's pitch, where recordings told it
     hear_every: int = 0  # epochs; 0: not settled yet, or never
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
 
@@ -197,6 +206,10 @@ class Run(Progress):
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.max_epochs
+
+    def follow_writer(self) -> None:
+        """Every process goes on from what the writer measured, heard and decided."""
+        self.go_on_from(from_writer(self.progress))
 
     def autocast(self) -> AbstractContextManager:
         """Forward passes run in `dtype` inside it."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -83,7 +83,6 @@ FIGURES = (
     Figure("repeated", "share of repeated tokens", "near"),
     Figure("recited_sec", "longest stretch as in a training clip, s", "less", 1),
     Figure("f0_hz", "pitch, Hz", "near", 0, octaves),
-    Figure("pitch_ratio", "pitch / the speaker's own", "near", 2, octaves),
     Figure("f0_spread", "spread of the pitch, semitones", "near"),
     Figure("clipped", "share of clipped samples", "less", 4),
 )
@@ -222,24 +221,15 @@ def listen_to(
         figures["wer"] = wrong
     if ears.clarity is not None:
         figures |= ears.clarity.figures(text_tokens(ears.frontend, text), tokens, heard_wave)
-    if found := pitch(resample(wave, sample_rate, F0_RATE)):
-        figures |= {"f0_hz": (found.hz, 1), "f0_spread": (found.spread, 1)}
-    return Sentence(text, wave, sample_rate, figures, heard)
+    return with_pitch(Sentence(text, wave, sample_rate, figures, heard))
 
 
-def with_pitch(sentences: Sequence[Sentence], own_hz: float | None) -> list[Sentence]:
-    """The sentences with their pitch beside the speaker's own, as they are where that is not known.
-
-    Apart from other figures, because a small network speaks a sentence in the time that this takes."""
-    return list(sentences) if own_hz is None else [_with_pitch(sentence, own_hz) for sentence in sentences]
-
-
-def _with_pitch(sentence: Sentence, own_hz: float) -> Sentence:
-    if not sentence.wave.shape[1]:
+def with_pitch(sentence: Sentence) -> Sentence:
+    """The sentence with its pitch measured, which a small network would speak another one in."""
+    found = pitch(resample(sentence.wave, sentence.sample_rate, F0_RATE)) if sentence.wave.shape[1] else None
+    if found is None:
         return sentence
-    found = pitch(resample(sentence.wave, sentence.sample_rate, F0_RATE))
-    figures = sentence.figures if found is None else sentence.figures | {"pitch_ratio": (found.hz / own_hz, 1)}
-    return replace(sentence, figures=figures)
+    return replace(sentence, figures=sentence.figures | {"f0_hz": (found.hz, 1), "f0_spread": (found.spread, 1)})
 
 
 def cheap_figures(wave: Tensor, sample_rate: int, tokens: Sequence[int], vectors: Vectors, centres: Vectors) -> Figures:
@@ -279,9 +269,9 @@ def length_figures(speaker: Speaker, segments: Sequence[str], speech: Speech) ->
     return figures
 
 
-def figures_of(sentences: Sequence[Sentence]) -> list[Figures]:
-    """What was measured in each sentence."""
-    return [sentence.figures for sentence in sentences]
+def figures_of(sentences: Iterable[Sentence]) -> list[Figures]:
+    """What was measured in each sentence, as plain numbers, which can be stored."""
+    return [{name: (float(a), float(b)) for name, (a, b) in sentence.figures.items()} for sentence in sentences]
 
 
 def ratios(measured: Sequence[Figures], name: str) -> list[Ratio]:

@@ -1,6 +1,5 @@
 """A speaker's recordings, found again once their clips are prepared."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -17,24 +16,23 @@ SAME_SEC = 0.05  # by which decoders of different versions may disagree about a 
 def recordings_folder(data_dir: Path, given: Path | None, remedy: str) -> Path:
     """The folder given, else the one that the data notes as its own, else the usual one; UserError where none is."""
     noted = made_from(data_dir).get("input_dir")
-    if given is None and noted is not None and noted.is_dir():
-        return noted
-    return find_folder(given, DEFAULT_INPUT_DIR, remedy)
+    with user_mistakes():
+        if given is None and noted is not None and noted.is_dir():
+            return noted
+        return find_folder(given, DEFAULT_INPUT_DIR, remedy)
 
 
-def read_recordings(clips: Sequence[Clip], folder: Path, remedy: str) -> dict[str, Tensor]:
-    """{clip name: recording (1, N) at EAR_RATE}; UserError where one is missing, or is not what the clip was made from.
+def read_recording(clip: Clip, folder: Path, remedy: str) -> Tensor:
+    """A clip's recording, (1, N) at EAR_RATE; UserError where it is missing, or not what the clip was made from.
 
-    Clips are as long as their recordings, while those of another speaker may well have the same names."""
-    waves = {}
-    for clip in clips:
-        path = folder / clip.wav
+    A clip is as long as its recording, while one of another speaker may well have the same name."""
+    path = folder / clip.wav
+    with user_mistakes():
         if not path.is_file():
             raise UserError(f"clip '{clip.utt}' was made from {clip.wav}, which is not in {folder}; {remedy}")
-        with user_mistakes():
-            waves[clip.utt] = load_wav(path, EAR_RATE)
-        seconds = waves[clip.utt].shape[1] / EAR_RATE
-        if abs(seconds - clip.duration) > SAME_SEC:
-            lengths = f"{seconds:.2f} s, the clip made from it {clip.duration:.2f} s"
-            raise UserError(f"{path} is another recording, or has changed ({lengths}); {remedy}")
-    return waves
+        wave = load_wav(path, EAR_RATE)
+    seconds = wave.shape[1] / EAR_RATE
+    if abs(seconds - clip.duration) > SAME_SEC:
+        lengths = f"{seconds:.2f} s, the clip made from it {clip.duration:.2f} s"
+        raise UserError(f"{path} is another recording, or has changed ({lengths}); {remedy}")
+    return wave
