@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+from tqdm import tqdm
+
 from common.signals import SignalGuard
 from lora import adapter_state_dict, load_adapter
 from training.board import Board, write_samples
@@ -75,7 +77,7 @@ def spent(run: Run) -> Iterator[None]:
 
 def with_own_pitch(run: Run, sentences: Sequence[Sentence]) -> Sequence[Sentence]:
     """The sentences with their pitch, where the speaker's is known; no part of hearing, half of which it would take."""
-    return sentences if run.own_hz is None else [with_pitch(sentence) for sentence in sentences]
+    return sentences if run.own_hz is None else [with_pitch(one) for one in tqdm(sentences, "pitch", leave=False)]
 
 
 def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]) -> str:
