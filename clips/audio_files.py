@@ -19,25 +19,19 @@ from common.files import atomic_path, split_lines
 from common.recogniser import Recogniser
 from config import UserError
 from cosyvoice.cli import frontend
+from cosyvoice.cli.frontend import AudioError
 from cosyvoice.utils.common import InputError
 from utils import user_mistakes
 
 # In order of preference where two files differ only in the suffix.
-FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()
-AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + FFMPEG_SUFFIXES
+AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + frontend.FFMPEG_SUFFIXES
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 PART_SUFFIX = ".part"
 
-SF_NO_SUCH_FILE = 7  # libsndfile's code for "File does not exist or is not a regular file"
-
 MIN_PIECE_SEC, MAX_PIECE_SEC = 1.5, 15.0
 MARGIN_SEC = 0.15  # kept before and after the speech of a piece
 LONG_PAUSE_SEC = 1.0  # always cut here; shorter pauses only where a piece would get too long
-
-
-class AudioError(InputError):
-    """A recording that cannot be used; the message gives the reason, the caller names the file."""
 
 
 @dataclass(frozen=True)
@@ -238,36 +232,7 @@ def _place(spelling: str) -> str:
 
 def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     """Decoded samples at the file's own rate, at most max_sec of them. Raises AudioError with the reason."""
-    try:
-        if path.stat().st_size == 0:
-            raise AudioError("the file is empty (0 bytes)")
-        path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
-        with soundfile.SoundFile(frontend.sound_file_name(path)) as file:
-            rate, limit = file.samplerate, -1 if max_sec is None else int(max_sec * file.samplerate)
-            samples = file.read(limit, dtype="float32", always_2d=True)
-            length = file.frames if len(samples) == limit else len(samples)
-    except soundfile.LibsndfileError as error:
-        samples, rate = _read_with_ffmpeg(path, max_sec, error)
-        length = len(samples)
-    except OSError as error:
-        raise AudioError(error.strerror or str(error)) from error
-    if len(samples) == 0:
-        raise AudioError("it holds no sound (0 samples)")
-    if not np.isfinite(samples).all():
-        raise AudioError("it holds NaN or infinite samples; export it again")
-    return Recording(samples, rate, length / rate)
-
-
-def _read_with_ffmpeg(path: Path, max_sec: float | None, refused: soundfile.LibsndfileError) -> tuple[np.ndarray, int]:
-    """Samples (N, channels) and rate of what libsndfile refused."""
-    try:
-        return frontend.decode_with_ffmpeg(path, max_sec)
-    except InputError as error:
-        if path.suffix.lower() in FFMPEG_SUFFIXES:
-            raise AudioError(str(error)) from error
-        # of a .mp3 that is none libsndfile says that it is not there
-        refusal = "no sound in it" if refused.code == SF_NO_SUCH_FILE else refused.error_string.rstrip(".")
-        raise AudioError(f"damaged or not audio at all ({refusal})") from error
+    return Recording(*frontend.decode(path, max_sec))
 
 
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:

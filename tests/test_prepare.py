@@ -393,6 +393,32 @@ def test_no_more_of_a_long_file_is_decoded_than_asked_for(as_m4a):
     np.testing.assert_array_equal(start.samples, whole.samples[: 3 * RATE])
 
 
+def streamed_flac(path: Path, samples: np.ndarray) -> None:
+    """As `ffmpeg ... -f flac - > x.flac` writes it: the header has 0 where the number of samples stands."""
+    soundfile.write(path, samples, RATE)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # 36 bits after the rate, the channels and the bits
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+
+
+def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(tmp_path, raw, run, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # without ffmpeg
+    streamed_flac(raw / "pipe.flac", voice(4))
+    (raw / "pipe.txt").write_text(SENTENCES[4], encoding="utf-8")
+    streamed_flac(raw / "talk.flac", np.tile(voice(5), 7))
+    assert len(load_wav(raw / "pipe.flac", RATE)[0]) == 4 * RATE
+    assert audio_files.read_audio(raw / "talk.flac").duration_sec == 35
+    run()
+    assert report(tmp_path)["pipe"]["duration_sec"] == 4 and flags(tmp_path)["pipe"] == []
+    assert report(tmp_path)["talk"]["duration_sec"] == 35 and "too_long" in flags(tmp_path)["talk"]
+    run("--fix")
+    assert soundfile.info(tmp_path / "录音_fixed/talk.wav").duration == pytest.approx(35, abs=0.1)
+    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--split")
+    assert (raw / "talk_split/talk_001.wav").is_file()
+
+
 def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_path, run, monkeypatch):
     """As an archive from an old Chinese Windows unpacks; the folder's name too."""
     folder, odd = tmp_path / os.fsdecode(b"\xc4\xe3"), os.fsdecode(b"\xba\xc3")

@@ -31,8 +31,12 @@ MAX_TOKEN_SEC = 30
 MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200
 MIN_SPEAKER_SAMPLES = 400  # one frame of the filterbank
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
+FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()  # what libsndfile does not know
 FFMPEG_TIMEOUT_SEC = 300
 FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,asf,caf,eac3,flac,g722,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # no playlists
+SF_NO_SUCH_FILE = 7  # libsndfile's code for "File does not exist or is not a regular file"
+LONGEST_SEC = 24 * 3600  # a file that is said to hold more does not say how much it holds
+BLOCK = 2**20  # samples at once where they are only counted
 WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
 
 SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
@@ -216,6 +220,10 @@ def _pieces(text: str, marks: str) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- audio
+class AudioError(InputError):
+    """A recording that cannot be used; the message gives the reason, the caller names the file."""
+
+
 def load_wav(path: str | Path, sample_rate: int) -> Tensor:
     """The file's audio as (1, N) float32 at `sample_rate`, channels averaged. Raises as `read_audio`."""
     wave, source_rate = read_audio(path)
@@ -228,28 +236,79 @@ def load_wav(path: str | Path, sample_rate: int) -> Tensor:
 def read_audio(path: str | Path) -> tuple[Tensor, int]:
     """The file's audio, (1, N) float32 with the channels averaged, and its sample rate; nothing else is changed.
 
-    What libsndfile cannot read is decoded by ffmpeg where that is installed. Raises FileNotFoundError, and InputError
-    naming the file for one that is unreadable, empty, below 16 kHz or not finite.
+    Raises FileNotFoundError, and InputError naming the file for one that `decode` refuses or that is below 16 kHz.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such audio file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; record or copy it again")
     try:
-        samples, sample_rate = soundfile.read(sound_file_name(path), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError):
-        try:
-            samples, sample_rate = decode_with_ffmpeg(path)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        samples, sample_rate, _ = decode(path)
+    except AudioError as error:
+        raise InputError(f"{path}: {error}") from error
     if sample_rate < MIN_SOURCE_RATE:
         raise InputError(f"{path}: {sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
-    if len(samples) == 0:
-        raise InputError(f"{path}: holds no sound (0 samples); record or copy it again")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path}: holds samples that are not numbers (NaN or infinite); export it again")
     return torch.from_numpy(samples.mean(axis=1, dtype=np.float32))[None], sample_rate
+
+
+def decode(path: Path, max_sec: float | None = None) -> tuple[np.ndarray, int, float]:
+    """Samples (N, channels) float32 at the file's own rate, that rate, and the seconds of the whole file.
+
+    max_sec: no more than the first so many seconds are decoded. What libsndfile cannot read is decoded by ffmpeg where
+    that is installed; the seconds are then those decoded. Raises AudioError for a file that is unreadable, empty or not
+    finite.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError("the file is empty (0 bytes); record or copy it again")
+        path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
+        samples, rate, length = _decode_with_libsndfile(path, max_sec)
+    except soundfile.LibsndfileError as error:
+        samples, rate = _decode_refused(path, max_sec, error)
+        length = len(samples)
+    except OSError as error:
+        raise AudioError(error.strerror or str(error)) from error
+    if len(samples) == 0:
+        raise AudioError("it holds no sound (0 samples); record or copy it again")
+    if not np.isfinite(samples).all():
+        raise AudioError("it holds samples that are not numbers (NaN or infinite); export it again")
+    return samples, rate, length / rate
+
+
+class _OnwardFile(soundfile.SoundFile):
+    """Read from start to end: at the end of a FLAC without a length libsndfile fails to seek, as each read does."""
+
+    def seekable(self) -> bool:
+        """No."""
+        return False
+
+
+def _decode_with_libsndfile(path: Path, max_sec: float | None) -> tuple[np.ndarray, int, int]:
+    """Samples (N, channels), rate, and how many samples the whole file holds."""
+    with _OnwardFile(sound_file_name(path)) as file:
+        rate = file.samplerate
+        length = file.frames if file.frames <= LONGEST_SEC * rate else _counted(path)
+        wanted = length if max_sec is None else min(length, int(max_sec * rate))
+        samples = file.read(wanted, dtype="float32", always_2d=True)
+    return samples, rate, length if len(samples) == wanted else len(samples)
+
+
+def _counted(path: Path) -> int:
+    """Samples in a file that does not say how many, as a FLAC that went through a pipe, by reading all of it."""
+    with _OnwardFile(sound_file_name(path)) as file:
+        blocks = iter(lambda: len(file.read(BLOCK, dtype="float32", always_2d=True)), 0)
+        return sum(blocks)
+
+
+def _decode_refused(path: Path, max_sec: float | None, refused: soundfile.LibsndfileError) -> tuple[np.ndarray, int]:
+    """Samples (N, channels) and rate of what libsndfile refused."""
+    try:
+        return decode_with_ffmpeg(path, max_sec)
+    except AudioError as error:
+        if path.suffix.lower() in FFMPEG_SUFFIXES:
+            raise
+        # of a .mp3 that is none libsndfile says that it is not there
+        refusal = "no sound in it" if refused.code == SF_NO_SUCH_FILE else refused.error_string.rstrip(".")
+        raise AudioError(f"damaged or not audio at all ({refusal})") from error
 
 
 def sound_file_name(path: Path) -> Path | bytes:
@@ -260,12 +319,12 @@ def sound_file_name(path: Path) -> Path | bytes:
 def decode_with_ffmpeg(path: Path, max_sec: float | None = None) -> tuple[np.ndarray, int]:
     """Samples (N, channels) float32 and sample rate by the ffmpeg on the PATH; it may open no other file or address.
 
-    max_sec: no more than the first so many seconds are decoded. Raises InputError with the reason, without the name of
+    max_sec: no more than the first so many seconds are decoded. Raises AudioError with the reason, without the name of
     the file.
     """
     ffmpeg = shutil.which("ffmpeg")
     if ffmpeg is None:
-        raise InputError("no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
+        raise AudioError("no audio, or a format that needs ffmpeg, which is not installed; convert it to wav")
     limits = ["-nostdin", "-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FFMPEG_FORMATS]
     start = [] if max_sec is None else ["-t", f"{max_sec:g}"]
     wanted = ["-map", "0:a:0", *start, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
@@ -275,9 +334,9 @@ def decode_with_ffmpeg(path: Path, max_sec: float | None = None) -> tuple[np.nda
         return soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.decode("utf-8", "replace").splitlines()[-1:])
-        raise InputError(f"no audio that can be decoded ({reason}); convert it to wav") from error
+        raise AudioError(f"no audio that can be decoded ({reason}); convert it to wav") from error
     except (subprocess.TimeoutExpired, OSError, soundfile.SoundFileError, RuntimeError) as error:
-        raise InputError(f"ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
+        raise AudioError(f"ffmpeg did not decode it ({type(error).__name__}); convert it to wav") from error
 
 
 def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
