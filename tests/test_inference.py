@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_the_same_seed_gives_the_same_audio_and_another_seed_another(speak, tmp_
 def test_the_default_output_is_result_wav_in_the_output_folder(speak, trained):
     assert speak("--text", SENTENCE, output=None) == 0
     assert (trained / "result.wav").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_written_as_it_is_given(speak, tmp_path):
+    """As the names that are read have them: from an archive of an old Chinese Windows."""
+    output = tmp_path / os.fsdecode(b"\xc4\xe3.wav")
+    try:
+        output.touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert speak("--text", SENTENCE, output=output) == 0
+    assert soundfile.info(os.fsencode(output)).frames > 0
 
 
 def test_a_text_file_gives_one_numbered_file_a_line_and_skips_unspeakable_lines(speak, tmp_path, capsys):

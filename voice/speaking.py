@@ -25,7 +25,7 @@ from common.files import atomic_path
 from common.languages import without_tags
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, sound_file_name
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM
@@ -375,6 +375,6 @@ def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
     with atomic_path(path) as part:
         try:
             samples, kind = wave[0].clamp(-1, 1).numpy(), path.suffix[1:].upper()
-            soundfile.write(part, samples, sample_rate, format=kind, subtype="PCM_16")
+            soundfile.write(sound_file_name(part), samples, sample_rate, format=kind, subtype="PCM_16")
         except soundfile.LibsndfileError as error:
             raise OSError(str(error)) from error
