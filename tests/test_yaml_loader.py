@@ -224,6 +224,37 @@ def test_an_option_that_is_not_supported_is_named_when_building(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "upsample_rates: [8, 8]",
+            "upsample_rates: [8, 4]",
+            r"make 8 \* 4 \* 4 samples of each mel frame, which has 256",
+        ),
+        ("hop_len: 4", "hop_len: 2", r"make 8 \* 8 \* 2 samples of each mel frame"),
+        (
+            "upsample_kernel_sizes: [16, 16]",
+            "upsample_kernel_sizes: [16, 15]",
+            "upsample_kernel_sizes has 15 for the rate",
+        ),
+        (
+            "upsample_kernel_sizes: [16, 16]",
+            "upsample_kernel_sizes: [6, 16]",
+            "upsample_kernel_sizes has 6 for the rate 8",
+        ),
+        ("upsample_kernel_sizes: [16, 16]", "upsample_kernel_sizes: [16]", ""),
+    ],
+)
+def test_a_vocoder_that_would_fail_while_speaking_is_refused_when_building(
+    tmp_path: Path, old: str, new: str, message: str
+):
+    assert old in TINY_YAML
+    config = read(tmp_path, TINY_YAML.replace(old, new))
+    with pytest.raises(ValueError, match=f"cosyvoice.yaml: cannot build 'hift': .*{message}"):
+        config.build("hift")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "holds no keys"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from cosyvoice.utils.common import MEL_BINS, SAMPLE_RATE, InputError
+from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, InputError
 from cosyvoice.utils.precision import check_precision, fast_dtype
 from matcha.models.components.channels_last import use_channels_last
 from matcha.utils.audio import hann_window
@@ -152,7 +152,7 @@ class SourceModule(nn.Module):
 
 
 class HiFTGenerator(nn.Module):
-    """Vocoder. Letters: B batch, T mel frames, N = 256 T samples."""
+    """Vocoder. Letters: B batch, T mel frames, N = MEL_HOP T samples."""
 
     def __init__(
         self,
@@ -174,13 +174,25 @@ class HiFTGenerator(nn.Module):
         audio_limit: float = 0.99,
         f0_predictor: nn.Module | None = None,
     ) -> None:
-        """istft_params: {"n_fft": 16, "hop_len": 4} unless given. Raises InputError without an f0_predictor."""
+        """istft_params: {"n_fft": 16, "hop_len": 4} unless given. Raises InputError without an f0_predictor, and for
+        sizes that would not give MEL_HOP samples for each mel frame."""
         super().__init__()
         if f0_predictor is None:
             raise InputError("HiFTGenerator: no f0_predictor; name one under hift in cosyvoice.yaml")
         istft = {"n_fft": 16, "hop_len": 4} if istft_params is None else istft_params
         self.n_fft, self.hop_length = int(istft["n_fft"]), int(istft["hop_len"])
-        self.samples_per_frame = math.prod(upsample_rates) * self.hop_length
+        if math.prod(upsample_rates) * self.hop_length != MEL_HOP:
+            made = " * ".join(map(str, [*upsample_rates, self.hop_length]))
+            raise InputError(
+                f"upsample_rates and istft_params.hop_len make {made} samples of each mel frame, which has {MEL_HOP}; "
+                "take the cosyvoice.yaml that came with hift.pt"
+            )
+        for kernel, rate in zip(upsample_kernel_sizes, upsample_rates, strict=True):
+            if kernel < rate or (kernel - rate) % 2:  # a stage would not make `rate` values of each
+                raise InputError(
+                    f"upsample_kernel_sizes has {kernel} for the rate {rate}; a kernel is as long as its rate, or "
+                    "longer by an even number"
+                )
         self.lrelu_slope, self.audio_limit = lrelu_slope, audio_limit
         self.m_source = SourceModule(SineGen(sampling_rate, nb_harmonics, nsf_alpha, nsf_sigma, nsf_voiced_threshold))
         self.conv_pre = weight_norm(nn.Conv1d(in_channels, base_channels, 7, padding=3))
@@ -234,7 +246,7 @@ class HiFTGenerator(nn.Module):
         """Excitation (B, 1, N) from pitch f0 (B, T) in Hz, every value held for one frame.
 
         phase: (B, 9, 1) and noise: (B, 9, N) replace the random draws of `SineGen`."""
-        held = f0.repeat_interleave(self.samples_per_frame, dim=1, output_size=f0.shape[1] * self.samples_per_frame)
+        held = f0.repeat_interleave(MEL_HOP, dim=1, output_size=f0.shape[1] * MEL_HOP)
         return self.m_source(held[:, None], phase, noise)[0]
 
     def stft(self, x: Tensor) -> Tensor:
