@@ -1,7 +1,7 @@
 """Rebuild pretrained_models/CosyVoice-mini stage by stage; every stage resumes where it stopped.
 
-python build_mini/build.py --stage corpus
-python build_mini/build.py --stage all --work-dir build_mini/work
+python -m build_mini.build --stage corpus
+python -m build_mini.build --stage all --work-dir build_mini/work
 """
 
 from __future__ import annotations

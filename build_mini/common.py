@@ -66,7 +66,7 @@ def read_manifest(work: Path, name: str = "corpus") -> list[Clip]:
     """Clips of one manifest. Raises FileNotFoundError when the corpus stage has not run."""
     path = work / f"{name}.jsonl"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run: python build_mini/build.py --stage corpus")
+        raise FileNotFoundError(f"{path} is missing; run: python -m build_mini.build --stage corpus")
     with path.open(encoding="utf-8") as lines:
         return [Clip(**json.loads(line)) for line in lines]
 
