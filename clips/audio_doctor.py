@@ -228,7 +228,7 @@ def clipped_share(samples: np.ndarray) -> float:
 
 def bandwidth_hz(mono: np.ndarray, sample_rate: int) -> float:
     """Highest frequency at which the mean spectrum of the loud frames is within BANDWIDTH_DROP_DB of its peak."""
-    size = 2 ** round(math.log2(0.032 * sample_rate))
+    size = 2 ** max(1, round(math.log2(0.032 * sample_rate)))  # of a rate that no recorder has, too
     if len(mono) < size:
         return sample_rate / 2
     frames = np.lib.stride_tricks.sliding_window_view(mono, size)[:: size // 2] * np.hanning(size)

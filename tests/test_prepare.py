@@ -508,6 +508,14 @@ def test_only_channels_that_cancel_each_other_are_refused():
         assert figures.channel_db == measure(own[:, None], RATE).level_db
 
 
+@pytest.mark.parametrize("rate", [1, 10, 50, 100, 1000])
+def test_a_rate_that_no_recorder_has_is_low_and_not_an_error(rate):
+    noise = np.random.default_rng(0).normal(0, 0.1, size=(4 * rate, 1)).astype(np.float32)
+    figures = measure(noise, rate)
+    assert 0 <= figures.bandwidth_hz <= rate / 2
+    assert "low_sample_rate" in audio_doctor.audio_flags(figures)
+
+
 def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
     """Spoiled clips written to folder: {clip: (flag, status)}."""
     write_clip(folder, "short.wav", "ab", voice(0.4))
