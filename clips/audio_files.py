@@ -75,31 +75,41 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
             "(001.wav, 001.flac, 001.mp3, ...) and beside each its text (001.txt)"
         )
     audio.sort(key=lambda path: (_name(path, input_dir), AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
-    clips: dict[str, RawClip] = {}
+    clips: list[RawClip] = []
+    used: dict[str, RawClip] = {}
     for path in audio:
-        name, file = _name(path, input_dir), printable(path.relative_to(input_dir).as_posix())
+        name, file = _name(path, input_dir), _file(path, input_dir)
         if os.path.isdir(split_folder(path)):  # unlike Path's it says no to a name that is too long to exist
             notes.append(f"{file} is left out, its clips in {printable(split_folder(path).name)} are used")
-        elif name in clips:
-            clip = RawClip(file, path, file, flags={"duplicate_name": {"used_file": clips[name].file}})
-            clips[file] = clip
+        elif name in used:
+            clips.append(RawClip(file, path, file, flags={"duplicate_name": {"used_file": used[name].file}}))
         else:
-            clips[name] = RawClip(name, path, file)
-    transcripts = _transcripts(files, audio)
-    listed, csv_notes = read_metadata(input_dir / METADATA, list(clips.values()))
-    for clip in clips.values():
+            used[name] = RawClip(name, path, file)
+            clips.append(used[name])
+    transcripts, twins = _transcripts(files, audio)
+    notes += [f"{_file(path, input_dir)} is left out, {_file(other, input_dir)} is used" for path, other in twins]
+    listed, csv_notes = read_metadata(input_dir / METADATA, clips)
+    for clip in clips:
         _attach_text(clip, transcripts.get(clip.path.with_suffix("")), listed.get(clip.name))
-    return sorted(clips.values(), key=lambda clip: clip.name), notes + csv_notes
+    return sorted(clips, key=lambda clip: clip.name), notes + csv_notes
 
 
-def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> dict[Path, Path]:
-    """{audio file without suffix: its .txt}. The same name may be spelled in two ways (an e with an accent is one
-    character in NFC and two in NFD, as on a Mac), so that a .txt whose own spelling has no audio serves another's."""
-    exact = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Path, Path], list[tuple[Path, Path]]]:
+    """{audio file without suffix: its .txt}, and each .txt that another one of the same name is used for, with that.
+
+    The same name may be spelled in two ways (an e with an accent is one character in NFC and two in NFD, as on a Mac),
+    so that a .txt whose own spelling has no audio serves another's."""
     stems = {path.with_suffix("") for path in audio}
+    exact: dict[Path, Path] = {}
+    twins = []
+    for path in (path for path in files if path.suffix.lower() == ".txt"):
+        stem = path.with_suffix("")
+        if stem in exact and stem in stems:  # 001.TXT beside 001.txt
+            twins.append((exact[stem], path))
+        exact[stem] = path
     spare = {_place(str(stem)): path for stem, path in exact.items() if stem not in stems}
     found = {stem: exact.get(stem) or spare.get(_place(str(stem))) for stem in stems}
-    return {stem: path for stem, path in found.items() if path is not None}
+    return {stem: path for stem, path in found.items() if path is not None}, twins
 
 
 def left_out_twin(clip: RawClip) -> str:
@@ -113,7 +123,11 @@ def printable(name: str) -> str:
 
 
 def _name(path: Path, input_dir: Path) -> str:
-    return printable(path.relative_to(input_dir).with_suffix("").as_posix())
+    return _file(path.with_suffix(""), input_dir)
+
+
+def _file(path: Path, input_dir: Path) -> str:
+    return printable(path.relative_to(input_dir).as_posix())
 
 
 def _walk(top: Path) -> tuple[list[Path], list[str]]:

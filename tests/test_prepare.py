@@ -782,6 +782,22 @@ def test_a_line_without_audio_is_only_a_note(tmp_path):
     assert find_clips(tmp_path)[1] == ["metadata.csv line 2: no audio called 'gone'"]
 
 
+def test_of_files_that_differ_in_the_suffix_only_one_is_used_and_the_others_are_named(tmp_path):
+    for name in ("a.wav", "a.mp3", "a.mp3.wav"):
+        write_clip(tmp_path, name, None)
+    write_clip(tmp_path, "b.wav", "lower")
+    (tmp_path / "b.TXT").write_text("upper", encoding="utf-8")
+    if (tmp_path / "b.txt").read_text(encoding="utf-8") == "upper":
+        pytest.skip("this file system takes b.txt and b.TXT for one name")
+    (tmp_path / "liesmich.TXT").touch()
+    (tmp_path / "liesmich.txt").touch()
+    clips, notes = find_clips(tmp_path)
+    twins = {clip.file: clip.flags["duplicate_name"]["used_file"] for clip in clips if "duplicate_name" in clip.flags}
+    assert twins == {"a.mp3": "a.wav"}, "a.mp3.wav has a name of its own"
+    assert [clip.text for clip in clips if clip.name == "b"] == ["lower"]
+    assert notes == ["b.TXT is left out, b.txt is used"]
+
+
 def test_hidden_files_and_links_that_lead_back_are_passed_over(tmp_path):
     write_clip(tmp_path, "a.wav", "text")
     write_clip(tmp_path, "._a.wav", None)
