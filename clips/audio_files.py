@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,7 +187,7 @@ TEXT_TITLES = {"text", "transcript", "transcription", "sentence", "normalized_te
 
 
 def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str], list[str]]:
-    """{clip name: text} from lines `file|text` (or `file|raw text|text`, the last one counts), and notes.
+    """{clip name: text} from lines `file|text`, and notes; where most are `file|raw text|text` the last one counts.
 
     The first line may be a header; file may have a path and a suffix or neither. Raises UserError naming the lines that
     cannot be understood; a line whose audio does not exist is only noted.
@@ -199,6 +199,8 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
     except (InputError, OSError) as error:
         raise UserError(f"{path}: {error}") from error
     places = _places(clips)
+    bars = [line.count("|") for line in lines if line.strip()]
+    most_bars = 2 if 2 * bars.count(2) > len(bars) else 1  # of file|raw text|text and of file|text
     texts: dict[str, str] = {}
     first_line: dict[str, int] = {}
     problems, notes = [], []
@@ -206,10 +208,13 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
         cells = [one_line(cell) for cell in line.split("|")]
         if not line.strip() or (number == 1 and cells[0].lower() in FILE_TITLES and cells[-1].lower() in TEXT_TITLES):
             continue
-        if len(cells) not in (2, 3) or not cells[0]:
+        if len(cells) < 2 or not cells[0]:
             problems.append(f"line {number} is not file|text: '{line.strip()[:40]}'")
             continue
-        found = places.get(_place(cells[0])) or places.get(_place(cells[0]).rpartition("/")[2], set())
+        if len(cells) > most_bars + 1:
+            problems.append(f"line {number}: the text holds a |, which parts columns: '{line.strip()[:40]}'")
+            continue
+        found = _meant(cells[0], places)
         if not found:
             notes.append(f"{METADATA} line {number}: no audio called '{cells[0]}'")
         elif len(found) > 1:
@@ -235,6 +240,15 @@ def _places(clips: Iterable[RawClip]) -> dict[str, set[str]]:
         if "duplicate_name" not in clip.flags:
             places[_place(clip.name)] = places[_place(clip.file)] = {clip.name}
     return places
+
+
+def _meant(cell: str, places: Mapping[str, set[str]]) -> set[str]:
+    """Names of the clips that a cell may mean: by its path, by the file alone, or by either with another suffix."""
+    place = _place(cell)
+    stem, dot, suffix = place.rpartition(".")
+    spellings = [place, stem] if dot + suffix.lower() in AUDIO_SUFFIXES else [place]  # a wav was made a flac since
+    spellings = [part for spelling in spellings for part in (spelling, spelling.rpartition("/")[2])]
+    return next((places[spelling] for spelling in spellings if spelling in places), set())
 
 
 def _place(spelling: str) -> str:

@@ -733,10 +733,22 @@ def listed(folder: Path, *lines: str) -> dict[str, str | None]:
 def test_metadata_csv_names_clips_in_many_ways(tmp_path):
     for name in ("a.wav", "b.wav", "sub/c.wav", "sub/d.wav", "e.wav"):
         write_clip(tmp_path, name, None)
-    texts = listed(
-        tmp_path, "file|text", "a|one", "", "b.wav| two ", "sub\\c.wav|three", "d|four", "wavs/e.wav|raw|five"
-    )
+    texts = listed(tmp_path, "file|text", "a|one", "", "b.wav| two ", "sub\\c.wav|three", "d|four", "wavs/e.wav|five")
     assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
+
+
+def test_metadata_csv_may_name_audio_by_the_suffix_that_it_had_before(tmp_path):
+    for name in ("a.flac", "b.flac", "b.wav.flac", "c.ogg", "c.mp3"):
+        write_clip(tmp_path, name, None)
+    texts = listed(tmp_path, "a.wav|one", "wavs/b.wav|two", "c.mp3|three")
+    assert texts == {"a": "one", "b": None, "b.wav": "two", "c": "three", "c.mp3": None}
+    assert find_clips(tmp_path)[1] == []
+
+
+def test_metadata_csv_may_have_a_column_in_the_middle(tmp_path):
+    for name in ("a.wav", "b.wav", "c.wav"):
+        write_clip(tmp_path, name, None)
+    assert listed(tmp_path, "a|1|one", "b|2|two", "", "c|three") == {"a": "one", "b": "two", "c": "three"}
 
 
 def test_a_text_of_metadata_csv_may_hold_ends_of_lines_that_editors_do_not_know(tmp_path):
@@ -757,7 +769,9 @@ def test_a_txt_beside_the_audio_wins_and_a_conflict_is_flagged(tmp_path):
     ("lines", "message"),
     [
         (["a|one", "b two"], r"metadata.csv: line 2 is not file\|text: 'b two'"),
-        (["a|one|two|three"], "line 1 is not file"),
+        (["a|one|two|three"], r"line 1: the text holds a \|, which parts columns: 'a\|one\|two\|three'"),
+        (["a|Yes or | no.", "b|two"], "line 1: the text holds a"),
+        (["a|1|one", "b|2|two|or", "sub/c|3|three"], "line 2: the text holds a"),
         (["a|one", "b|two", "a.wav|three"], "line 3: 'a.wav' has another text in line 1"),
         (["c|three"], "line 1: 'c' could be sub/c or tub/c; give the sub-folder"),
     ],
