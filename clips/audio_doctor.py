@@ -61,6 +61,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "missing_text": (DROP, "{text_problem}"),
     "unreadable_text": (DROP, "{text_problem}"),
     "empty_text": (DROP, "the transcript holds nothing that can be spoken"),
+    "incomplete": (WARN, "the file ends after {held_sec} s, its header says {header_sec} s; copy or export it again"),
     "other_speaker": (
         WARN,
         "sounds like another speaker or room: cosine {speaker_cosine:.2f} to the others, usual is {usual_cosine:.2f}",

@@ -3,10 +3,12 @@
 import io
 import os
 import shutil
+import struct
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clips.audio_doctor import MAX_SEC
+from clips.audio_doctor import FLAGS, MAX_SEC
 from common.files import atomic_path, split_lines
 from common.recogniser import Recogniser
 from config import UserError
@@ -28,6 +30,11 @@ AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".spli
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 PART_SUFFIX = ".part"
+
+# Of a wav file's header
+UNKNOWN_BYTES = 0x7FFFF000  # this or more stands for the size of the sound where it was not known beforehand: in a pipe
+SLACK_SEC = 0.05  # some programs count the header in
+MOST_CHUNKS = 100  # before the sound
 
 MIN_PIECE_SEC, MAX_PIECE_SEC = 1.5, 15.0
 MARGIN_SEC = 0.15  # kept before and after the speech of a piece
@@ -86,6 +93,8 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
         else:
             used[name] = RawClip(name, path, file)
             clips.append(used[name])
+            if figures := cut_short(path):
+                used[name].flags["incomplete"] = figures
     transcripts, twins = _transcripts(files, audio)
     notes += [f"{_file(path, input_dir)} is left out, {_file(other, input_dir)} is used" for path, other in twins]
     listed, csv_notes = read_metadata(input_dir / METADATA, clips)
@@ -115,6 +124,12 @@ def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Pat
 def left_out_twin(clip: RawClip) -> str:
     """What --split and --fix print about a recording that has the flag duplicate_name."""
     return f"{clip.file}: left out, {clip.flags['duplicate_name']['used_file']} has the same name and is used"
+
+
+def incomplete(clip: RawClip) -> list[str]:
+    """What --split and --fix print about a recording that has the flag incomplete: their copies no longer have it."""
+    figures = clip.flags.get("incomplete")
+    return [f"{clip.file}: {FLAGS['incomplete'][1].format_map(figures)}"] if figures else []
 
 
 def printable(name: str) -> str:
@@ -263,6 +278,36 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     return Recording(*frontend.decode(path, max_sec))
 
 
+def cut_short(path: Path) -> dict[str, str] | None:
+    """The figures of `incomplete` for a wav file that holds less sound than its header says; None for any other file.
+
+    libsndfile reads such a file as if it ended there."""
+    try:
+        with path.open("rb") as file:
+            stated, held, byte_rate = wav_bytes(file)
+    except (OSError, struct.error):  # reading it finds the reason; a header that is cut has no sound after it
+        return None
+    if not byte_rate or stated == 0 or stated >= UNKNOWN_BYTES or stated - held <= SLACK_SEC * byte_rate:
+        return None
+    return {"held_sec": f"{held / byte_rate:.2f}", "header_sec": f"{stated / byte_rate:.2f}"}
+
+
+def wav_bytes(file: BinaryIO) -> tuple[int, int, int]:
+    """Bytes of sound that the header of a wav file states, those that it holds, and bytes per second; 0s for others."""
+    byte_rate = 0
+    if struct.unpack("<4s4x4s", file.read(12)) != (b"RIFF", b"WAVE"):
+        return 0, 0, 0
+    for _ in range(MOST_CHUNKS):
+        kind, size = struct.unpack("<4sI", file.read(8))
+        start = file.tell()
+        if kind == b"data":
+            return size, os.fstat(file.fileno()).st_size - start, byte_rate
+        if kind == b"fmt ":
+            byte_rate = struct.unpack("<8xI", file.read(12))[0]
+        file.seek(start + size + size % 2)
+    return 0, 0, 0
+
+
 def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     """A 24-bit wav file of samples (N, channels). Raises OSError with the reason, which libsndfile does not tell."""
     encoded = io.BytesIO()
@@ -299,6 +344,7 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
             continue
         if recording.duration_sec <= (MAX_SEC if clip.text else MAX_PIECE_SEC):
             continue
+        lines += incomplete(clip)
         target = split_folder(clip.path)
         spans = with_margins(cut_at_pauses(find_speech(recording, clip.file)), recording.duration_sec)
         kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]

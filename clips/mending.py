@@ -16,7 +16,7 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
-from clips.audio_files import AudioError, RawClip, left_out_twin, printable, read_audio, write_wav
+from clips.audio_files import AudioError, RawClip, incomplete, left_out_twin, printable, read_audio, write_wav
 from common.files import atomic_path
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
@@ -146,6 +146,7 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
+            lines += incomplete(clip)
             if "unreadable_text" in clip.flags:
                 lines.append(f"{clip.file}: copied without its text: {clip.flags['unreadable_text']['text_problem']}")
             known[clip.file] = mended.done

@@ -516,6 +516,31 @@ def test_a_rate_that_no_recorder_has_is_low_and_not_an_error(rate):
     assert "low_sample_rate" in audio_doctor.audio_flags(figures)
 
 
+def test_a_wav_that_was_cut_off_is_flagged_and_one_from_a_pipe_is_not(tmp_path, raw, run, capsys):
+    whole = write_clip(raw, "whole.wav", SENTENCES[4], voice(3)).read_bytes()
+    size = whole.index(b"data") + 4
+    broken_off = whole[: size + 4 + 2 * int(1.13 * RATE)]
+    (raw / "part.wav").write_bytes(broken_off)
+    (raw / "part.txt").write_text(SENTENCES[5], encoding="utf-8")
+    for stated in (0, 0x7FFFF000, 0xFFFFFFFF):
+        (raw / f"pipe{stated}.wav").write_bytes(
+            broken_off[:size] + stated.to_bytes(4, "little") + broken_off[size + 4 :]
+        )
+    (raw / "counted.wav").write_bytes(whole[:size] + (len(whole) - 8).to_bytes(4, "little") + whole[size + 4 :])
+    (raw / "head.wav").write_bytes(whole[:30])
+    (raw / "chunks.wav").write_bytes(whole[:12] + bytes(80_000))
+    (raw / "odd.wav").write_bytes(whole[:12] + b"LIST\x03\0\0\0abc\0" + broken_off[12:])
+    found = {clip.name: clip.flags["incomplete"] for clip in find_clips(raw)[0] if "incomplete" in clip.flags}
+    assert found == dict.fromkeys(("odd", "part"), {"held_sec": "1.13", "header_sec": "3.00"})
+    run()
+    assert report(tmp_path)["part"]["status"] == "warned" and flags(tmp_path)["whole"] == []
+    told = "the file ends after 1.13 s, its header says 3.00 s; copy or export it again"
+    assert told in report(tmp_path)["part"]["reasons"]
+    capsys.readouterr()
+    run("--fix")
+    assert f"part.wav: {told}" in capsys.readouterr().out
+
+
 def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
     """Spoiled clips written to folder: {clip: (flag, status)}."""
     write_clip(folder, "short.wav", "ab", voice(0.4))
