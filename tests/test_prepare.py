@@ -25,6 +25,7 @@ from clips.audio_doctor import Finding, check_speakers, check_texts, measure
 from clips.audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
 from common.languages import digits_in_english, script
 from config import UserError
+from cosyvoice.cli import frontend
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
@@ -417,6 +418,18 @@ def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(tmp_path, raw, r
     monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split")
     assert (raw / "talk_split/talk_001.wav").is_file()
+
+
+def test_a_flac_that_was_cut_off_is_refused_with_and_without_ffmpeg(tmp_path, monkeypatch):
+    path = write_clip(tmp_path, "a.flac", None, voice(8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(frontend.AudioError, match="damaged"):
+        audio_files.read_audio(path)
+    with pytest.raises(ValueError, match="a.flac: damaged"):
+        load_wav(path, RATE)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(frontend.AudioError, match=r"damaged or not audio at all \(.*lost sync\)"):
+        audio_files.read_audio(path)
 
 
 def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_path, run, monkeypatch):

@@ -36,6 +36,7 @@ FFMPEG_TIMEOUT_SEC = 300
 FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,asf,caf,eac3,flac,g722,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # no playlists
 SF_NO_SUCH_FILE = 7  # libsndfile's code for "File does not exist or is not a regular file"
 LONGEST_SEC = 24 * 3600  # a file that is said to hold more does not say how much it holds
+SLACK_SEC = 0.1  # by which the length in a header may be wrong
 BLOCK = 2**20  # samples at once where they are only counted
 WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
 
@@ -301,14 +302,27 @@ def _counted(path: Path) -> int:
 
 def _decode_refused(path: Path, max_sec: float | None, refused: soundfile.LibsndfileError) -> tuple[np.ndarray, int]:
     """Samples (N, channels) and rate of what libsndfile refused."""
+    # of a .mp3 that is none libsndfile says that it is not there
+    refusal = "no sound in it" if refused.code == SF_NO_SUCH_FILE else refused.error_string.rstrip(".")
     try:
-        return decode_with_ffmpeg(path, max_sec)
+        samples, rate = decode_with_ffmpeg(path, max_sec)
     except AudioError as error:
         if path.suffix.lower() in FFMPEG_SUFFIXES:
             raise
-        # of a .mp3 that is none libsndfile says that it is not there
-        refusal = "no sound in it" if refused.code == SF_NO_SUCH_FILE else refused.error_string.rstrip(".")
         raise AudioError(f"damaged or not audio at all ({refusal})") from error
+    if len(samples) < rate * (_stated_sec(path, max_sec) - SLACK_SEC):  # ffmpeg stops at the damage without a word
+        raise AudioError(f"damaged after {len(samples) / rate:.1f} s ({refusal}); copy or export it again")
+    return samples, rate
+
+
+def _stated_sec(path: Path, max_sec: float | None) -> float:
+    """Seconds, up to max_sec, that a file should have by its header; 0 where libsndfile reads none in it."""
+    try:
+        with soundfile.SoundFile(sound_file_name(path)) as file:
+            stated = file.frames / file.samplerate
+    except soundfile.LibsndfileError:
+        return 0.0
+    return 0.0 if stated > LONGEST_SEC else stated if max_sec is None else min(stated, max_sec)
 
 
 def sound_file_name(path: Path) -> Path | bytes:
