@@ -25,6 +25,7 @@ from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, read_rows, split_by
 from utils import (
@@ -42,7 +43,6 @@ from utils import (
 from voice.evaluation import (
     BY_NAME,
     CAMPPLUS,
-    EAR_RATE,
     FIGURES,
     GE2E,
     Clarity,
@@ -206,7 +206,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
         return Reference({CAMPPLUS: centre}, [], ceiling, floor)
     centres = heard_centres([waves[clip.utt] for clip in voice], ears) | {CAMPPLUS: centre}
     heard = [
-        listen_to(clip.text, waves[clip.utt], EAR_RATE, clip.speech_token.tolist(), ears, centres)
+        listen_to(clip.text, waves[clip.utt], EXTRACTOR_RATE, clip.speech_token.tolist(), ears, centres)
         for clip in tqdm(real, REAL)
     ]
     return Reference(centres, heard, ceiling, floor)

@@ -23,9 +23,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
-from cosyvoice.cli.frontend import TOKEN_RATE, CosyVoiceFrontEnd, load_wav  # noqa: E402
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav  # noqa: E402
 from cosyvoice.flow.flow import MaskedDiffWithXvec  # noqa: E402
-from cosyvoice.utils.common import token_to_mel_length  # noqa: E402
+from cosyvoice.utils.common import EXTRACTOR_RATE, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.yaml_loader import read_model_config  # noqa: E402
 from matcha.models.components.flow_matching import multistep, multistep_times, time_grid  # noqa: E402
 
@@ -110,7 +110,7 @@ SOLVERS = {
 
 def problem(flow: MaskedDiffWithXvec, frontend: CosyVoiceFrontEnd, clip: Path, seconds: float, seed: int) -> Problem:
     """The path of a clip's speech tokens in its own voice."""
-    wave = load_wav(clip, TOKEN_RATE)[:, : int(seconds * TOKEN_RATE)]
+    wave = load_wav(clip, EXTRACTOR_RATE)[:, : int(seconds * EXTRACTOR_RATE)]
     tokens = torch.tensor([frontend.speech_tokens(wave)]) % flow.vocab_size
     frames = token_to_mel_length(tokens.shape[1], flow.input_frame_rate)
     encoded = flow.encode(tokens, [tokens.shape[1]])

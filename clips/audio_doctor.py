@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from common.languages import digits_in_english, script, without_tags
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_SOURCE_RATE
 
-MIN_SEC, MAX_SEC = 0.5, 30.0  # shorter or longer clips are dropped; the speech tokenizer takes 30 s at most
-MIN_SAMPLE_RATE = 16_000
+MIN_SEC = 0.5  # shorter clips are dropped, and those over MAX_TOKEN_SEC
 
 # Audio limits. Levels in dB below full scale (dBFS).
 FRAME_SEC = 0.02
@@ -50,9 +50,9 @@ FLAGS: dict[str, tuple[str, str]] = {
     "unreadable": (DROP, "{problem}"),
     "duplicate_name": (DROP, "another audio file of the same name ({used_file}) is used; keep one of them"),
     "duplicate_audio": (DROP, "same recording as {same_as}; delete one"),
-    "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_SEC:g} s are used"),
-    "too_long": (DROP, "{duration_sec:.1f} s is over 30 s; cut it: the same command with --split"),
-    "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SAMPLE_RATE} Hz or more"),
+    "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_TOKEN_SEC} s are used"),
+    "too_long": (DROP, f"{{duration_sec:.1f}} s is over {MAX_TOKEN_SEC} s; cut it: the same command with --split"),
+    "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SOURCE_RATE} Hz or more"),
     "channels_cancel": (
         DROP,
         "the channels cancel each other: {channel_db:.0f} dBFS alone, {level_db:.0f} together; export one of them",
@@ -248,8 +248,8 @@ def audio_flags(figures: AudioFigures) -> list[str]:
     cancel = figures.channel_db >= SILENT_DB and figures.level_db < cancel_limit
     checks = {
         "too_short": figures.duration_sec < MIN_SEC,
-        "too_long": figures.duration_sec > MAX_SEC,
-        "low_sample_rate": figures.sample_rate < MIN_SAMPLE_RATE,
+        "too_long": figures.duration_sec > MAX_TOKEN_SEC,
+        "low_sample_rate": figures.sample_rate < MIN_SOURCE_RATE,
         "channels_cancel": cancel,
         "near_silent": figures.level_db < SILENT_DB and not cancel,
         "clipping": figures.clipped_share > CLIPPED_SHARE,
@@ -258,7 +258,7 @@ def audio_flags(figures: AudioFigures) -> list[str]:
         "cut_off": figures.snr_db >= NOISY_DB and figures.edge_db > -CUT_MARGIN_DB,
         "edge_silence": max(figures.lead_silence_sec, figures.trail_silence_sec) > EDGE_SILENCE_SEC,
         "dc_offset": abs(figures.dc_offset) >= DC_OFFSET,
-        "low_bandwidth": figures.sample_rate >= MIN_SAMPLE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
+        "low_bandwidth": figures.sample_rate >= MIN_SOURCE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
         "quiet": SILENT_DB <= figures.level_db < QUIET_DB,
     }
     found = [name for name, is_so in checks.items() if is_so]

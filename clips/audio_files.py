@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clips.audio_doctor import FLAGS, MAX_SEC
+from clips.audio_doctor import FLAGS
 from common.files import atomic_path, split_lines
 from common.recogniser import Recogniser
 from config import UserError
 from cosyvoice.cli import frontend
-from cosyvoice.cli.frontend import AudioError
-from cosyvoice.utils.common import InputError
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, AudioError
+from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from utils import user_mistakes
 
 # In order of preference where two files differ only in the suffix.
@@ -318,7 +318,7 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 def wave_16k(recording: Recording) -> Tensor:
     """(N,) mono at 16 kHz, what voice activity and speech recognition take."""
     mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
-    return frontend.resample(mono, recording.sample_rate, frontend.TOKEN_RATE)[0]
+    return frontend.resample(mono, recording.sample_rate, EXTRACTOR_RATE)[0]
 
 
 # ---- --split: one long recording -> clips ----------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
         except AudioError as error:
             lines.append(f"{clip.file}: cannot be read: {error}")
             continue
-        if recording.duration_sec <= (MAX_SEC if clip.text else MAX_PIECE_SEC):
+        if recording.duration_sec <= (MAX_TOKEN_SEC if clip.text else MAX_PIECE_SEC):
             continue
         lines += incomplete(clip)
         target = split_folder(clip.path)
@@ -379,7 +379,7 @@ def find_speech(recording: Recording, title: str) -> list[Span]:
             speech_pad_ms=0,
             progress_tracking_callback=lambda percent: bar.update(percent - bar.n),
         )
-    return [(stretch["start"] / frontend.TOKEN_RATE, stretch["end"] / frontend.TOKEN_RATE) for stretch in stretches]
+    return [(stretch["start"] / EXTRACTOR_RATE, stretch["end"] / EXTRACTOR_RATE) for stretch in stretches]
 
 
 def cut_at_pauses(speech: Sequence[Span]) -> list[Span]:
@@ -433,10 +433,10 @@ def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> list[Path]
     written = []
     for clip in tqdm(todo, desc="transcribing", unit="clip"):
         try:
-            recording = read_audio(clip.path, MAX_SEC + 1)
+            recording = read_audio(clip.path, MAX_TOKEN_SEC + 1)
         except AudioError:
             continue  # the next run reports it with its reason
-        if recording.duration_sec > MAX_SEC:
+        if recording.duration_sec > MAX_TOKEN_SEC:
             continue
         wave = wave_16k(recording).numpy()
         text = one_line(recogniser.hear(wave, recogniser.language([wave])))

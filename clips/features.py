@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clips.audio_doctor import MAX_SEC, AudioFigures, audio_flags, drops, measure, text_flags
+from clips.audio_doctor import AudioFigures, audio_flags, drops, measure, text_flags
 from clips.audio_files import AudioError, Recording, read_audio
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import SPEECH_TOKENIZER, TOKEN_RATE, CosyVoiceFrontEnd, resample
-from cosyvoice.utils.common import SAMPLE_RATE, InputError
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd, resample
+from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import user_mistakes
 
@@ -94,7 +94,7 @@ def extract(job: Job) -> None:
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     try:
-        recording = read_audio(job.path, MAX_SEC + 1)
+        recording = read_audio(job.path, MAX_TOKEN_SEC + 1)
         figures = measure(recording.samples, recording.sample_rate, recording.duration_sec)
         text = normalized(front_end, job.text)
         if not drops(audio_flags(figures) + text_flags(text)):
@@ -122,7 +122,7 @@ def waves(recording: Recording) -> tuple[Tensor, Tensor]:
     """(1, N) mono at 16 kHz and at 22.05 kHz. Raises AudioError for a sample rate that cannot be converted."""
     mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
     try:
-        return resample(mono, recording.sample_rate, TOKEN_RATE), resample(mono, recording.sample_rate, SAMPLE_RATE)
+        return resample(mono, recording.sample_rate, EXTRACTOR_RATE), resample(mono, recording.sample_rate, SAMPLE_RATE)
     except InputError as error:
         raise AudioError(str(error)) from error
 
@@ -142,7 +142,7 @@ def features(
             "speech_feat": front_end.mel(wave_22k).numpy(),
             "utt_embedding": front_end.speaker_vector(wave_16k).numpy(),
         }
-    config, seconds = front_end.config, wave_16k.shape[1] / TOKEN_RATE
+    config, seconds = front_end.config, wave_16k.shape[1] / EXTRACTOR_RATE
     tokens, ids = len(arrays["speech_token"]), arrays["text_token"]
     if abs(tokens / config.token_rate_hz - seconds) > TOKEN_COUNT_SLACK_SEC:
         raise UserError(

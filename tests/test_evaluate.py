@@ -21,12 +21,12 @@ from common.languages import language_of
 from common.recogniser import errors, normal_form
 from config import UserError, load, to_dict
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
 from voice import evaluation
 from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
 from voice.metrics import (
-    F0_RATE,
     difference_interval,
     mean_interval,
     pitch,
@@ -52,14 +52,14 @@ def test_repetition_counts_phrases_that_were_said_before():
 
 
 def test_pitch_of_a_tone_that_glides_an_octave():
-    seconds = torch.arange(2 * F0_RATE) / F0_RATE
+    seconds = torch.arange(2 * EXTRACTOR_RATE) / EXTRACTOR_RATE
     hz = 120 * 2 ** (seconds / 2)
-    phase = 2 * math.pi * torch.cumsum(hz / F0_RATE, dim=0)
+    phase = 2 * math.pi * torch.cumsum(hz / EXTRACTOR_RATE, dim=0)
     tone = sum((phase * k).sin() / k for k in range(1, 9))[None] * 0.2
     median, spread, _ = pitch(tone)
     assert median == pytest.approx(120 * 2**0.5, rel=0.02)
     assert spread == pytest.approx(12 / 12**0.5, rel=0.05)  # of a uniform distribution
-    assert pitch(torch.zeros(1, F0_RATE)) is None
+    assert pitch(torch.zeros(1, EXTRACTOR_RATE)) is None
 
 
 def test_an_error_rate_weighs_sentences_by_their_words():

@@ -29,7 +29,7 @@ OWN_IMPORTS = {
     "lora": {"config"},
     "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
-    "clips.audio_doctor": {"common.languages"},
+    "clips.audio_doctor": {"common.languages", "cosyvoice"},
     "clips.mel_store": {"config", "cosyvoice"},
     "clips.text_check": {"common.files"},
     "common.files": {"config"},
@@ -38,7 +38,7 @@ OWN_IMPORTS = {
     "common.signals": set(),
     "common.webpage": set(),
     "training.distributed": {"common.signals", "config", "utils"},
-    "voice.metrics": set(),
+    "voice.metrics": {"cosyvoice"},
     "voice.runaway": set(),
     "voice.segments": {"cosyvoice"},
 }

@@ -15,13 +15,13 @@ from config import InferenceConfig
 from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd, resample
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from dataset import Clip
 from llm_flow_model import JointModel, adapters_in_eval
 from training.selection import JUDGED
 from voice.evaluation import (
     CAMPPLUS,
     CLARITY_STRANGERS,
-    EAR_RATE,
     Clarity,
     Sentence,
     cheap_figures,
@@ -180,7 +180,7 @@ class Audition:
         figures["failed"] = (float(misled or bool(speech.complaints)), 1)
         recited = recited_tokens(speech.tokens, self.trained_tokens)
         figures["recited_sec"] = (recited / self.speaker.token_rate_hz, 1)
-        wave = resample(speech.wave, self.speaker.sample_rate, EAR_RATE) if speech.wave.shape[1] else speech.wave
+        wave = resample(speech.wave, self.speaker.sample_rate, EXTRACTOR_RATE) if speech.wave.shape[1] else speech.wave
         figures |= self.clarity.figures(text.tokens, speech.tokens, wave)
         if wave.shape[1] >= MIN_SPEAKER_SAMPLES:
             vectors = {CAMPPLUS: self.frontend.speaker_vector(wave)}

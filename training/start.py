@@ -14,7 +14,7 @@ from tqdm import tqdm
 from checkpoint import PARTS
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import (
     Clip,
@@ -32,8 +32,7 @@ from training.audition import Audition
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
 from utils import duration_words, user_mistakes
-from voice.evaluation import EAR_RATE
-from voice.metrics import F0_RATE, pitch
+from voice.metrics import pitch
 from voice.recordings import read_recording, recordings_folder
 from voice.speaking import Voice
 
@@ -130,7 +129,7 @@ def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
 
 
 def some_recordings(clips: Sequence[Clip], data_dir: Path) -> tuple[list[Tensor], UserError | None]:
-    """Waves (1, N) at F0_RATE of those clips whose recordings are at hand, and why the last of the others is not."""
+    """Waves (1, N) at EXTRACTOR_RATE of the clips whose recordings are there, and why the last of the others is not."""
     waves, reason = [], None
     try:
         folder = recordings_folder(data_dir, None, RECORDINGS)
@@ -138,7 +137,7 @@ def some_recordings(clips: Sequence[Clip], data_dir: Path) -> tuple[list[Tensor]
         return [], error
     for clip in clips:
         try:
-            waves.append(resample(read_recording(clip, folder, RECORDINGS), EAR_RATE, F0_RATE))
+            waves.append(read_recording(clip, folder, RECORDINGS))
         except UserError as error:
             reason = error
     return waves, reason

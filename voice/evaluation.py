@@ -24,10 +24,9 @@ from cosyvoice.cli.frontend import (
     CosyVoiceFrontEnd,
     resample,
 )
-from cosyvoice.utils.common import InputError
+from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from utils import PROJECT
 from voice.metrics import (
-    F0_RATE,
     Interval,
     cosine,
     difference_interval,
@@ -39,7 +38,6 @@ from voice.metrics import (
 from voice.runaway import silence_seconds
 from voice.speaking import Speaker, Speech, speakable
 
-EAR_RATE = 16_000  # Hz that encoders and recogniser listen at
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/
 CLARITY_STRANGERS = 2  # other texts that a sentence is held against; the mean over sentences evens out which
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
@@ -129,7 +127,7 @@ def ge2e_encoder() -> Callable[[np.ndarray], np.ndarray] | None:
     encoder = VoiceEncoder("cpu", verbose=False)
 
     def encode(samples: np.ndarray) -> np.ndarray:
-        speech = preprocess_wav(samples, source_sr=EAR_RATE)  # without long pauses
+        speech = preprocess_wav(samples, source_sr=EXTRACTOR_RATE)  # without long pauses
         return encoder.embed_utterance(speech if len(speech) else samples)
 
     return encode
@@ -165,13 +163,13 @@ class Clarity:
         return help_ * len(tokens), len(tokens) / self.frontend.config.token_rate_hz
 
     def figures(self, text: Tensor, tokens: Sequence[int], wave: Tensor) -> Figures:
-        """Of the tokens, and of their sound (1, N) at EAR_RATE turned into tokens again; its first 30 s at most.
+        """Of the tokens, and of their sound (1, N) at EXTRACTOR_RATE turned into tokens again; its first 30 s at most.
 
         {} where there is no other text to hold it against."""
         if not self.others(text):
             return {}
         found = {"token_clarity": self.of_tokens(text, tokens)} if len(tokens) else {}
-        wave = wave[:, : MAX_TOKEN_SEC * EAR_RATE]
+        wave = wave[:, : MAX_TOKEN_SEC * EXTRACTOR_RATE]
         if wave.shape[1] >= MIN_TOKEN_SAMPLES:
             found["clarity"] = self.of_tokens(text, self.frontend.speech_tokens(wave))
         return found
@@ -192,7 +190,7 @@ class Ears:
         self.ge2e = ge2e_encoder()
 
     def vectors(self, wave: Tensor) -> Vectors:
-        """Speaker vectors of a wave (1, N) at EAR_RATE; {} for one that is too short to have any."""
+        """Speaker vectors of a wave (1, N) at EXTRACTOR_RATE; {} for one that is too short to have any."""
         try:
             found = {CAMPPLUS: self.frontend.speaker_vector(wave)}
         except InputError:
@@ -202,7 +200,7 @@ class Ears:
         return found
 
     def understand(self, wave: Tensor, text: str) -> tuple[str | None, Ratio | None]:
-        """What the recogniser hears in a wave (1, N) at EAR_RATE, and (errors, words)."""
+        """What the recogniser hears in a wave (1, N) at EXTRACTOR_RATE, and (errors, words)."""
         if self.recogniser is None:
             return None, None
         language = self.language or language_of(text)
@@ -214,7 +212,7 @@ def listen_to(
     text: str, wave: Tensor, sample_rate: int, tokens: Sequence[int], ears: Ears, centres: Vectors
 ) -> Sentence:
     """What can be told from the sound itself. centres: the speaker's mean vectors; {} where they are not known."""
-    heard_wave = resample(wave, sample_rate, EAR_RATE)
+    heard_wave = resample(wave, sample_rate, EXTRACTOR_RATE)
     heard, wrong = ears.understand(heard_wave, text)
     figures = cheap_figures(wave, sample_rate, tokens, ears.vectors(heard_wave) if centres else {}, centres)
     if wrong is not None:
@@ -226,7 +224,7 @@ def listen_to(
 
 def with_pitch(sentence: Sentence) -> Sentence:
     """The sentence with its pitch measured, which a small network would speak another one in."""
-    found = pitch(resample(sentence.wave, sentence.sample_rate, F0_RATE)) if sentence.wave.shape[1] else None
+    found = pitch(resample(sentence.wave, sentence.sample_rate, EXTRACTOR_RATE)) if sentence.wave.shape[1] else None
     if found is None:
         return sentence
     return replace(sentence, figures=sentence.figures | {"f0_hz": (found.hz, 1), "f0_spread": (found.spread, 1)})

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-F0_RATE = 16_000  # Hz that the pitch is measured at
+from cosyvoice.utils.common import EXTRACTOR_RATE
+
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
 F0_WINDOW, F0_HOP = 1024, 256  # samples
 HARMONICS_WINDOW = 2048  # samples: its bins of 8 Hz part the harmonics of the deepest voice
@@ -33,7 +34,7 @@ class Pitch(NamedTuple):
 
 
 def pitch(wave: Tensor) -> Pitch | None:
-    """Pitch of a wave (1, N) at F0_RATE; None without voiced frames.
+    """Pitch of a wave (1, N) at EXTRACTOR_RATE; None without voiced frames.
 
     Source: Mauch and Dixon 2014 (pYIN), as librosa has it.
     """
@@ -41,7 +42,7 @@ def pitch(wave: Tensor) -> Pitch | None:
 
     samples = wave[0].numpy()
     track, voiced, _ = librosa.pyin(
-        samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=F0_RATE, frame_length=F0_WINDOW, hop_length=F0_HOP
+        samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=EXTRACTOR_RATE, frame_length=F0_WINDOW, hop_length=F0_HOP
     )
     frames = np.flatnonzero(voiced)
     if len(frames) < FEWEST_VOICED:
@@ -55,7 +56,7 @@ def _lowest_harmonic_db(samples: np.ndarray, centre: int, hz: float) -> float:
     """Level of the harmonic at `hz` beside the stronger of the next two, around one sample."""
     piece = samples[max(0, centre - HARMONICS_WINDOW // 2) : centre + HARMONICS_WINDOW // 2]
     spectrum = np.abs(np.fft.rfft(piece * np.hanning(len(piece)), HARMONICS_WINDOW))
-    frequency = np.fft.rfftfreq(HARMONICS_WINDOW, 1 / F0_RATE)
+    frequency = np.fft.rfftfreq(HARMONICS_WINDOW, 1 / EXTRACTOR_RATE)
     first, second, third = (spectrum[np.abs(frequency - k * hz) <= hz / 6].max() for k in (1, 2, 3))
     return 20 * math.log10(max(first, SMALLEST) / max(second, third, SMALLEST))
 

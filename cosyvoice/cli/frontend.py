@@ -21,13 +21,12 @@ import torchaudio.compliance.kaldi
 from torch import Tensor
 
 from cosyvoice.cli.english import reworded
-from cosyvoice.utils.common import InputError
+from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
-TOKEN_RATE = 16_000  # samples per second that the ONNX models take
-MIN_SOURCE_RATE = 16_000
-MAX_TOKEN_SEC = 30
+MIN_SOURCE_RATE = 16_000  # Hz of a recording; sounds are lost below
+MAX_TOKEN_SEC = 30  # that the speech tokenizer takes
 MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200
 MIN_SPEAKER_SAMPLES = 400  # one frame of the filterbank
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
@@ -380,14 +379,14 @@ def whisper_logmel(wave: Tensor) -> Tensor:
     window = hann_window(WHISPER_FFT, wave.device)
     spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, center=True, return_complex=True)
     power = spectrum[..., :-1].abs().square()
-    filters = cached_mel_filters(TOKEN_RATE, WHISPER_FFT, WHISPER_BANDS, 0.0, None, wave.device)
+    filters = cached_mel_filters(EXTRACTOR_RATE, WHISPER_FFT, WHISPER_BANDS, 0.0, None, wave.device)
     log = (filters @ power).clamp(min=1e-10).log10()
     return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
 
 
 def kaldi_fbank(wave: Tensor) -> Tensor:
     """Kaldi filterbank (T, 80) of a 16 kHz wave (1, N) in [-1, 1], natural logarithm, mean over time subtracted."""
-    bands = torchaudio.compliance.kaldi.fbank(wave, num_mel_bins=80, dither=0.0, sample_frequency=TOKEN_RATE)
+    bands = torchaudio.compliance.kaldi.fbank(wave, num_mel_bins=80, dither=0.0, sample_frequency=EXTRACTOR_RATE)
     return bands - bands.mean(dim=0, keepdim=True)
 
 
@@ -444,7 +443,7 @@ class CosyVoiceFrontEnd:
     def speech_tokens(self, wave16k: Tensor) -> list[int]:
         """Speech tokens, 50 a second, of a 16 kHz wave (1, N). Raises InputError for one that is too short or long."""
         _check_wave(wave16k, MIN_TOKEN_SAMPLES, "speech tokens")
-        seconds = wave16k.shape[1] / TOKEN_RATE
+        seconds = wave16k.shape[1] / EXTRACTOR_RATE
         if seconds > MAX_TOKEN_SEC:
             raise InputError(f"the audio is {seconds:.1f} s long; speech tokens are made of at most {MAX_TOKEN_SEC} s")
         features = whisper_logmel(wave16k).numpy()

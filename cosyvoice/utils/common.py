@@ -12,6 +12,9 @@ IGNORE_ID = -1
 SAMPLE_RATE = 22050
 """Samples per second of every waveform that the model makes."""
 
+EXTRACTOR_RATE = 16_000
+"""Samples per second that the speech tokenizer and the speaker encoder listen at, and whoever else judges a voice."""
+
 MEL_HOP = 256
 """Samples per mel frame: SAMPLE_RATE / MEL_HOP = 86.13 frames/s."""
 
