@@ -18,6 +18,7 @@ from torch import Tensor
 from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 from common.files import atomic_path, read_lines
 from config import JointConfig
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
 LIGHT = pa.schema([field for field in SCHEMA if field.name != "speech_feat"])  # 2 % of a shard
 CLIPS_PER_GROUP = 2  # are read together; 1 is no faster, as the file's index is parsed anew each time and grows
 CLIPS_CHECKED_AT_ONCE = 32
-EXTRACTORS = ("campplus.onnx", "speech_tokenizer_v1.onnx")
+EXTRACTORS = (SPEAKER_MODEL, SPEECH_TOKENIZER)
 META_FILE = "meta.json"
 META_KEY = b"cosyvoice_data"  # shard metadata: what meta.json says of the models, so that a shard cannot lose it
 

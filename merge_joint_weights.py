@@ -29,7 +29,8 @@ from checkpoint import (
 from common.files import atomic_path, check_disk, check_output_dir
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES
-from cosyvoice.utils.yaml_loader import read_model_config
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -42,7 +43,7 @@ from utils import (
 )
 
 # What an exported model directory takes over from the base unchanged.
-COPIED = ("cosyvoice.yaml", "hift.pt", "campplus.onnx", "speech_tokenizer_v1.onnx")
+COPIED = (YAML_NAME, "hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER)
 COPIED_IF_THERE = ("finetune.yaml", "configuration.json")
 
 

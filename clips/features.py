@@ -146,7 +146,7 @@ def features(
     tokens, ids = len(arrays["speech_token"]), arrays["text_token"]
     if abs(tokens / config.token_rate_hz - seconds) > TOKEN_COUNT_SLACK_SEC:
         raise UserError(
-            f"{path}: speech_tokenizer_v1.onnx gave {tokens} tokens for {seconds:.2f} s, but cosyvoice.yaml says "
+            f"{path}: {SPEECH_TOKENIZER} gave {tokens} tokens for {seconds:.2f} s, but cosyvoice.yaml says "
             f"{config.token_rate_hz} per second; the two files in {config.directory} do not belong together"
         )
     if ids.min() < 0 or ids.max() >= config.text_token_size:
