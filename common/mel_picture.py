@@ -8,12 +8,13 @@ from cosyvoice.cli.frontend import resample
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from matcha.utils.audio import mel_spectrogram
 
+WINDOW, TOP_HZ = 1024, 8000  # samples; highest band. As feat_extractor in cosyvoice.yaml has them
 QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
 
 
 def log_mel(wave: Tensor) -> Tensor:
     """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
-    return mel_spectrogram(wave, 1024, MEL_BINS, SAMPLE_RATE, MEL_HOP, 1024, 0, 8000, center=False)[0]
+    return mel_spectrogram(wave, WINDOW, MEL_BINS, SAMPLE_RATE, MEL_HOP, WINDOW, fmin=0, fmax=TOP_HZ)[0]
 
 
 def mel_picture(wave: Tensor, sample_rate: int) -> bytes:
