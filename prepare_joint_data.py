@@ -69,6 +69,7 @@ from utils import (
 )
 
 CLIPS_PER_SHARD = 200
+CACHED = ("*.npz*", "*.help.json*", "*.heard.json*")  # after the clip's fingerprint
 PRINTED_LINES = 40  # of the report; report.txt has all
 LANGUAGE_CLIPS = 5  # by which a recogniser tells the language of texts in Latin letters
 TEXT_PACKAGES = ("wetext", "inflect")  # their versions decide how numbers are written out
@@ -179,18 +180,21 @@ class Candidate:
         return self.finding.status != "dropped"
 
 
-def extract_clips(clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig, device: str) -> None:
-    """Fill in the clips' records, computing those that are missing (with --force all). device: of `onnx_device`."""
-    cache = args.output_dir / "cache"
+def extract_clips(
+    clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: str, workers: int | None, force: bool
+) -> None:
+    """Fill in the clips' records, computing those that are missing, or with `force` all.
+
+    device: of `onnx_device`. workers: processes; None: as many as help."""
     jobs = {}
     for clip in clips:
         path = cache / f"{clip.fingerprint}.npz"
         known = Record.load(path)
         # what could not be decoded is tried again: ffmpeg may have been installed
-        if "duplicate_name" not in clip.raw.flags and (args.force or known is None or known.problem):
+        if "duplicate_name" not in clip.raw.flags and (force or known is None or known.problem):
             jobs[path] = Job(clip.raw.path, clip.raw.text or "", path, config.directory, device)
     if jobs:
-        workers = min(len(jobs), args.workers or default_workers(len(jobs), device, config.directory))
+        workers = min(len(jobs), workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
         extract_all(list(jobs.values()), workers)
     else:
@@ -227,20 +231,17 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
             finding.figures[figure] = len(record.array(name))
 
 
-def check_texts_by_llm(
-    clips: Sequence[Candidate], args: argparse.Namespace, config: ModelConfig, device: torch.device
-) -> list[str]:
+def check_texts_by_llm(clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: torch.device) -> list[str]:
     """Flag texts that are not what is said; notes for the report. Only what is new loads the LLM, and nothing else."""
     weights = config.directory / "llm.pt"
-    if args.no_text_check or not weights.is_file():
-        return [] if args.no_text_check else [f"texts are not checked against the audio: {weights} is missing"]
+    if not weights.is_file():
+        return [f"texts are not checked against the audio: {weights} is missing"]
     with user_mistakes():
-        check = TextCheck(args.output_dir / "cache", file_fingerprint(weights), [spoken(clip) for clip in clips])
+        check = TextCheck(cache, file_fingerprint(weights), [spoken(clip) for clip in clips])
         if check.todo:
             check.run(load_part(config, "llm").to(device).eval())
     helps = [help_ and help_ * config.token_rate_hz for help_ in check.results()]
     note = check_text_help([clip.finding for clip in clips], helps)
-    forget_old_files(args.output_dir / "cache", "*.help.json*", check.paths)
     return [note] if note else []
 
 
@@ -250,17 +251,13 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
     return None if args.no_text_check or absent else Recogniser(args.asr_model)
 
 
-def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser | None) -> None:
-    """Character error rate of each clip, where there is a recogniser; stored for each clip.
+def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser) -> None:
+    """Character error rate of each clip; stored for each clip.
 
     It flags nothing but digits that were read in English where another language in Latin letters is heard."""
-    paths = [cache / f"{clip.fingerprint}.heard.json" for clip in clips]
-    forget_old_files(cache, "*.heard.json*", paths)
-    if recogniser is None:
-        return
     language = None
-    for clip, path in tqdm(list(zip(clips, paths, strict=True)), "recognised", unit="clip"):
-        text = clip.finding.figures["text"]
+    for clip in tqdm(clips, "recognised", unit="clip"):
+        text, path = clip.finding.figures["text"], cache / f"{clip.fingerprint}.heard.json"
         stored = read_json(path)
         if stored.get("recogniser") != recogniser.name:
             language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
@@ -355,11 +352,11 @@ def write_report(findings: Sequence[Finding], notes: Sequence[str], input_dir: P
     write_text(output_dir / "report.html", report_page(findings, notes, input_dir, output_dir))
 
 
-def forget_old_files(cache: Path, pattern: str, wanted: Iterable[Path]) -> None:
+def forget_old_files(cache: Path, clips: Iterable[Candidate]) -> None:
     """Delete what clips left that are gone or have changed, and what a killed run left half-done."""
-    names = {path.name for path in wanted}
-    for path in cache.glob(pattern):
-        if path.name not in names and path.is_file():
+    fingerprints = {clip.fingerprint for clip in clips}
+    for path in (path for pattern in CACHED for path in cache.glob(pattern)):
+        if path.is_file() and (path.name.partition(".")[0] not in fingerprints or path.suffix == ".part"):
             path.unlink(missing_ok=True)
 
 
@@ -386,23 +383,24 @@ def prepare(args: argparse.Namespace) -> None:
     recogniser = open_recogniser(args)
     with only_run(args.output_dir, "prepare_joint_data.py"):
         settings = settings_digest(config, meta)
-        clips = [Candidate.of(raw, settings) for raw in raw_clips]
-        extract_clips(clips, args, config, extractors_on)
+        clips, cache = [Candidate.of(raw, settings) for raw in raw_clips], args.output_dir / "cache"
+        extract_clips(clips, cache, config, extractors_on, args.workers, args.force)
         examine(clips)
-        notes += check_texts_by_llm([clip for clip in clips if clip.used], args, config, device)
-        check_texts_by_recogniser([clip for clip in clips if clip.used], args.output_dir / "cache", recogniser)
+        used = [clip for clip in clips if clip.used]
+        if not args.no_text_check:
+            notes += check_texts_by_llm(used, cache, config, device)
+        if recogniser is not None:
+            check_texts_by_recogniser(used, cache, recogniser)
         findings = [clip.finding for clip in clips]
         write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
-        used = [clip for clip in clips if clip.used]
         if not used:
             raise UserError(
                 f"none of the {len(clips)} recordings in {input_dir} can be used, no training data was written; "
                 f"{findings[0].clip}: {findings[0].reasons[0]}; all reasons are in {args.output_dir / 'report.txt'}"
             )
         shards = publish(used, meta, args.output_dir, {"input_dir": input_dir, "model_dir": model_dir})
-        cache = args.output_dir / "cache"
-        forget_old_files(cache, "*.npz*", [cache / f"{clip.fingerprint}.npz" for clip in clips])
+        forget_old_files(cache, clips)
     print(f"data      {args.output_dir / 'data.list'} and {len(shards)} parquet file{'s' * (len(shards) > 1)}")
     print(f"report    {args.output_dir / 'report.txt'}, report.html, report.json")
     following = command_line("train_joint.py", data_dir=args.output_dir, model_dir=args.model_dir)

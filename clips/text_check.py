@@ -97,6 +97,9 @@ class TextCheck:
             help_ = text_help(llm, self.clips[i], [other.text_token for other in self.strangers[i]])
             with atomic_path(self.paths[i]) as part:
                 part.write_text(json.dumps(round(help_, 5)), encoding="utf-8")
+            for path in self.paths[i].parent.glob(f"{self.clips[i].fingerprint}.*.help.json"):
+                if path != self.paths[i]:  # beside other strangers, or of another LLM
+                    path.unlink(missing_ok=True)
 
     def results(self) -> list[float | None]:
         """Help of each clip's text in nats per token; None for one without strangers."""

@@ -264,12 +264,20 @@ def test_only_changed_clips_are_computed_and_removed_ones_leave(tmp_path, raw, r
     write_clip(raw, "004.wav", SENTENCES[4])
     shutil.move(raw / "003.wav", raw / "333.wav")
     shutil.move(raw / "003.txt", raw / "333.txt")
+    cache = tmp_path / "数据/cache"
+    for name in ("gone.heard.json", "half.npz.part", f"{next(iter(before)).partition('.')[0]}.npz.part", "notes.txt"):
+        (cache / name).touch()
     capsys.readouterr()
     run()
     assert "to do     2 new or changed of 4" in capsys.readouterr().out
     assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "001", "004", "333"]
     assert len(set(records(tmp_path).items()) & set(before.items())) == 2
     assert len(records(tmp_path)) == 4, "records of what is gone are deleted"
+    of_clips = {name.partition(".")[0] for name in records(tmp_path)}
+    kept = {path.name for path in cache.iterdir()} - set(records(tmp_path))
+    assert {name.partition(".")[0] for name in kept if name.endswith(".help.json")} == of_clips
+    assert {name for name in kept if not name.endswith(".help.json")} == {"notes.txt"}
+    assert len(kept) == 5, "one result of the text check for each clip"
     assert len(list((tmp_path / "数据").glob("*.parquet"))) == 1
 
 
