@@ -31,8 +31,6 @@ from clips.audio_doctor import (
     check_speakers,
     check_text_help,
     check_texts,
-    report_entry,
-    report_text,
     text_flags,
 )
 from clips.audio_files import (
@@ -40,12 +38,12 @@ from clips.audio_files import (
     RawClip,
     find_clips,
     read_audio,
-    split_recordings,
     wave_16k,
-    write_drafts,
 )
+from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
 from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
+from clips.report import report_entry, report_text
 from clips.report_page import report_page
 from clips.text_check import Spoken, TextCheck
 from common.files import only_run, write_text

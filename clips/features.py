@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clips.audio_doctor import AudioFigures, audio_flags, drops, measure, text_flags
-from clips.audio_files import AudioError, Recording, read_audio
+from clips.audio_doctor import audio_flags, drops, text_flags
+from clips.audio_files import Recording, read_audio
+from clips.measuring import AudioFigures, measure
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd, resample
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import user_mistakes

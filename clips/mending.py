@@ -15,10 +15,12 @@ import torch
 import torchaudio.functional
 from tqdm import tqdm
 
-from clips.audio_doctor import DC_OFFSET, decibel, edge_silences, frame_levels
-from clips.audio_files import AudioError, RawClip, incomplete, left_out_twin, printable, read_audio, write_wav
+from clips.audio_doctor import DC_OFFSET
+from clips.audio_files import RawClip, incomplete, left_out_twin, printable, read_audio, write_wav
+from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path
 from config import UserError
+from cosyvoice.cli.frontend import AudioError
 from cosyvoice.utils.weights import file_fingerprint
 
 LOUDNESS_LUFS = -23.0  # EBU R 128

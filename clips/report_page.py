@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from clips.audio_doctor import Finding, summary_lines, worst_first
+from clips.audio_doctor import Finding
+from clips.report import summary_lines, worst_first
 from common.webpage import document
 
 # Columns: figure, heading, digits

@@ -29,7 +29,9 @@ OWN_IMPORTS = {
     "lora": {"config"},
     "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
-    "clips.audio_doctor": {"common.languages", "cosyvoice"},
+    "clips.audio_doctor": {"clips.measuring", "common.languages", "cosyvoice"},
+    "clips.measuring": set(),
+    "clips.report": {"clips.audio_doctor"},
     "clips.mel_store": {"config", "cosyvoice"},
     "clips.text_check": {"common.files"},
     "common.files": {"config"},
@@ -39,7 +41,7 @@ OWN_IMPORTS = {
     "common.webpage": set(),
     "training.distributed": {"common.signals", "config", "utils"},
     "voice.metrics": {"cosyvoice"},
-    "voice.runaway": set(),
+    "voice.runaway": {"clips.measuring"},
     "voice.segments": {"cosyvoice"},
 }
 ONLY_FOR_SCRIPTS = {"load", "JOINT_TRAINING_CONFIG", "read_settings"}  # settings are handed down as arguments

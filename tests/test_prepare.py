@@ -20,9 +20,11 @@ from tiny_model import make_tiny_model
 
 import clips.features
 import prepare_joint_data
-from clips import audio_doctor, audio_files
-from clips.audio_doctor import Finding, check_speakers, check_texts, measure
-from clips.audio_files import cut_at_pauses, find_clips, read_utf8, with_margins, write_drafts
+from clips import audio_doctor, audio_files, cutting
+from clips.audio_doctor import Finding, check_speakers, check_texts
+from clips.audio_files import find_clips, read_utf8
+from clips.cutting import cut_at_pauses, with_margins, write_drafts
+from clips.measuring import measure
 from common.languages import digits_in_english, script
 from config import UserError
 from cosyvoice.cli import frontend
@@ -423,7 +425,7 @@ def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(tmp_path, raw, r
     assert report(tmp_path)["talk"]["duration_sec"] == 35 and "too_long" in flags(tmp_path)["talk"]
     run("--fix")
     assert soundfile.info(tmp_path / "录音_fixed/talk.wav").duration == pytest.approx(35, abs=0.1)
-    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split")
     assert (raw / "talk_split/talk_001.wav").is_file()
 
@@ -465,7 +467,7 @@ def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_pa
     text = (tmp_path / "数据/report.txt").read_text(encoding="utf-8")
     assert r"rename it to 3\xba\xc3.txt" in text and r"its clips in 4\xba\xc3_split are used" in text
     write_clip(tmp_path, "talk.wav", None, np.tile(voice(4), 10)).rename(folder / f"6{odd}.wav")
-    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--input-dir", str(folder), "--split")
     assert soundfile.info(os.fsencode(folder / f"6{odd}_split/6{odd}_001.wav")).duration == pytest.approx(8.3)
     run("--input-dir", str(folder), "--fix")
@@ -486,7 +488,7 @@ def test_a_name_as_long_as_names_can_be_is_read(tmp_path, run, capsys, monkeypat
     with pytest.raises(UserError, match="draft.txt: a name in it is too long for the disk"):
         write_drafts(find_clips(tmp_path / "录音")[0], FakeRecogniser())
     write_clip(tmp_path / "录音", f"{name[:-1]}c.flac", None, np.tile(voice(4), 10))
-    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split", code=2)
     assert "_split: a name in it is too long for the disk" in capsys.readouterr().err
 
@@ -1042,7 +1044,7 @@ def test_margins_stay_between_the_pieces_and_inside_the_recording():
 def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, monkeypatch):
     long = write_clip(tmp_path / "录音", "长.wav", None, np.tile(voice(4), 10))
     speech = [(1.0, 9.0), (9.5, 20.0), (22.0, 23.0), (25.0, 39.5)]
-    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: speech)  # a real voice is not at hand
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: speech)  # a real voice is not at hand
     run("--split")
     pieces = sorted((tmp_path / "录音/长_split").iterdir())
     assert [path.name for path in pieces] == ["长_001.wav", "长_002.wav", "长_003.wav"]
@@ -1063,7 +1065,7 @@ def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, m
 def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, run, capsys, monkeypatch):
     for name in ("talk.wav", "talk.flac"):
         write_clip(tmp_path / "录音", name, None, np.tile(voice(4), 10))
-    monkeypatch.setattr(audio_files, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split")
     assert "talk.flac: left out, talk.wav has the same name and is used" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "录音/talk_split").iterdir()] == ["talk_001.wav"]

@@ -11,7 +11,8 @@ import soundfile
 import torch
 
 import prepare_joint_data
-from clips.audio_doctor import audio_flags, measure
+from clips.audio_doctor import audio_flags
+from clips.measuring import measure
 from clips.mending import LOUDNESS_LUFS, fixed_folder, loudness_lufs, mend
 from cosyvoice.cli.cosyvoice import CosyVoice
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clips.audio_doctor import clipped_share
+from clips.measuring import clipped_share
 from clips.text_check import Spoken, text_help
 from common.languages import language_of
 from common.recogniser import Recogniser, errors

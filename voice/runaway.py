@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FRAME_SEC = 0.02
+from clips.measuring import FRAME_SEC
+
 SILENCE_BELOW_PEAK_DB = 45  # a frame so far below the loudest one counts as silence
 NOTHING_RMS = 0.01  # -40 dBFS: speech whose loudest 20 ms are quieter than this is no speech
 LONGEST_PERIOD_SEC = 1.0
