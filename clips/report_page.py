@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from clips.audio_doctor import Finding
+from clips.measuring import ECHO_SEC
 from clips.report import summary_lines, worst_first
 from common.webpage import document
 
@@ -19,7 +20,7 @@ FIGURES = (
     ("clipped_share", "clipped share", 4),
     ("lead_silence_sec", "silence before, s", 2),
     ("trail_silence_sec", "silence after, s", 2),
-    ("fall_db", "fall in 0.15 s, dB", 0),
+    ("fall_db", f"fall in {ECHO_SEC} s, dB", 0),
     ("bandwidth_hz", "band up to, Hz", 0),
     ("sample_rate", "Hz", 0),
     ("chars_per_sec", "characters/s", 1),
