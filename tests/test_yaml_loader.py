@@ -226,12 +226,8 @@ def test_an_option_that_is_not_supported_is_named_when_building(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (
-            "upsample_rates: [8, 8]",
-            "upsample_rates: [8, 4]",
-            r"make 8 \* 4 \* 4 samples of each mel frame, which has 256",
-        ),
-        ("hop_len: 4", "hop_len: 2", r"make 8 \* 8 \* 2 samples of each mel frame"),
+        ("upsample_rates: [8, 8]", "upsample_rates: [8, 4]", "make 128 samples of each mel frame, which has 256"),
+        ("hop_len: 4", "hop_len: 2", "make 128 samples of each mel frame"),
         (
             "upsample_kernel_sizes: [16, 16]",
             "upsample_kernel_sizes: [16, 15]",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, InputError
+from cosyvoice.utils.common import MEL_BINS, SAMPLE_RATE, InputError
 from cosyvoice.utils.precision import check_precision, fast_dtype
 from matcha.models.components.channels_last import use_channels_last
 from matcha.utils.audio import hann_window
@@ -152,7 +152,7 @@ class SourceModule(nn.Module):
 
 
 class HiFTGenerator(nn.Module):
-    """Vocoder. Letters: B batch, T mel frames, N = MEL_HOP T samples."""
+    """Vocoder. Letters: B batch, T mel frames, N samples, 256 a frame at the released size."""
 
     def __init__(
         self,
@@ -175,20 +175,15 @@ class HiFTGenerator(nn.Module):
         f0_predictor: nn.Module | None = None,
     ) -> None:
         """istft_params: {"n_fft": 16, "hop_len": 4} unless given. Raises InputError without an f0_predictor, and for
-        sizes that would not give MEL_HOP samples for each mel frame."""
+        kernels with which a stage would not make as many values of each as its rate says."""
         super().__init__()
         if f0_predictor is None:
             raise InputError("HiFTGenerator: no f0_predictor; name one under hift in cosyvoice.yaml")
         istft = {"n_fft": 16, "hop_len": 4} if istft_params is None else istft_params
         self.n_fft, self.hop_length = int(istft["n_fft"]), int(istft["hop_len"])
-        if math.prod(upsample_rates) * self.hop_length != MEL_HOP:
-            made = " * ".join(map(str, [*upsample_rates, self.hop_length]))
-            raise InputError(
-                f"upsample_rates and istft_params.hop_len make {made} samples of each mel frame, which has {MEL_HOP}; "
-                "take the cosyvoice.yaml that came with hift.pt"
-            )
+        self.samples_per_frame = math.prod(upsample_rates) * self.hop_length
         for kernel, rate in zip(upsample_kernel_sizes, upsample_rates, strict=True):
-            if kernel < rate or (kernel - rate) % 2:  # a stage would not make `rate` values of each
+            if kernel < rate or (kernel - rate) % 2:
                 raise InputError(
                     f"upsample_kernel_sizes has {kernel} for the rate {rate}; a kernel is as long as its rate, or "
                     "longer by an even number"
@@ -246,7 +241,7 @@ class HiFTGenerator(nn.Module):
         """Excitation (B, 1, N) from pitch f0 (B, T) in Hz, every value held for one frame.
 
         phase: (B, 9, 1) and noise: (B, 9, N) replace the random draws of `SineGen`."""
-        held = f0.repeat_interleave(MEL_HOP, dim=1, output_size=f0.shape[1] * MEL_HOP)
+        held = f0.repeat_interleave(self.samples_per_frame, dim=1, output_size=f0.shape[1] * self.samples_per_frame)
         return self.m_source(held[:, None], phase, noise)[0]
 
     def stft(self, x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ class ModelConfig:
             importlib.import_module(tag.partition(":")[2].rpartition(".")[0])
         without_values = _NoInitialValues() if torch.device(device).type == "meta" else nullcontext()
         with torch.device(device), without_values:
-            return self._made(part, lambda: self._load(part))
+            return self._made(part, lambda: checked(self._load(part)))
 
     def get_tokenizer(self) -> Any:
         """The text tokenizer: encode(text, allowed_special=...) -> ids, decode(ids) -> text. Raises InputError."""
@@ -175,6 +175,17 @@ class ModelConfig:
             raise InputError(f"{self.directory / YAML_NAME}: cannot build '{part}': {kind}") from error
         except (ValueError, YAMLError) as error:
             raise InputError(f"{self.directory / YAML_NAME}: cannot build '{part}': {_one_line(error)}") from error
+
+
+def checked(network: nn.Module) -> nn.Module:
+    """The network; InputError for a vocoder whose samples would not be as many as the mel frames it is given last."""
+    made = getattr(network, "samples_per_frame", MEL_HOP)
+    if made != MEL_HOP:
+        raise InputError(
+            f"upsample_rates and istft_params.hop_len make {made} samples of each mel frame, which has {MEL_HOP}; "
+            "take the cosyvoice.yaml that came with hift.pt"
+        )
+    return network
 
 
 def require_files(directory: Path, names: Iterable[str]) -> None:
