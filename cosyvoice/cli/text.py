@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
-from cosyvoice.cli.english import reworded
+from cosyvoice.cli import chinese, english
 
 LONGEST_NUMBER = 36  # digits; a decillion has 34
 
@@ -31,8 +31,8 @@ class WeTextNormalizer:
         """The text as it is spoken. A word that wetext fails on stays as it is."""
         text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
         if language == "en":  # this grammar knows no other blank than single spaces
-            return reworded(" ".join(text.split()), lambda text: self._by_halves(text, "en")).replace("\\", "")
-        return self._by_halves(text, language).replace("\\", "")
+            return english.reworded(" ".join(text.split()), lambda text: self._by_halves(text, "en")).replace("\\", "")
+        return self._by_halves(chinese.reworded(text), language).replace("\\", "")
 
     def _by_halves(self, text: str, language: str) -> str:
         """wetext's English grammar asserts on words like #1 or [5]: what stands around such a word is still done."""
