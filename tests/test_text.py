@@ -22,7 +22,7 @@ def front(tiny_model_dir: Path) -> CosyVoiceFrontEnd:
         ),
         (
             "The price is $5.20 on Jan 3, 2024.",
-            "The price is five point two dollars on the third of january, twenty twenty four.",
+            "The price is five dollars twenty cents on the third of january, twenty twenty four.",
         ),
         ("I have 3 apples.", "I have three apples."),
         ("12345", "twelve thousand three hundred and forty five."),
@@ -40,7 +40,7 @@ def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFro
         ("See [5] or 7.", "See [five] or seven."),
         ("5  times\tten\u00a0or 6", "five times ten or six"),
         ("naïve7", "naïveseven"),
-        ("x² plus H₂O, ①②③ and ④ of 20 m²", "x two plus H two O, one two three and four of twenty square meters"),
+        ("x² plus H₂O, ①②③ and ④ of 20 m²", "x squared plus H two O, one two three and four of twenty square meters"),
     ],
 )
 def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEnd, text: str, spoken: str):
@@ -56,7 +56,7 @@ def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEn
         ("$1,000 or 1,234 euros", "one thousand dollars or one thousand two hundred and thirty four euros"),
         ("1,000,000 for 1,000 km", "one million for one thousand kilometers"),
         ("12,345.67", "twelve thousand three hundred and forty five point six seven"),
-        ("$1234.50", "one thousand two hundred and thirty four point five dollars"),
+        ("$1234.50", "one thousand two hundred and thirty four dollars fifty cents"),
         (
             "3€, 5 $, 50¢, €3, £5, $5k",
             "three euros, five dollars, fifty cents, three euros, five pounds, five thousand dollars",
@@ -75,7 +75,7 @@ def test_words_that_wetext_fails_on_do_not_fail_the_text(front: CosyVoiceFrontEn
             "US$1,000, US$1 or US$5 million",
             "one thousand US dollars, one US dollar or five million US dollars",
         ),
-        ("a 10,000m run, 1 m, 10-20m", "a ten thousand meters run, one meter, ten to twenty meters"),
+        ("a 10,000m run, 1 m, 10-20m deep", "a ten thousand meters run, one meter, ten to twenty meters deep"),
     ],
 )
 def test_what_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str, spoken: str):
@@ -146,6 +146,99 @@ def test_tagged_text_is_left_as_it_is(front: CosyVoiceFrontEnd):
     text = "<|en|>It costs 5 dollars. Really."
     assert front.text_normalize(text) == [text]
     assert front.text_tokens(text)[0] == 50259
+
+
+# ------------------------------------------------------------------------------------------ English
+MENDED_ENGLISH = [
+    ("5m users, 1.5m people", "five million users, one point five million people"),
+    (
+        "a 50m pool, swim 50m, 1.5m, 5 x 6m",
+        "a fifty meters pool, swim fifty meters, one point five meters, five times six meters",
+    ),
+    (
+        "10m/s, 5m/s², m/s²",
+        "ten meters per second, five meters per second squared, meters per second squared",
+    ),
+    ("10², x², (y)² and 5³, (z)³", "ten squared, x squared, (y) squared and five cubed, (z) cubed"),
+    ("It takes 20s or 30s.", "It takes twenty seconds or thirty seconds."),
+    ("in her late 20s, the 70s and 80s", "in her late twenties, the seventies and eighties"),
+    ("80s music, early-2000s", "eighties music, early-two thousands"),
+    ("She said no. 3 people left.", "She said no. three people left."),
+    ("5/5, rated 4/5 and 3/5 stars", "five out of five, rated four out of five and three out of five stars"),
+    ("The 80/20 rule, 20/20, 1914-18", "The eighty twenty rule, twenty twenty, nineteen fourteen to eighteen"),
+    ("At 5 p.m. We left the U.S. It is big.", "At five PM. We left the US. It is big."),
+    (
+        "$10-15, $5-10m, $1-2 million, £3.50-4.00",
+        "ten to fifteen dollars, five to ten million dollars, one to two million dollars, "
+        "three point five to four pounds",
+    ),
+    ("$5/month, €5/hr, $5-a-day", "five dollars per month, five euros per hour, five dollars a-day"),
+    ("A$5, HK$1, C$3.50", "five Australian dollars, one Hong Kong dollar, three point five Canadian dollars"),
+    (
+        "$3.50, $1.01, $0.99, £3.05, $3.00",
+        "three dollars fifty cents, one dollar one cent, ninety nine cents, three pounds five pence, three dollars",
+    ),
+    ("He is 6'2\" or 5’10.", "He is six foot two or five foot ten."),
+    ("802.11ac and v2.0", "eight oh two point eleven ac and v two point oh"),
+    ("Call +1 415 555 2671.", "Call plus one, four one five, five five five, two six seven one."),
+    (
+        "020 7946 0958 or call 234-5678",
+        "zero two zero, seven nine four six, zero nine five eight or call two three four, five six seven eight",
+    ),
+    ("Henry VIII, Elizabeth II and Louis XXI.", "Henry the eighth, Elizabeth the second and Louis the twenty first."),
+    ("Chapter IV and Part XII", "Chapter four and Part twelve"),
+    (
+        "Fig. 3, figs. 4, p. 12, pp. 3-5, vol. 2",
+        "Figure three, figures four, page twelve, pages three to five, volume two",
+    ),
+    ("Ch. 4, approx. 5", "Chapter four, approximately five"),
+    (
+        "Prof. Lee vs. Sen. Fox, e.g. here, i.e. there",
+        "Professor Lee versus Senator Fox, for example here, that is there",
+    ),
+    (
+        "E.g. this. I.e. that, etc. and so on. Cats, etc.",
+        "For example this. That is that, et cetera and so on. Cats, et cetera.",
+    ),
+    ("Elm Dr. is long. On Elm Dr. The end.", "Elm Drive is long. On Elm Drive. The end."),
+    ("We watch TV. TV is on.", "We watch TV. TV is on."),
+    ("The Sun is bright.", "The sun is bright."),
+    ("500¥ and ￥20, € 5", "five hundred yen and twenty yen, five euros"),
+]
+
+
+@pytest.mark.parametrize(("text", "spoken"), MENDED_ENGLISH)
+def test_english_that_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text, split=False) == spoken
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        (
+            "In 10m we leave, 10m ago, 2h 5m, for 5m 20s",
+            "In ten minutes we leave, ten minutes ago, two hours five minutes, for five minutes twenty seconds",
+        ),
+        ("10m from now, ran for 10m, $5m", "ten minutes from now, ran for ten minutes, five million dollars"),
+        ("It lasted 45s or 10s.", "It lasted forty five seconds or ten seconds."),
+        ("He is no. 1, No. 3 left.", "He is number one, Number three left."),
+        ("At 5 p.m. Monday, 5 p.m. EST in the U.S. Army", "At five PM Monday, five PM EST in the US Army"),
+        ("3/4 of 30/40, 2024-05", "three quarters of thirty fortieths, twenty twenty four-oh five"),
+        (
+            "$5, $3.5, $2.50 million, $1.5k",
+            "five dollars, three point five dollars, two point five million dollars, one point five thousand dollars",
+        ),
+        ("Part I think, Malcolm X, World War II, Paul V. Lee", "Part I think, Malcolm X, World War two, Paul V. Lee"),
+        ("Dr. Smith, Ask Dr. Lee. The cap. 3", "doctor Smith, Ask doctor Lee. The cap. three"),
+        (
+            "20 m², v8, 300 400 5000 things",
+            "twenty square meters, v eight, three hundred four hundred five thousand things",
+        ),
+        ("On Sunday, Sun 5, 'tis 5'", "On Sunday, Sunday five, 'tis five'"),
+    ],
+)
+def test_english_that_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoken: str):
+    assert front.text_normalize(text, split=False) == spoken
 
 
 # ------------------------------------------------------------------------------------------ Chinese
