@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cosyvoice.cli import text as text_rules
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 
@@ -40,6 +41,11 @@ def test_numbers_are_written_out_in_the_language_of_the_text(front: CosyVoiceFro
         ("See [5] or 7.", "See [five] or seven."),
         ("5  times\tten\u00a0or 6", "five times ten or six"),
         ("naïve7", "naïveseven"),
+        (
+            "It was Jan 3, 2024 [3] and Jan 4.",
+            "It was the third of january, twenty twenty four [three] and the fourth of january.",
+        ),
+        ("Call `utils.run_main` 5 times.", "Call `utils.run_main` five times."),  # wetext gives nothing at all
         ("x² plus H₂O, ①②③ and ④ of 20 m²", "x squared plus H two O, one two three and four of twenty square meters"),
     ],
 )
@@ -109,6 +115,29 @@ def test_what_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoke
     assert front.text_normalize(text, split=False) == spoken
 
 
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("en", "On Jan 3, 2024 at 5 p.m. Mr. Smith of the U.S. Army paid $5. Then he left again!"),
+        ("zh", "今天是2024年7月4日，气温23.5度。他付了5元！"),
+    ],
+)
+def test_a_long_text_is_normalised_by_sentences_without_a_change(monkeypatch, language: str, sentence: str):
+    lengths = []
+    normalizer = text_rules._wetext(language)
+
+    class Listening:
+        def normalize(self, piece: str) -> str:
+            lengths.append(len(piece))
+            return normalizer.normalize(piece)
+
+    monkeypatch.setattr(text_rules, "_wetext", lambda language: Listening())
+    once = text_rules.WETEXT.normalize(sentence, language)
+    blank = " " if language == "en" else ""
+    assert text_rules.WETEXT.normalize(blank.join([sentence] * 20), language) == blank.join([once] * 20)
+    assert max(lengths) <= len(sentence) + 10 and len(lengths) >= 20
+
+
 @pytest.mark.parametrize("digit", ["1", "１"])
 def test_a_number_that_has_no_name_is_read_digit_by_digit(front: CosyVoiceFrontEnd, digit: str):
     assert front.text_normalize(f"[{digit * 37}]", split=False) == f"[{' '.join(['one'] * 37)}]"
@@ -165,6 +194,7 @@ MENDED_ENGLISH = [
     ("80s music, early-2000s", "eighties music, early-two thousands"),
     ("She said no. 3 people left.", "She said no. three people left."),
     ("5/5, rated 4/5 and 3/5 stars", "five out of five, rated four out of five and three out of five stars"),
+    ("0.1-0.3 s or 1-1.5 m", "zero point one to zero point three seconds or one to one point five meters"),
     ("The 80/20 rule, 20/20, 1914-18", "The eighty twenty rule, twenty twenty, nineteen fourteen to eighteen"),
     ("At 5 p.m. We left the U.S. It is big.", "At five PM. We left the US. It is big."),
     (

@@ -149,6 +149,9 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     (r"(?<![\w.,:/$€£-])([12]\d{3})[-–]([12]\d{3})(?!\w|[.,:/–-]\d)", r"\1 to \2"),
     # 1914-18: "one thousand nine hundred and fourteen to eighteen"
     (r"(?<![\w.,:/$€£-])(1[1-9]\d\d|20\d\d)[-–](\d\d)(?!\w|[.,:/–-]\d)", _years),
+    # 0.1-0.3: "zero point one-zero point three"
+    (r"(?<![\w.,:/$€£-])(\d+\.\d+)[-–](\d+(?:\.\d+)?)(?!\d|[.,:/–-]\d)", r"\1 to \2"),
+    (r"(?<![\w.,:/$€£-])(\d+)[-–](\d+\.\d+)(?!\d|[.,:/–-]\d)", r"\1 to \2"),
     # US$5: "five us dollars", as the pronoun; A$5: "A dollar five"
     (rf"(?<![\w$])({'|'.join(_COUNTRIES)})\$ ?({_AMOUNT}(?: (?:m|b|tr)illion)?)(?!\w)", _dollars),
     # $10-15: "dollar ten-fifteen", $1-2 million: "one dollar-two million"
