@@ -6,12 +6,22 @@ import pytest
 
 from cosyvoice.cli import text as text_rules
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.tokenizer.tokenizer import get_tokenizer
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 
 
 @pytest.fixture(scope="module")
 def front(tiny_model_dir: Path) -> CosyVoiceFrontEnd:
     return CosyVoiceFrontEnd(read_model_config(tiny_model_dir))
+
+
+@pytest.fixture(scope="module")
+def mini(tiny_model_dir: Path) -> CosyVoiceFrontEnd:
+    """The front end with the tokenizer of CosyVoice-mini, which knows Latin letters and what becomes them."""
+    front = CosyVoiceFrontEnd(read_model_config(tiny_model_dir))
+    front.tokenizer = get_tokenizer()
+    return front
 
 
 @pytest.mark.parametrize(
@@ -169,6 +179,17 @@ def test_long_text_is_split_into_segments_that_lose_nothing(front: CosyVoiceFron
     segments = front.text_normalize(text)
     assert len(segments) > 3 and "".join(segments) == text
     assert all(60 < len(segment) <= 120 for segment in segments)
+
+
+@pytest.mark.parametrize("text", ["\ud800 5", "你好 \udcff", "<|en|>\udcff"])
+def test_half_a_character_is_refused(front: CosyVoiceFrontEnd, text: str):
+    with pytest.raises(InputError, match="bytes that are not UTF-8"):
+        front.text_normalize(text)
+
+
+def test_tagged_text_of_which_the_tokenizer_knows_nothing_gives_no_segment(mini: CosyVoiceFrontEnd):
+    assert mini.text_normalize("<|ru|>ь") == []
+    assert mini.text_normalize("<|ru|>да") == ["<|ru|>да"]
 
 
 def test_tagged_text_is_left_as_it_is(front: CosyVoiceFrontEnd):

@@ -183,10 +183,14 @@ class CosyVoiceFrontEnd:
         """Segments to speak one after the other, or with split=False one string, with numbers written out.
 
         Text that holds `<|` and `|>`, and any text without text_frontend, is taken as it is and not split. Segments
-        with nothing but punctuation are left out, so the list may be empty.
+        with nothing but punctuation are left out, and tagged text of which the tokenizer knows nothing, so the list may
+        be empty. Raises InputError for text with half a character, as bytes that are not UTF-8 leave it.
         """
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise InputError(f"the text {text!r} holds bytes that are not UTF-8; write or save it again as UTF-8")
         if ("<|" in text and "|>" in text) or not text_frontend or text == "":
-            return [text] if split else text
+            known = text == "" or not text_frontend or self.text_tokens(text)
+            return ([text] if known else []) if split else text
         language = "zh" if contains_chinese(text) else "en"
         text = self._written_out(text.strip(), language)
         if not split:

@@ -135,7 +135,6 @@ def spell_out_number(text: str) -> str:
     return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
 
 
-@lru_cache(maxsize=1024)  # inflect takes 9 ms
 def _number_words(digits: str) -> str:
     """A number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
