@@ -7,18 +7,20 @@ from collections.abc import Callable
 Match = re.Match[str]
 
 # No \b and no \w: to Python a Chinese character is a letter too.
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"(?<![\d.])\d+(?:\.\d+)?"
 _DIGITS = str.maketrans("0123456789", "零一二三四五六七八九")
 _CODE_DIGITS = str.maketrans("0123456789", "零幺二三四五六七八九")  # as wetext reads a mobile number
 
-# What a long number after it is called by its digits. QQ and the like only before five digits.
+# Words after which a long number is read digit by digit
 _CODE = (
     "身份证|卡号|[账帐]号|[账帐]户|QQ群?号|微信号|(?:验证|校验|动态|激活|邀请|取件|提货|兑换|识别)码|密码|口令|邮编|邮政编码|"
-    "订单号|订单编号|运单号|快递单?号|单号|流水号|学号|工号|编号|房间号|房号|会员号|序列号|车牌号?|航班号|会议号|会议ID|"
+    "订单号|订单编号|运单号|快递单?号|单号|流水号|学号|工号|编号|房间号|房号|会员号|发票号|护照号|准考证号|合同号|税号|序列号|车牌号?|航班号|会议号|会议ID|"
     "股票代码|基金代码|手机号|电话|座机|热线|传真|拨打|致电"
 )
-# After a number that is none
-_COUNTED = "年月日时点分秒天周个人次元块角毛条位部台名万亿千百多余岁米斤克度倍届款张份步架通家只件套本辆以左%‰"
+# What follows a number that is an amount and no code
+_COUNTED = (
+    "年月日时点分秒天周个人次元块角毛条位部台名万亿千百多余岁米斤克度倍届款张份步架通家只件套本辆以左美欧港日英%‰"
+)
 
 _MONEY = {
     **dict.fromkeys(["¥", "￥", "RMB", "CNY"], "元"),
@@ -76,14 +78,16 @@ def _money(match: Match) -> str:
     return f"{amount}{'到' + other if other else ''}{size or ''}{unit or _MONEY[sign]}"
 
 
-def _pressure(match: Match) -> str:
-    """A blood pressure; its hundreds are written here, since 120 alone is read as the emergency number."""
-    upper = match[2]
-    if len(upper) == 3:
-        hundreds, tens, ones = upper
-        tens = f"{tens}十" if tens != "0" else "零" if ones != "0" else ""
-        upper = f"{hundreds}百{tens}{ones.strip('0')}".translate(_DIGITS)
-    return f"{match[1]}{upper}比{match[3]}"
+def _hundreds(match: Match) -> str:
+    """A number of three digits as an amount."""
+    hundreds, tens, ones = match[0]
+    tens = f"{tens}十" if tens != "0" else "零" if ones != "0" else ""
+    return f"{hundreds}百{tens}{ones.strip('0')}".translate(_DIGITS)
+
+
+def _decimal(match: Match) -> str:
+    """A decimal that is no date."""
+    return f"{match[1]}点{match[2].translate(_DIGITS)}"
 
 
 # (pattern, what takes its place), applied in this order; above each what wetext says otherwise.
@@ -113,6 +117,12 @@ _RULES: list[tuple[str, str | Callable[[Match], str]]] = [
     (r"(?<=[A-Za-z0-9_])\.(?=[a-z]|[A-Z]{2})|\.(?=NET(?![A-Za-z]))", "点"),
     # 5.1.2版: "五。一点二版"; a date and four parts are read well
     (r"(?<![\d.])(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", r"\1点\2点\3"),
+    # 价格是11.5: 十一月五日, iOS 12.1
+    (
+        r"(?:(?<=[是为达约了本绩高低均价A-Za-z])|(?<=[A-Za-z] )|(?<=[涨跌升降增减]到))"
+        r"(?!11\.11|12\.12)(1[0-2])\.(\d\d?)(?=[，。、；！？）)和与或版]|$)",
+        _decimal,
+    ),
     # 3.15晚会: 三点一五, 985高校: 九百八十五, 996工作制
     (r"(?<![\d.])(?:3\.?15|6\.?18|9\.?11)(?=晚会|大促|购物节|年中|活动|期间|事件|恐怖)", _spelled),
     (r"(?<![\d.])[35678]\.[18](?=(?:国际)?(?:妇女|劳动|儿童|建党|建军)节|小长假|黄金周)", _spelled),
@@ -179,12 +189,15 @@ _RULES: list[tuple[str, str | Callable[[Match], str]]] = [
     # 2点半: 二点半, 2次: 二次; 2点5 is a decimal, G2次 a train
     (r"(?<![\d.A-Za-z第])2(?=点(?!\d(?!\d|分)))", "两"),
     (r"(?<![\d.A-Za-z第/:-])2(?=次(?!方)|件|份|台|部|条|遍|门|倍|公斤|星期|年(?!级))", "两"),
-    (rf"(?<![\d.A-Za-z第/:-])2[到~-](?={_NUMBER}[点次件份台部条遍门倍年个天周人位名家斤米岁])", "两到"),
+    (rf"(?<![\d.A-Za-z第/:-])2[到~-](?={_NUMBER}(?:[点次件份台部条遍门倍个天周人位名家斤米岁]|年(?!级)))", "两到"),
     # 2005年后: 两千零五年后
     (r"(?<!\d)(?!2000)(?:19|20)\d\d(?=年[以之]?[前后])", _spelled),
-    # 95后: 九十五后, 98年世界杯: 九十八年, 5000年历史: 五零零零年
+    # 生于85年: 八十五年, 95后: 九十五后, 98年世界杯: 九十八年, 5000年历史: 五零零零年
     (r"(?<![\d.])[0156789]5(?=后(?![天年个的来卫面]))", _spelled),
-    (r"(?<![\d.])[5-9]\d(?=年(?:出生|毕业|入学|入伍|结婚|的?世界杯|的?奥运|的?春晚|的?洪水|\d\d?月))", _spelled),
+    (
+        r"(?<=生于)[5-9]\d(?=年)|(?<![\d.])[5-9]\d(?=年(?:出生|毕业|入学|入伍|结婚|的?世界杯|的?奥运|的?春晚|的?洪水|\d\d?月))",
+        _spelled,
+    ),
     (r"(?<!\d)([3-9])000(?=年)|(?<!\d)([12])000(?=年的?(?:悠久)?(?:历史|文明))", lambda m: f"{m[1] or m[2]}千"),
     # 7×24小时: 七乘二四小时, 2*3: 二*三
     (r"(?<=\d) ?[×*xX] ?(?=\d)|(?<=\d[a-z]m) ?[×*] ?(?=\d)", "乘"),
@@ -198,14 +211,23 @@ _RULES: list[tuple[str, str | Callable[[Match], str]]] = [
     (rf"(?<=[{_HAN}])=(?=[{_HAN}\d])", "等于"),
     (r"(?<=[万亿])km(?![A-Za-z/])", "公里"),
     (r"(?<=[万亿])kg(?![A-Za-z/])", "公斤"),
-    # 550mL: 五百五十米L, 5g糖, 220V, 9.8m/s²: 每秒九点八米平方, 100次/分, 血压120/80: a fraction, 10'30"
+    # 550mL: 五百五十米L, 5000mAh: 五千米Ah
+    # 5g糖, 220V, 9.8m/s²: 每秒九点八米平方, 100次/分, 血压120/80: a fraction, 10'30"
     (r"(?<=\d)mL(?![A-Za-z])", "ml"),
+    (r"(?<=\d)mAh(?![A-Za-z])", "毫安时"),
+    (r"(?<=\d) ?Hz(?![A-Za-z])", "赫兹"),
     (rf"(?<![A-Za-z\d.])(?![2-6]g(?!的?[盐糖油药茶粉]))({_NUMBER})g(?![A-Za-z\d])", r"\1克"),
-    (r"(?<![A-Za-z])(\d{2,}|\d\.\d+|[3569])V(?![A-Za-z\d])", r"\1伏"),
+    (r"(?<![A-Za-z\d.])(\d{2,}|\d\.\d+|[3569])V(?![A-Za-z\d])", r"\1伏"),
     (rf"({_NUMBER}) ?m/s[²2]", r"\1米每二次方秒"),
     (rf"({_NUMBER}次)/分钟?", r"每分钟\1"),
-    (r"(血压(?:[是为：:]|高达)?)(\d\d\d?)/(\d\d\d?)(?!\d)", _pressure),
+    (r"(血压(?:[是为：:]|高达)?)(\d\d\d?)/(\d\d\d?)(?!\d)", r"\1\2比\3"),
+    # 120比80, 120Hz: 幺二零, as the emergency number
+    (r"(?<!\d)1[12]\d(?=比\d|赫兹)", _hundreds),
     (r"(?<!\d)(\d+)['′](\d{1,2})[\"″]", r"\1分\2秒"),
+    # 微信号zhang_24: 二十四
+    (r"(?<=[A-Za-z]_)\d{2,}", _spelled),
+    # 10w+: 十w+
+    (r"(?<=\d)w(?=\+)|(?<=\d\.\d)w(?![A-Za-z])|(?<=\d)w(?=粉丝|人|播放|阅读|点赞|[块元多个次])", "万"),
     # 1000+人: 一千+人
     (r"(?<![\d.+])(\d*0|\d+(?:\.\d+)?[万亿千])\+(?![\d+])", r"\1多"),
     # ①准备: nothing

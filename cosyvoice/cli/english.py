@@ -71,7 +71,7 @@ def _meters(match: Match) -> str:
     if hours or seconds:
         return match[0]
     large = "." in amount or "," in amount or len(amount.rpartition("-")[2]) >= 4  # digits
-    times = re.search("[x×] ?$", match.string[: match.start()])
+    times = re.search("[x×] ?$", match.string[max(0, match.start() - 2) : match.start()])
     if not (before or blank or after or large or times):
         return match[0]
     return f"{before or ''}{amount} {'meter' if amount == '1' else 'meters'}"
@@ -237,7 +237,7 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     (r"\betc\.(?=[,;:)]| [a-z])|(?<![\/\w])etc\b(?![./]\w)", "et cetera"),
     # 5 p.m. We left: "five PM We left"; U.S. It is: "US It is"
     (rf"(\d ?)([AaPp])\.[Mm]\.(?= [\"“(]?[A-Z])(?! (?:{_DAYS}|{_ZONES}))", r"\1\2m."),
-    (rf"\b((?:[A-Z]\.){{2,}})(?= (?:{_STARTS})\b)", lambda match: match[1].replace(".", "") + "."),
+    (rf"(?<![\w.])((?:[A-Z]\.){{2,}})(?= (?:{_STARTS})\b)", lambda match: match[1].replace(".", "") + "."),
     # Elm Dr. is long: "Elm doctor is long"
     (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= [a-z]|,|$)", r"\1 Drive"),
     (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= (?:{_STARTS})\b)", r"\1 Drive."),
