@@ -254,6 +254,10 @@ MENDED_ENGLISH = [
     ("Elm Dr. is long. On Elm Dr. The end.", "Elm Drive is long. On Elm Drive. The end."),
     ("We watch TV. TV is on.", "We watch TV. TV is on."),
     ("The Sun is bright.", "The sun is bright."),
+    ("$50k-60k, $50K", "fifty to sixty thousand dollars, fifty thousand dollars"),
+    ("A 4x100m relay, 10cm x 20cm", "A four times one hundred meters relay, ten centimeters by twenty centimeters"),
+    ("E = mc². Sun rises. Sat down.", "E equals mc squared. sun rises. sat down."),
+    ("At 10 Downing Street. It is.", "At ten Downing Street. It is."),
     ("500¥ and ￥20, € 5", "five hundred yen and twenty yen, five euros"),
 ]
 
@@ -285,7 +289,8 @@ def test_english_that_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, t
             "20 m², v8, 300 400 5000 things",
             "twenty square meters, v eight, three hundred four hundred five thousand things",
         ),
-        ("On Sunday, Sun 5, 'tis 5'", "On Sunday, Sunday five, 'tis five'"),
+        ("On Sunday, Sun 5, 'tis 5'. Sat at 5", "On Sunday, Sunday five, 'tis five'. Saturday at five"),
+        ("No. 1 and no. 3, no. 1 or no. 2", "Number one and number three, number one or number two"),
     ],
 )
 def test_english_that_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoken: str):

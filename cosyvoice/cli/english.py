@@ -23,6 +23,7 @@ _STARTS = (
     "Our|My|Their"
 )
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_TIMES = "morning|evening|night|afternoon|noon|to|through|and|from|only|at|until"
 _ZONES = "Eastern|Pacific|Central|Mountain|Greenwich|British|Local|[A-Z]{2,4}\\b"
 
 # What makes m, which wetext takes for minutes, a length
@@ -96,7 +97,7 @@ def _dollars(match: Match) -> str:
 def _dollar_range(match: Match) -> str:
     """Two amounts, then their size and currency."""
     sign, low, high, size = match.groups()
-    return f"{_short(low)} to {_short(high)} {_SIZES.get(size, size) + ' ' if size else ''}{_CURRENCIES[sign]}s"
+    return f"{_short(low)} to {_short(high)} {_SIZES.get(size.lower(), size) + ' ' if size else ''}{_CURRENCIES[sign]}s"
 
 
 def _cents(match: Match) -> str:
@@ -156,8 +157,8 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     (rf"(?<![\w$])({'|'.join(_COUNTRIES)})\$ ?({_AMOUNT}(?: (?:m|b|tr)illion)?)(?!\w)", _dollars),
     # $10-15: "dollar ten-fifteen", $1-2 million: "one dollar-two million"
     (
-        rf"(?<![\w$€£.,])([$€£])({_AMOUNT})[-–][$€£]?({_AMOUNT})"
-        r" ?(k|m|bn?|tn|thousand|million|billion|trillion)?(?![\w-])",
+        rf"(?<![\w$€£.,])([$€£])({_AMOUNT})(?:[kKmMbB]n?)?[-–][$€£]?({_AMOUNT})"
+        r" ?([kKmMbB]|[bt]n|thousand|million|billion|trillion)?(?![\w-])",
         _dollar_range,
     ),
     # $5-a-day: "dollar five-a-day"
@@ -181,11 +182,14 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
         rf"(?=({_LENGTH_AFTER})|)(?! (?:ago|later)\b)( ?\d+ ?s\b)?",
         _meters,
     ),
+    # 4x100m: "four times one hundred minutes", 10cm x 20cm: a letter
+    (r"(?<=\d)( ?[x×] ?\d+) ?m\b(?!\.\w|[/'’^])", r"\1 meters"),
+    (r"(\d ?(?:[cmk]m|ft|in)|\bmeters?) ?[x×] ?(?=\d)", r"\1 by "),
     # 9.8 m/s²: "m/s two", 10²: "ten two"; 20 m² is read well
     (r"(?<=\d) ?m/s(?:²|\^2)", " meters per second squared"),
     (r"\bm/s(?:²|\^2)", "meters per second squared"),
     (r"(?<=\d) ?m/s\b(?!\^)", " meters per second"),
-    (r"(?<=\d)²|(?<=\b[A-Za-z])(?<![\d ]m)²|(?<=\))²", " squared"),
+    (r"(?<=\d)²|(?<=\bmc)²|(?<=\b[A-Za-z])(?<![\d ]m)²|(?<=\))²", " squared"),
     (r"(?<=\d)³|(?<=\b[A-Za-z])(?<![\d ]m)³|(?<=\))³", " cubed"),
     # 6'2": "six'two", and a quote
     (r"(?<![\w.,'’])([3-8])['’] ?(1[01]|\d)(?:[\"”″]|''|(?![\w'’]))", r"\1 foot \2"),
@@ -207,14 +211,14 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     # 3€: "three€", 3.50€: "three.fifty€", $ 5: "dollar five", $5k: "dollar five k"; wetext knows the sign in front
     (rf"(?<![\w.,$€£])({_AMOUNT}) ?([$€£¥])(?!\w)", r"\2\1"),
     (r"([$€£]) (?=\d)", r"\1"),
-    (r"([$€£]\d{1,3})k\b", r"\1,000"),
+    (r"([$€£]\d{1,3})[kK]\b", r"\1,000"),
     (r"(?<![\w.,])1 ?¢", "1 cent"),
     (r"(?<=\d) ?¢", " cents"),
     (rf"₹ ?({_AMOUNT})", r"\1 rupees"),
     # No. I said no: "number I said no", She said no. 3 left: "number. three"; the blank keeps the word
     (r"\bNo\.(?! ?\d)", "No .", (r"\bNo \.", "No.")),
     (
-        r"\b((?:said|says?|answered|replied|shouted|mean[st]|voted|or|and) [Nn]o)\. (?=\d)",
+        r"\b((?:said|says?|answered|replied|shouted|mean[st]|voted|[Yy]es (?:or|and)) [Nn]o)\. (?=\d)",
         r"\1 . ",
         (r"\b([Nn]o) \.", r"\1."),
     ),
@@ -241,9 +245,11 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     # Elm Dr. is long: "Elm doctor is long"
     (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= [a-z]|,|$)", r"\1 Drive"),
     (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= (?:{_STARTS})\b)", r"\1 Drive."),
-    # TV: "Television", the Sun: "the Sunday"
+    # TV: "Television", the Sun: "the Sunday", Sat down: "Saturday down"
     (r"\bTV\b", "T.V."),
-    (r"\b([Tt]he) Sun\b(?!\.?,? (?:\d|morning|evening|night|afternoon))", r"\1 sun"),
+    (rf"\b([Tt]he) Sun\b(?!\.?,? (?:\d|{_TIMES}))", r"\1 sun"),
+    (rf"(?:^|(?<=[.!?] ))Sun(?= (?!(?:{_TIMES}))[a-z])", "sun"),
+    (rf"(?:^|(?<=[.!?] ))Sat(?= (?!(?:{_TIMES}))[a-z])", "sat"),
     # Henry VIII, Chapter IV: as letters
     (rf"\b({_KINGS}) {_ROMAN}", _ordinal),
     (rf"\b({_PARTS}) {_ROMAN}", lambda match: f"{match[1]} {_roman(match[2], match[3])}"),

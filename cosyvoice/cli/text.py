@@ -43,8 +43,10 @@ class WeTextNormalizer:
 
 
 def _english_sentences(text: str) -> str:
-    """The text sentence by sentence: wetext's time grows faster than the text."""
-    return " ".join(_spoken(sentence, "en") for sentence in _ENGLISH_END.split(text))
+    """The text sentence by sentence: wetext's time grows faster than the text, and it swallows the dot of a street."""
+    *sentences, last = _ENGLISH_END.split(text)
+    readings = [(_spoken(sentence, "en"), sentence[-1]) for sentence in sentences]
+    return " ".join([*(reading.removesuffix(mark) + mark for reading, mark in readings), _spoken(last, "en")])
 
 
 def _spoken(text: str, language: str) -> str:
