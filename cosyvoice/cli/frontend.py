@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,7 +19,18 @@ import torchaudio
 import torchaudio.compliance.kaldi
 from torch import Tensor
 
-from cosyvoice.cli.english import reworded
+from cosyvoice.cli.text import (
+    WETEXT,
+    TextNormalizer,
+    contains_chinese,
+    is_only_punctuation,
+    plain_digits,
+    remove_bracket,
+    replace_blank,
+    replace_corner_mark,
+    spell_out_number,
+    split_paragraph,
+)
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from cosyvoice.utils.yaml_loader import DOWNLOAD, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
@@ -42,181 +52,6 @@ WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
 SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
 SPEAKER_MODEL = "campplus.onnx"
 CUDA_PROVIDER = "CUDAExecutionProvider"  # onnxruntime's name for a GPU
-
-LONGEST_NUMBER = 36  # digits; a decillion has 34
-
-# Splitting: lengths are characters for zh, tokenizer ids for en
-MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
-_ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
-_CLOSING_QUOTES = '"”'
-
-
-# ---------------------------------------------------------------------------------------------- text
-class TextNormalizer(Protocol):
-    """Writes numbers, dates and units out as words."""
-
-    def normalize(self, text: str, language: str) -> str:
-        """The text as it is spoken. language: "zh" or "en"."""
-        ...
-
-
-class WeTextNormalizer:
-    """TextNormalizer by the package wetext, whose grammars are read at the first use."""
-
-    def normalize(self, text: str, language: str) -> str:
-        """The text as it is spoken. A word that wetext fails on stays as it is."""
-        text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
-        if language == "en":  # this grammar knows no other blank than single spaces
-            return reworded(" ".join(text.split()), lambda text: self._by_halves(text, "en")).replace("\\", "")
-        return self._by_halves(text, language).replace("\\", "")
-
-    def _by_halves(self, text: str, language: str) -> str:
-        """wetext's English grammar asserts on words like #1 or [5]: what stands around such a word is still done."""
-        try:
-            return _wetext(language).normalize(text)
-        except AssertionError:
-            words = text.split(" ")
-            if len(words) == 1:
-                return text
-            middle = len(words) // 2
-            halves = " ".join(words[:middle]), " ".join(words[middle:])
-            return " ".join(self._by_halves(half, language) for half in halves)
-
-
-WETEXT = WeTextNormalizer()
-
-
-@lru_cache(maxsize=2)
-def _wetext(language: str) -> Any:
-    import wetext  # 0.4 s
-
-    return wetext.Normalizer(lang=language, remove_erhua=False)
-
-
-@lru_cache(maxsize=1)
-def _inflect() -> Any:
-    import inflect  # 0.5 s
-
-    return inflect.engine()
-
-
-def contains_chinese(text: str) -> bool:
-    """Whether a character of the basic Chinese block, U+4E00 to U+9FFF, occurs."""
-    return any("\u4e00" <= char <= "\u9fff" for char in text)
-
-
-def replace_blank(text: str) -> str:
-    """Text whose spaces survive only between two ASCII characters that are not spaces."""
-
-    def keeps(char: str) -> bool:
-        return char.isascii() and char not in ("", " ")
-
-    # the left neighbour of the first character is the last one, as text[-1]; a missing right neighbour is ""
-    return "".join(
-        char for i, char in enumerate(text) if char != " " or (keeps(text[i + 1 : i + 2]) and keeps(text[i - 1]))
-    )
-
-
-def replace_corner_mark(text: str) -> str:
-    """Text with the raised 2 and 3 of square and cubic units written in Chinese."""
-    return text.replace("²", "平方").replace("³", "立方")
-
-
-def remove_bracket(text: str) -> str:
-    """Text without full-width brackets and backticks; a Chinese dash becomes a space."""
-    return re.sub("[（）【】`]", "", text).replace("——", " ")
-
-
-def plain_digits(text: str) -> str:
-    """Text whose raised, lowered and circled digits, which `spell_out_number` takes for zero, are plain and apart."""
-
-    def odd(char: str) -> bool:
-        return char.isdigit() and not char.isdecimal()
-
-    plain = ""
-    for before, char in zip(f" {text}", text, strict=False):
-        apart = not before.isspace() and (odd(char) or odd(before) and char.isalnum())
-        plain += (" " if apart else "") + (str(unicodedata.digit(char)) if odd(char) else char)
-    return plain
-
-
-def spell_out_number(text: str) -> str:
-    """Text in which every run of digits is written as English words; other signs of a number stay."""
-    return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
-
-
-def _number_words(digits: str) -> str:
-    """A number in English words, digit by digit where it is longer than inflect has names for."""
-    alone = digits if len(digits) > LONGEST_NUMBER else [digits]
-    return " ".join(map(_inflect().number_to_words, alone))
-
-
-def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
-    """(digits, "") and ("", other text) in turn. Digits as str.isdigit has them, so raised ones too."""
-    start = 0
-    for end in range(1, len(text) + 1):
-        if end == len(text) or text[end].isdigit() != text[start].isdigit():
-            yield (text[start:end], "") if text[start].isdigit() else ("", text[start:end])
-            start = end
-
-
-def is_only_punctuation(text: str) -> bool:
-    """Whether the text is empty or all Unicode punctuation and symbols; a space is neither."""
-    return all(unicodedata.category(char)[0] in "PS" for char in text)
-
-
-def split_paragraph(
-    text: str,
-    tokenize: Callable[[str], list],
-    lang: str,
-    token_max_n: int = MAX_SEGMENT,
-    token_min_n: int = MIN_SEGMENT,
-    merge_len: int = MERGE_BELOW,
-    comma_split: bool = False,
-) -> list[str]:
-    """Segments of the text that end at punctuation and are about as long as the model speaks in one go.
-
-    Sentences are joined while the sum is at most token_max_n or what there is has at most token_min_n; a last segment
-    below merge_len is added to the one before. Length: characters for lang "zh", `tokenize`'s ids for "en".
-    """
-    if not text:
-        return []
-
-    def length(segment: str) -> int:
-        return len(segment) if lang == "zh" else len(tokenize(segment))
-
-    marks = (_ZH_MARKS if lang == "zh" else _EN_MARKS) + ("，," if comma_split else "")
-    if text[-1] not in marks:
-        text += "。" if lang == "zh" else "."
-    segments: list[str] = []
-    current = ""
-    for piece in _pieces(text, marks):
-        if length(current + piece) > token_max_n and length(current) > token_min_n:
-            segments.append(current)
-            current = ""
-        current += piece
-    if current and segments and length(current) < merge_len:
-        segments[-1] += current
-    elif current:
-        segments.append(current)
-    return segments
-
-
-def _pieces(text: str, marks: str) -> list[str]:
-    """Text cut after each mark. A mark with nothing before it is dropped; a quote right after a mark stays with it."""
-    pieces: list[str] = []
-    start = 0
-    for i, char in enumerate(text):
-        if char not in marks:
-            continue
-        if i > start:
-            pieces.append(text[start : i + 1])
-        start = i + 1
-        if text[start : start + 1] and text[start] in _CLOSING_QUOTES:
-            if pieces:
-                pieces[-1] += text[start]
-            start += 1
-    return pieces
 
 
 # ---------------------------------------------------------------------------------------------- audio
@@ -420,10 +255,14 @@ class CosyVoiceFrontEnd:
         """Segments to speak one after the other, or with split=False one string, with numbers written out.
 
         Text that holds `<|` and `|>`, and any text without text_frontend, is taken as it is and not split. Segments
-        with nothing but punctuation are left out, so the list may be empty.
+        with nothing but punctuation are left out, and tagged text of which the tokenizer knows nothing, so the list may
+        be empty. Raises InputError for text with half a character, as bytes that are not UTF-8 leave it.
         """
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise InputError(f"the text {text!r} holds bytes that are not UTF-8; write or save it again as UTF-8")
         if ("<|" in text and "|>" in text) or not text_frontend or text == "":
-            return [text] if split else text
+            known = text == "" or not text_frontend or self.text_tokens(text)
+            return ([text] if known else []) if split else text
         language = "zh" if contains_chinese(text) else "en"
         text = self._written_out(text.strip(), language)
         if not split:

@@ -1,0 +1,211 @@
+"""The front end's rules for text: numbers as words, and segments as long as the model speaks in one go."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, Protocol
+
+from cosyvoice.cli import chinese, english
+
+LONGEST_NUMBER = 36  # digits; a decillion has 34
+
+# Splitting: lengths are characters for zh, tokenizer ids for en
+MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
+_ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
+_CLOSING_QUOTES = '"”'
+
+# Where a sentence surely ends: four small letters are no abbreviation. Without the blanks around a Chinese one.
+_ENGLISH_END = re.compile(r"(?<=[a-z]{4}[.!?]) (?=[A-Z][a-z]|[AI] )")
+_CHINESE_SENTENCE = re.compile(r"[^\s。！？；](?:[^。！？；\n]*[^\s。！？；])?[。！？；]*")
+
+
+class TextNormalizer(Protocol):
+    """Writes numbers, dates and units out as words."""
+
+    def normalize(self, text: str, language: str) -> str:
+        """The text as it is spoken. language: "zh" or "en"."""
+        ...
+
+
+class WeTextNormalizer:
+    """TextNormalizer by the package wetext, whose grammars are read at the first use."""
+
+    def normalize(self, text: str, language: str) -> str:
+        """The text as it is spoken. A word that wetext fails on stays as it is."""
+        text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
+        if language == "en":  # this grammar knows no other blank than single spaces
+            text = english.reworded(" ".join(text.split()), _english_sentences)
+        else:
+            text = _CHINESE_SENTENCE.sub(lambda sentence: _spoken(sentence[0], "zh"), chinese.reworded(text))
+        return text.replace("\\", "")
+
+
+def _english_sentences(text: str) -> str:
+    """The text sentence by sentence: wetext's time grows faster than the text, and it swallows the dot of a street."""
+    *sentences, last = _ENGLISH_END.split(text)
+    readings = [(_spoken(sentence, "en"), sentence[-1]) for sentence in sentences]
+    return " ".join([*(reading.removesuffix(mark) + mark for reading, mark in readings), _spoken(last, "en")])
+
+
+def _spoken(text: str, language: str) -> str:
+    """wetext's reading. It fails on words like [5] or `a.b_c`: what stands between them is still done whole."""
+    reading = _reading(text, language)
+    if reading is not None:
+        return reading
+    words = text.split(" ")
+    runs = [(fails, list(run)) for fails, run in groupby(words, lambda word: _fails(word, language))]
+    if len(runs) == 1 and not runs[0][0]:  # they fail only together
+        middle = len(words) // 2
+        runs = [(False, words[:middle]), (False, words[middle:])]
+    return " ".join(" ".join(run) if fails else _spoken(" ".join(run), language) for fails, run in runs)
+
+
+def _reading(text: str, language: str) -> str | None:
+    """What wetext makes of the text; None where its English grammar asserts, or finds nothing and loses all of it."""
+    try:
+        return _wetext(language).normalize(text) or (None if text.strip() else "")
+    except AssertionError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _fails(word: str, language: str) -> bool:
+    return _reading(word, language) is None
+
+
+WETEXT = WeTextNormalizer()
+
+
+@lru_cache(maxsize=2)
+def _wetext(language: str) -> Any:
+    import wetext  # 0.4 s
+
+    return wetext.Normalizer(lang=language, remove_erhua=False)
+
+
+@lru_cache(maxsize=1)
+def _inflect() -> Any:
+    import inflect  # 0.5 s
+
+    return inflect.engine()
+
+
+def contains_chinese(text: str) -> bool:
+    """Whether a character of the basic Chinese block, U+4E00 to U+9FFF, occurs."""
+    return any("\u4e00" <= char <= "\u9fff" for char in text)
+
+
+def replace_blank(text: str) -> str:
+    """Text whose spaces survive only between two ASCII characters that are not spaces."""
+
+    def keeps(char: str) -> bool:
+        return char.isascii() and char not in ("", " ")
+
+    # the left neighbour of the first character is the last one, as text[-1]; a missing right neighbour is ""
+    return "".join(
+        char for i, char in enumerate(text) if char != " " or (keeps(text[i + 1 : i + 2]) and keeps(text[i - 1]))
+    )
+
+
+def replace_corner_mark(text: str) -> str:
+    """Text with the raised 2 and 3 of square and cubic units written in Chinese."""
+    return text.replace("²", "平方").replace("³", "立方")
+
+
+def remove_bracket(text: str) -> str:
+    """Text without full-width brackets and backticks; a Chinese dash becomes a space."""
+    return re.sub("[（）【】`]", "", text).replace("——", " ")
+
+
+def plain_digits(text: str) -> str:
+    """Text whose raised, lowered and circled digits, which `spell_out_number` takes for zero, are plain and apart."""
+
+    def odd(char: str) -> bool:
+        return char.isdigit() and not char.isdecimal()
+
+    plain = ""
+    for before, char in zip(f" {text}", text, strict=False):
+        apart = not before.isspace() and (odd(char) or odd(before) and char.isalnum())
+        plain += (" " if apart else "") + (str(unicodedata.digit(char)) if odd(char) else char)
+    return plain
+
+
+def spell_out_number(text: str) -> str:
+    """Text in which every run of digits is written as English words; other signs of a number stay."""
+    return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
+
+
+def _number_words(digits: str) -> str:
+    """A number in English words, digit by digit where it is longer than inflect has names for."""
+    alone = digits if len(digits) > LONGEST_NUMBER else [digits]
+    return " ".join(map(_inflect().number_to_words, alone))
+
+
+def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
+    """(digits, "") and ("", other text) in turn. Digits as str.isdigit has them, so raised ones too."""
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or text[end].isdigit() != text[start].isdigit():
+            yield (text[start:end], "") if text[start].isdigit() else ("", text[start:end])
+            start = end
+
+
+def is_only_punctuation(text: str) -> bool:
+    """Whether the text is empty or all Unicode punctuation and symbols; a space is neither."""
+    return all(unicodedata.category(char)[0] in "PS" for char in text)
+
+
+def split_paragraph(
+    text: str,
+    tokenize: Callable[[str], list],
+    lang: str,
+    token_max_n: int = MAX_SEGMENT,
+    token_min_n: int = MIN_SEGMENT,
+    merge_len: int = MERGE_BELOW,
+    comma_split: bool = False,
+) -> list[str]:
+    """Segments of the text that end at punctuation and are about as long as the model speaks in one go.
+
+    Sentences are joined while the sum is at most token_max_n or what there is has at most token_min_n; a last segment
+    below merge_len is added to the one before. Length: characters for lang "zh", `tokenize`'s ids for "en".
+    """
+    if not text:
+        return []
+
+    def length(segment: str) -> int:
+        return len(segment) if lang == "zh" else len(tokenize(segment))
+
+    marks = (_ZH_MARKS if lang == "zh" else _EN_MARKS) + ("，," if comma_split else "")
+    if text[-1] not in marks:
+        text += "。" if lang == "zh" else "."
+    segments: list[str] = []
+    current = ""
+    for piece in _pieces(text, marks):
+        if length(current + piece) > token_max_n and length(current) > token_min_n:
+            segments.append(current)
+            current = ""
+        current += piece
+    if current and segments and length(current) < merge_len:
+        segments[-1] += current
+    elif current:
+        segments.append(current)
+    return segments
+
+
+def _pieces(text: str, marks: str) -> list[str]:
+    """Text cut after each mark. A mark with nothing before it is dropped; a quote right after a mark stays with it."""
+    pieces: list[str] = []
+    start = 0
+    for i, char in enumerate(text):
+        if char not in marks:
+            continue
+        if i > start:
+            pieces.append(text[start : i + 1])
+        start = i + 1
+        if text[start : start + 1] and text[start] in _CLOSING_QUOTES:
+            if pieces:
+                pieces[-1] += text[start]
+            start += 1
+    return pieces
