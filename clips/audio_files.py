@@ -4,7 +4,7 @@ import io
 import os
 import struct
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -112,9 +112,20 @@ def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Pat
     return {stem: path for stem, path in found.items() if path is not None}, twins
 
 
-def left_out_twin(clip: RawClip) -> str:
-    """What --split and --fix print about a recording that has the flag duplicate_name."""
-    return f"{clip.file}: left out, {clip.flags['duplicate_name']['used_file']} has the same name and is used"
+def recordings_of(clips: Iterable[RawClip], lines: list[str]) -> Iterator[tuple[RawClip, Recording]]:
+    """The clips of which --split and --fix make new files, with their recordings; `lines` tell why others are left out:
+    what they make would take the name of a twin's, or they cannot be read."""
+    for clip in clips:
+        if "duplicate_name" in clip.flags:
+            used = clip.flags["duplicate_name"]["used_file"]
+            lines.append(f"{clip.file}: left out, {used} has the same name and is used")
+            continue
+        try:
+            recording = read_audio(clip.path)
+        except frontend.AudioError as error:
+            lines.append(f"{clip.file}: cannot be read: {error}")
+            continue
+        yield clip, recording
 
 
 def incomplete(clip: RawClip) -> list[str]:

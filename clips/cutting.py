@@ -12,10 +12,10 @@ from clips.audio_files import (
     RawClip,
     Recording,
     incomplete,
-    left_out_twin,
     one_line,
     printable,
     read_audio,
+    recordings_of,
     split_folder,
     wave_16k,
     write_wav,
@@ -40,16 +40,8 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
     Too long: over 30 s, or over 15 s and without a transcript. Pieces go to <stem>_split/<stem>_001.wav beside the
     recording, which is left out from then on. Raises UserError where a piece cannot be written.
     """
-    lines = []
-    for clip in clips:
-        if "duplicate_name" in clip.flags:  # its pieces would go to the folder of the other's
-            lines.append(left_out_twin(clip))
-            continue
-        try:
-            recording = read_audio(clip.path)
-        except AudioError as error:
-            lines.append(f"{clip.file}: cannot be read: {error}")
-            continue
+    lines: list[str] = []
+    for clip, recording in recordings_of(clips, lines):
         if recording.duration_sec <= (MAX_TOKEN_SEC if clip.text else MAX_PIECE_SEC):
             continue
         lines += incomplete(clip)

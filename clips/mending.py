@@ -16,11 +16,10 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET
-from clips.audio_files import RawClip, incomplete, left_out_twin, printable, read_audio, write_wav
+from clips.audio_files import RawClip, incomplete, printable, recordings_of, write_wav
 from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import AudioError
 from cosyvoice.utils.weights import file_fingerprint
 
 LOUDNESS_LUFS = -23.0  # EBU R 128
@@ -127,21 +126,14 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
 
     Raises UserError where the folder holds anything else, no recording can be read, or the disk refuses; one that
     cannot be read, or that shares its name with one that is used, is named and left out."""
-    target, lines = fixed_folder(input_dir), []
+    target = fixed_folder(input_dir)
+    lines: list[str] = []
     refuse_changed_copies(target)
     known: dict[str, list[str]] = {}
     with atomic_path(target) as folder:
         shutil.rmtree(folder, ignore_errors=True)  # of a killed run
         folder.mkdir()
-        for clip in tqdm(clips, "fixing", unit="clip"):
-            if "duplicate_name" in clip.flags:  # its copy would get the name and the text of the other's
-                lines.append(left_out_twin(clip))
-                continue
-            try:
-                recording = read_audio(clip.path)
-            except AudioError as error:
-                lines.append(f"{clip.file}: cannot be read: {error}")
-                continue
+        for clip, recording in recordings_of(tqdm(clips, "fixing", unit="clip"), lines):
             mended = mend(recording.samples, recording.sample_rate)
             path = (folder / clip.path.relative_to(input_dir)).with_suffix(".wav")
             path.parent.mkdir(parents=True, exist_ok=True)
