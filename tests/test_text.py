@@ -200,6 +200,12 @@ def test_tagged_text_is_left_as_it_is(front: CosyVoiceFrontEnd):
 
 # ------------------------------------------------------------------------------------------ English
 MENDED_ENGLISH = [
+    (
+        "It takes 20s or 30s, about 2m 40s. Wait about 50s, 60s later",
+        "It takes twenty seconds or thirty seconds, about two minutes forty seconds. Wait about fifty seconds, "
+        "sixty seconds later",
+    ),
+    ("I live on Elm Dr. The pool is 50m long.", "I live on Elm Drive. The pool is fifty meters long."),
     ("5m users, 1.5m people", "five million users, one point five million people"),
     (
         "a 50m pool, swim 50m, 1.5m, 5 x 6m",
@@ -251,7 +257,7 @@ MENDED_ENGLISH = [
         "E.g. this. I.e. that, etc. and so on. Cats, etc.",
         "For example this. That is that, et cetera and so on. Cats, et cetera.",
     ),
-    ("Elm Dr. is long. On Elm Dr. The end.", "Elm Drive is long. On Elm Drive. The end."),
+    ("At 5 Elm Dr. is a pub. On Elm Dr. The end.", "At five Elm Drive is a pub. On Elm Drive. The end."),
     ("We watch TV. TV is on.", "We watch TV. TV is on."),
     ("The Sun is bright.", "The sun is bright."),
     ("$50k-60k, $50K", "fifty to sixty thousand dollars, fifty thousand dollars"),
@@ -276,6 +282,15 @@ def test_english_that_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, t
         ),
         ("10m from now, ran for 10m, $5m", "ten minutes from now, ran for ten minutes, five million dollars"),
         ("It lasted 45s or 10s.", "It lasted forty five seconds or ten seconds."),
+        (
+            "Highs in the upper 70s, mid 60s to low 70s, Back in 80s Britain, in 40s and 50s, Anna's 30s",
+            "Highs in the upper seventies, mid sixties to low seventies, Back in eighties Britain, in forties and "
+            "fifties, Anna's thirties",
+        ),
+        ("He scored 1/2 of the points. Sat works for me.", "He scored one half of the points. Saturday works for me."),
+        ("Thanks Dr. You helped, Okay Dr. It is.", "Thanks doctor You helped, Okay doctor It is."),
+        ("The film runs 90m, it is 45m long.", "The film runs ninety minutes, it is forty five minutes long."),
+        ("We called 999 people.", "We called nine hundred and ninety nine people."),
         ("He is no. 1, No. 3 left.", "He is number one, Number three left."),
         ("At 5 p.m. Monday, 5 p.m. EST in the U.S. Army", "At five PM Monday, five PM EST in the US Army"),
         ("3/4 of 30/40, 2024-05", "three quarters of thirty fortieths, twenty twenty four-oh five"),
@@ -299,6 +314,9 @@ def test_english_that_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: st
 
 # ------------------------------------------------------------------------------------------ Chinese
 MENDED_CHINESE = [
+    ("时间：8：30，营业时间：9：00—18：00，比分：3：2", "时间：八点三十分，营业时间：九点到十八点，比分：三比二"),
+    ("指数收于3,050.12点，金价2,034.12美元", "指数收于三千零五十点一二点，金价两千零三十四点一二美元"),
+    ("传真300页，密码1000种，账户 5000 元，工号100到200", "传真三百页，密码一千种，账户五千元，工号一百到两百"),
     ("他有2，3个苹果，1,2,3", "他有二，三个苹果，一,二,三"),
     ("身高180，180斤，2米8，1米75", "身高一百八十，一百八十斤，两米八，一米七十五"),
     ("9.5，8.5分，5，-3度，￥5，¥12", "九点五，八点五分，五，负三度，五元，十二元"),
@@ -389,6 +407,11 @@ def test_chinese_that_wetext_reads_wrongly_is_mended(front: CosyVoiceFrontEnd, t
         ("10.1放假，11.11大促，在12.5举行", "十月一日放假，十一月十一日大促，在十二月五日举行"),
         ("2-3年级，打120，10.5分", "二到三年级，打幺二零，十点五分"),
         ("没有数字，也没有点～好的", "没有数字，也没有点～好的"),
+        (
+            "今天是12.25，截止日期为12.31，为10.15和10.16",
+            "今天是十二月二十五日，截止日期为十二月三十一日，为十月十五日和十月十六日",
+        ),
+        ("2次元，2次列车", "二次元，二次列车"),
     ],
 )
 def test_chinese_that_wetext_reads_well_stays(front: CosyVoiceFrontEnd, text: str, spoken: str):

@@ -22,6 +22,7 @@ _STARTS = (
     "It|He|She|We|They|You|I|This|That|These|Those|There|The|But|And|So|In|On|At|If|When|What|Why|How|Then|His|Her|Its|"
     "Our|My|Their"
 )
+_STREET = r"(?:(?i:\b(?:on|at|to|from|near|along|down|off|onto|of)) |\d )"  # before the name of one
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _TIMES = "morning|evening|night|afternoon|noon|to|through|and|from|only|at|until"
 _ZONES = "Eastern|Pacific|Central|Mountain|Greenwich|British|Local|[A-Z]{2,4}\\b"
@@ -33,14 +34,27 @@ _LENGTH_AFTER = (
     r"dive|jump|climb|waves?|tunnel|bridge|yacht)\b| from (?!now)| per (?:second|minute|hour)\b| ?[x×] ?\d"
 )
 _LENGTH_BEFORE = (
-    r"\b(?:ran|runs?|running|sw[aiu]ms?|swimming|walk(?:s|ed|ing)?|jump(?:s|ed|ing)?|climb(?:s|ed|ing)?|fell|falls?|"
-    r"dives?|dived|threw|throws?|raced?|(?:height|length|width|depth|distance|radius|altitude)(?: of| is| was)?) "
+    r"\b(?:(?:I|we|you|they|s?he|to|can|could|will|must|who) (?:run|ran|runs)|running|sw[aiu]ms?|swimming|"
+    r"walk(?:s|ed|ing)?|jump(?:s|ed|ing)?|climb(?:s|ed|ing)?|fell|falls?|dives?|dived|threw|throws?|raced?|"
+    r"(?:height|length|width|depth|distance|radius|altitude)(?: of| is| was)?) "
     r"?(?:the |about |over |only )?"
+)
+_LASTING = re.compile(  # what is said to be 45m long and lasts
+    r"\b(?:meetings?|films?|movies?|lectures?|episodes?|videos?|pauses?|queues?|delays?|songs?|shows?|clips?|calls?|"
+    r"talks?|sessions?|class|classes|waits?|breaks?|podcasts?|it) (?:is|was|are|were|will be|lasts?) "
+    r"(?:about |only |over )?$"
 )
 _MANY = (
     "users|people|followers|subscribers|views|viewers|downloads|copies|customers|players|residents|inhabitants|visitors|"
     "workers|jobs|voters|votes|tonnes|tons|barrels|dollars|euros|pounds|streams|members|fans|readers|listeners|"
     "passengers|units|students|children|adults|homes|households|tokens|parameters"
+)
+_WAITING = (
+    "takes?|took|taking|waits?|waited|waiting|lasts?|lasted|lasting|rests?|rested|hold|held|plank|sleep|sleeps|pauses?|"
+    "paused|every|within|after|for|than|another|remaining|timeout|timer"
+)
+_COUNTDOWN = (
+    "ago|later|left|timer|delay|timeout|remaining|each|apart|early|late|faster|slower|rest|break|pause|clip|video|ad"
 )
 _EIGHTIES = (
     "music|songs?|tunes|pop|rock|disco|soul|style|fashion|hits|movies?|films?|shows?|kids?|vibes?|classics?|party|"
@@ -70,6 +84,8 @@ def _meters(match: Match) -> str:
     """A length in meters, unless hours before it or seconds after it say that m means minutes, or nothing says much."""
     before, hours, amount, blank, after, seconds = match.groups()
     if hours or seconds:
+        return match[0]
+    if after == " long" and _LASTING.search(match.string[: match.start()]):
         return match[0]
     large = "." in amount or "," in amount or len(amount.rpartition("-")[2]) >= 4  # digits
     times = re.search("[x×] ?$", match.string[max(0, match.start() - 2) : match.start()])
@@ -139,7 +155,7 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     (r"(?<![\w.,/])(5|10|100)/\1(?![\w/]|[.,]\d)", r"\1 out of \1"),
     (
         r"(?i)\b((?:rat|scor)(?:ed?|ing)(?: (?:it|them|her|him|at|is|was|of|a|an))*:? )"
-        r"(\d+(?:\.\d)?)/(\d+)(?![\w/]|[.,]\d)",
+        r"(\d+(?:\.\d)?)/(\d+)(?![\w/]|[.,]\d| of\b)",
         r"\1\2 out of \3",
     ),
     (r"(?<![\w.,/])(\d+(?:\.\d)?)/(5|10)(?= stars?\b)", r"\1 out of \2"),
@@ -206,8 +222,13 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
         _decades,
     ),
     (rf"(?<![\w.,:$€£])()([2-9]0s)(?=[ -](?:{_EIGHTIES})\b)", _decades),
-    # takes 20s: "twenties"
-    (r"(?<![\w.,:/$€£-])([2-9]0)s\b", r"\1 seconds"),
+    # takes 20s: "twenties"; in the upper 70s they are
+    (
+        rf"(?i)\b((?:{_WAITING}) (?:about |around |over |under |only |just |the |another |up to )?)([2-9]0)s\b",
+        r"\1\2 seconds",
+    ),
+    (rf"(?i)(?<![\w.,:/$€£-])([2-9]0)s(?=[ -](?:{_COUNTDOWN})\b)", r"\1 seconds"),
+    (r"(\d ?m(?:in)? |\d seconds (?:or|to|and) )([2-9]0)s\b", r"\1\2 seconds"),
     # 3€: "three€", 3.50€: "three.fifty€", $ 5: "dollar five", $5k: "dollar five k"; wetext knows the sign in front
     (rf"(?<![\w.,$€£])({_AMOUNT}) ?([$€£¥])(?!\w)", r"\2\1"),
     (r"([$€£]) (?=\d)", r"\1"),
@@ -243,13 +264,16 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     (rf"(\d ?)([AaPp])\.[Mm]\.(?= [\"“(]?[A-Z])(?! (?:{_DAYS}|{_ZONES}))", r"\1\2m."),
     (rf"(?<![\w.])((?:[A-Z]\.){{2,}})(?= (?:{_STARTS})\b)", lambda match: match[1].replace(".", "") + "."),
     # Elm Dr. is long: "Elm doctor is long"
-    (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= [a-z]|,|$)", r"\1 Drive"),
-    (rf"\b(?!(?:{_STARTS}|A|Dear|Good|Yes|Hello|Hi)\b)([A-Z][a-z]+) Dr\.(?= (?:{_STARTS})\b)", r"\1 Drive."),
+    (rf"({_STREET}[A-Z][a-z]+) Dr\.(?= [a-z]|,|$)", r"\1 Drive"),
+    (rf"({_STREET}[A-Z][a-z]+) Dr\.(?= (?:{_STARTS})\b)", r"\1 Drive."),
     # TV: "Television", the Sun: "the Sunday", Sat down: "Saturday down"
     (r"\bTV\b", "T.V."),
     (rf"\b([Tt]he) Sun\b(?!\.?,? (?:\d|{_TIMES}))", r"\1 sun"),
-    (rf"(?:^|(?<=[.!?] ))Sun(?= (?!(?:{_TIMES}))[a-z])", "sun"),
-    (rf"(?:^|(?<=[.!?] ))Sat(?= (?!(?:{_TIMES}))[a-z])", "sat"),
+    (
+        r"(?:^|(?<=[.!?] ))Sun(?= (?:rises?|sets?|rose|shines?|shone|(?:is|was) (?:shining|rising|setting|up|out))\b)",
+        "sun",
+    ),
+    (r"(?:^|(?<=[.!?] ))Sat(?= (?:down|up|in|on|by|beside|back|there|here|still|quietly|next|around|alone)\b)", "sat"),
     # Henry VIII, Chapter IV: as letters
     (rf"\b({_KINGS}) {_ROMAN}", _ordinal),
     (rf"\b({_PARTS}) {_ROMAN}", lambda match: f"{match[1]} {_roman(match[2], match[3])}"),
@@ -275,7 +299,11 @@ _RULES: list[tuple[str, Spoken] | tuple[str, Spoken, tuple[str, str]]] = [
     # 555-1234: "five hundred and fifty five to one thousand ..."; with an area code it is read well
     (r"((?<![\d-])(?<![\d)] ))(555-\d{4})\b(?!-)", _digits),
     (r"(?i)\b((?:call|dial|phone|tel|number)(?: us| me)?(?: at| on| is)?[.:]? )([2-9]\d\d-\d{4})\b(?!-)", _digits),
-    (r"(?i)\b((?:call|dial)(?:s|ed|ing)? )(911|999|112)\b(?![.,:-]\d)", _digits),
+    (
+        r"(?i)\b((?:call|dial)(?:s|ed|ing)? )(911|999|112)\b"
+        r"(?![.,:-]\d| (?:people|customers|users|homes|voters|times)\b)",
+        _digits,
+    ),
     # St. Louis: left so, and the dot may end a segment. After a name (Main St. The) it is a street.
     (r"(^|[^\w\s]\s*|\b[a-z]+\s|\b(?:In|At|To|From|Near|The)\s)St\. (?=[A-Z])", r"\1Saint "),
 ]
