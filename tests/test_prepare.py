@@ -29,6 +29,7 @@ from common.languages import digits_in_english, script
 from config import UserError
 from cosyvoice.cli import frontend
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
+from cosyvoice.cli.mp3 import mp3_seconds
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
 from prepare_joint_data import main, parse_args
@@ -440,6 +441,42 @@ def test_a_flac_that_was_cut_off_is_refused_with_and_without_ffmpeg(tmp_path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(frontend.AudioError, match=r"damaged or not audio at all \(.*lost sync\)"):
         audio_files.read_audio(path)
+
+
+def joined_mp3(tmp_path: Path, raw: Path) -> Path:
+    """Two MP3 files in one, as `cat` makes it: the first frame tells the length of the first alone."""
+    one = write_clip(tmp_path, "one.mp3", None, voice(4))
+    path = raw / "joined.mp3"
+    path.write_bytes(2 * one.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100, 48_000])
+def test_an_mp3_is_as_long_as_its_frames(tmp_path, rate):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, np.zeros((3 * rate, 2)), rate)
+    assert mp3_seconds(path) == pytest.approx(3.05, abs=0.1)  # with what the encoder puts around it
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 1]) + b"\xff\xfb\x90\x64" * 64 + b"\xff"  # 257 bytes that are no frames
+    path.write_bytes(tag + path.read_bytes() + b"TAG" + bytes(125))
+    assert mp3_seconds(path) == pytest.approx(3.05, abs=0.1)
+    path.write_bytes(b"no sound \xff in it \xff\xfb")
+    assert mp3_seconds(path) == 0
+
+
+def test_an_mp3_that_goes_on_where_libsndfile_stops_is_refused_without_ffmpeg(tmp_path, raw, monkeypatch):
+    path = joined_mp3(tmp_path, raw)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(frontend.AudioError, match=r"only 4\.0 s of its 8\.\d s can be read without ffmpeg .*; convert"):
+        audio_files.read_audio(path)
+
+
+def test_ffmpeg_reads_an_mp3_to_its_end(tmp_path, raw):
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    path = joined_mp3(tmp_path, raw)
+    assert audio_files.read_audio(path).duration_sec == pytest.approx(8.1, abs=0.2)
+    start = audio_files.read_audio(path, 3)
+    assert len(start.samples) == 3 * RATE and start.duration_sec == pytest.approx(8.1, abs=0.2)
 
 
 def test_names_that_are_not_utf_8_are_read_and_shown_with_their_odd_bytes(tmp_path, run, monkeypatch):

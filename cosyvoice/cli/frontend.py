@@ -19,6 +19,7 @@ import torchaudio
 import torchaudio.compliance.kaldi
 from torch import Tensor
 
+from cosyvoice.cli.mp3 import mp3_seconds
 from cosyvoice.cli.text import (
     WETEXT,
     TextNormalizer,
@@ -45,6 +46,7 @@ FFMPEG_TIMEOUT_SEC = 300
 FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,asf,caf,eac3,flac,g722,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # no playlists
 SF_NO_SUCH_FILE = 7  # libsndfile's code for "File does not exist or is not a regular file"
 LONGEST_SEC = 24 * 3600  # a file that is said to hold more does not say how much it holds
+MP3_SLACK_SEC = 0.25  # a decoder leaves out what the encoder put in around the sound
 SLACK_SEC = 0.1  # by which the length in a header may be wrong
 BLOCK = 2**20  # samples at once where they are only counted
 WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
@@ -97,6 +99,9 @@ def decode(path: Path, max_sec: float | None = None) -> tuple[np.ndarray, int, f
             raise AudioError("the file is empty (0 bytes); record or copy it again")
         path.open("rb").close()  # says "Permission denied" where libsndfile says "System error"
         samples, rate, length = _decode_with_libsndfile(path, max_sec)
+        if path.suffix.lower() == ".mp3" and (whole_sec := mp3_seconds(path)) > length / rate + MP3_SLACK_SEC:
+            samples, rate = _decode_whole_mp3(path, max_sec, length / rate, whole_sec)
+            length = len(samples) if max_sec is None else round(whole_sec * rate)
     except soundfile.LibsndfileError as error:
         samples, rate = _decode_refused(path, max_sec, error)
         length = len(samples)
@@ -147,6 +152,17 @@ def _decode_refused(path: Path, max_sec: float | None, refused: soundfile.Libsnd
     if len(samples) < rate * (_stated_sec(path, max_sec) - SLACK_SEC):  # ffmpeg stops at the damage without a word
         raise AudioError(f"damaged after {len(samples) / rate:.1f} s ({refusal}); copy or export it again")
     return samples, rate
+
+
+def _decode_whole_mp3(path: Path, max_sec: float | None, read_sec: float, whole_sec: float) -> tuple[np.ndarray, int]:
+    """Samples (N, channels) and rate of an MP3 of which libsndfile stops short."""
+    try:
+        return decode_with_ffmpeg(path, max_sec)
+    except AudioError as error:
+        raise AudioError(
+            f"only {read_sec:.1f} s of its {whole_sec:.1f} s can be read without ffmpeg (a variable bitrate without a "
+            "table, or files joined to one); convert it to wav"
+        ) from error
 
 
 def _stated_sec(path: Path, max_sec: float | None) -> float:
