@@ -103,6 +103,7 @@ def test_two_processes_are_interrupted_together_and_go_on(start, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow  # twenty seconds
 def test_listening_changes_no_weight_with_two_processes_either(start, tmp_path):
     runs = [start(2, f"every_{n}", "--epochs", 2, "--set", f"eval_every_epochs={n}") for n in (0, 1)]
     printed = [finished(run) for run in runs]
