@@ -145,7 +145,7 @@ def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
             print(f"  {BY_NAME[name].title:56s} {ranges[0]:>21s} -> {ranges[1]:21s} {verdicts.get(name, '')}".rstrip())
     if not math.isnan(run.audition.real_similarity):
         print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
-    if run.own_hz is not None:
+    if run.own_hz is not None and "f0_hz" in before:
         print(f"  (pitch of the speaker's recordings: {run.own_hz:.0f} Hz)")
     print(f"verdict: {verdict(comparisons, figures, base)}")
     share = run.spent_sec["hearing"] / sum(run.spent_sec.values())

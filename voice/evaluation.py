@@ -223,7 +223,7 @@ def listen_to(
 
 
 def with_pitch(sentence: Sentence) -> Sentence:
-    """The sentence with its pitch measured, which a small network would speak another one in."""
+    """The sentence with its pitch, measured in as much time as a small network takes to speak it."""
     found = pitch(resample(sentence.wave, sentence.sample_rate, EXTRACTOR_RATE)) if sentence.wave.shape[1] else None
     if found is None:
         return sentence

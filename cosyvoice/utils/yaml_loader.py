@@ -178,7 +178,7 @@ class ModelConfig:
 
 
 def checked(network: nn.Module) -> nn.Module:
-    """The network; InputError for a vocoder whose samples would not be as many as the mel frames it is given last."""
+    """The network; InputError for a vocoder whose sound would not last as long as the mel frames it is given."""
     made = getattr(network, "samples_per_frame", MEL_HOP)
     if made != MEL_HOP:
         raise InputError(
