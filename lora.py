@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import LoraConfig, UserError
+from matcha.models.components.linear import linear
 
 ROWS_AT_ONCE = 256  # of a weight in float64: they stay in the cache, which is four times as fast as all at once
 
@@ -65,7 +66,8 @@ class LoRALinear(nn.Linear):
         if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
             x = x.to(torch.get_autocast_dtype("cuda"))  # here once, and not for W and again for A
         inner = F.linear(self.lora_dropout(x), self.lora_A) * self.scaling  # here, where it is r numbers wide
-        return super().forward(x) + F.linear(inner, self.lora_B)
+        y = linear(x, self.weight, self.bias)
+        return torch.addmm(y.flatten(0, -2), inner.flatten(0, -2), self.lora_B.t()).view_as(y)
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str], model_name: str) -> list[str]:

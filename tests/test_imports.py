@@ -26,7 +26,7 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 OWN_IMPORTS = {
     "config": set(),
     "utils": {"config", "cosyvoice"},
-    "lora": {"config"},
+    "lora": {"config", "matcha"},
     "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
     "clips.audio_doctor": {"clips.measuring", "common.languages", "cosyvoice"},

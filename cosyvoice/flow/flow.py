@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM, InputError, token_to_mel_length
 from cosyvoice.utils.mask import make_pad_mask
+from matcha.models.components.linear import Linear
 
 PREFIX_PROBABILITY = 0.5
 LONGEST_PREFIX = 0.3  # share of the real frames that may be given as the prefix
@@ -62,9 +63,9 @@ class MaskedDiffWithXvec(nn.Module):
             raise InputError(f"MaskedDiffWithXvec: output_type {output_type!r} is not supported; use 'mel'")
         self.output_size, self.vocab_size, self.input_frame_rate = output_size, vocab_size, input_frame_rate
         self.input_embedding = nn.Embedding(vocab_size, input_size)
-        self.spk_embed_affine_layer = nn.Linear(spk_embed_dim, output_size)
+        self.spk_embed_affine_layer = Linear(spk_embed_dim, output_size)
         self.encoder = encoder
-        self.encoder_proj = nn.Linear(encoder.output_size(), output_size)
+        self.encoder_proj = Linear(encoder.output_size(), output_size)
         self.decoder = decoder
         self.length_regulator = length_regulator
 

@@ -17,6 +17,7 @@ from cosyvoice.transformer.label_smoothing_loss import LabelSmoothingLoss
 from cosyvoice.utils.common import IGNORE_ID, SPEAKER_DIM, InputError, ras_sampling, th_accuracy
 from cosyvoice.utils.int8 import Int8Linear, use_int8
 from cosyvoice.utils.precision import check_precision, fast_dtype, has_int8
+from matcha.models.components.linear import Linear
 
 SOS_ROW, TASK_ROW = 0, 1
 """Rows of `llm_embedding`."""
@@ -76,13 +77,13 @@ class TransformerLM(nn.Module):
         self.speech_token_size = speech_token_size
         self.text_embedding = nn.Embedding(text_token_size, text_encoder_input_size)
         self.text_encoder = text_encoder
-        self.text_encoder_affine_layer = nn.Linear(text_encoder.output_size(), llm_input_size)
+        self.text_encoder_affine_layer = Linear(text_encoder.output_size(), llm_input_size)
         self.llm_embedding = nn.Embedding(2, llm_input_size)
         self.llm = llm
-        self.llm_decoder = nn.Linear(llm_output_size, speech_token_size + 1)
+        self.llm_decoder = Linear(llm_output_size, speech_token_size + 1)
         self.criterion_ce = LabelSmoothingLoss(speech_token_size + 1, IGNORE_ID, lsm_weight, length_normalized_loss)
         self.speech_embedding = nn.Embedding(speech_token_size, llm_input_size)
-        self.spk_embed_affine_layer = nn.Linear(spk_embed_dim, llm_input_size)
+        self.spk_embed_affine_layer = Linear(spk_embed_dim, llm_input_size)
         self.sampling = sampling if sampling is not None else ras_sampling
         self.max_token_text_ratio, self.min_token_text_ratio = max_token_text_ratio, min_token_text_ratio
         self.fewest_tokens = 1  # EOS is held back for so many tokens, however short the text

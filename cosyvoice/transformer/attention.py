@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cosyvoice.transformer.embedding import relative_positions
 from cosyvoice.utils.common import InputError
+from matcha.models.components.linear import Linear
 
 PerKey = Callable[[Tensor, int], Tensor]
 """(Scores per distance (B, h, t, R), number of keys) -> scores per key (B, h, t, keys)."""
@@ -158,12 +159,12 @@ class RelPositionMultiHeadedAttention(nn.Module):
             raise InputError(f"attention width {n_feat} is not a multiple of {n_head} heads; correct the configuration")
         self.h, self.d_k, self.d_model = n_head, n_feat // n_head, n_feat
         self.dropout_rate = float(dropout_rate)
-        self.linear_q = nn.Linear(n_feat, n_feat)
-        self.linear_k = nn.Linear(n_feat, n_feat, bias=key_bias)
-        self.linear_v = nn.Linear(n_feat, n_feat)
-        self.linear_out = nn.Linear(n_feat, n_feat)
+        self.linear_q = Linear(n_feat, n_feat)
+        self.linear_k = Linear(n_feat, n_feat, bias=key_bias)
+        self.linear_v = Linear(n_feat, n_feat)
+        self.linear_out = Linear(n_feat, n_feat)
         self.linear_qkv: nn.Linear | None = None  # in their place where they are one product
-        self.linear_pos = nn.Linear(n_feat, n_feat, bias=False)
+        self.linear_pos = Linear(n_feat, n_feat, bias=False)
         self.pos_bias_u = nn.Parameter(torch.empty(self.h, self.d_k))
         self.pos_bias_v = nn.Parameter(torch.empty(self.h, self.d_k))
         nn.init.xavier_uniform_(self.pos_bias_u)
@@ -194,7 +195,7 @@ class RelPositionMultiHeadedAttention(nn.Module):
             parts = self.linear_q, self.linear_k, self.linear_v
             weight, size = self.linear_q.weight, self.d_model
             biases = [weight.new_zeros(size) if linear.bias is None else linear.bias for linear in parts]
-            self.linear_qkv = nn.Linear(size, 3 * size, device="meta")
+            self.linear_qkv = Linear(size, 3 * size, device="meta")
             self.linear_qkv.weight = nn.Parameter(torch.cat([linear.weight for linear in parts]), requires_grad=False)
             self.linear_qkv.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
             del self.linear_q, self.linear_k, self.linear_v

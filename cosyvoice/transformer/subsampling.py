@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from cosyvoice.transformer.embedding import EspnetRelPositionalEncoding
+from matcha.models.components.linear import Linear
 
 
 class LinearNoSubsampling(nn.Module):
@@ -10,7 +11,7 @@ class LinearNoSubsampling(nn.Module):
 
     def __init__(self, idim: int, odim: int, dropout_rate: float, pos_enc: EspnetRelPositionalEncoding) -> None:
         super().__init__()
-        self.out = nn.Sequential(nn.Linear(idim, odim), nn.LayerNorm(odim, eps=1e-5), nn.Dropout(dropout_rate))
+        self.out = nn.Sequential(Linear(idim, odim), nn.LayerNorm(odim, eps=1e-5), nn.Dropout(dropout_rate))
         self.pos_enc = pos_enc
 
     def forward(self, x: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:

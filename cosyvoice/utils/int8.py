@@ -51,7 +51,7 @@ def use_int8(model: nn.Module, keep: tuple[str, ...] = ()) -> None:
         (module, name)
         for module in model.modules()
         for name, child in module.named_children()
-        if type(child) is nn.Linear and name not in keep
+        if isinstance(child, nn.Linear) and name not in keep
     ]
 
     def pack(module: nn.Module, name: str) -> None:

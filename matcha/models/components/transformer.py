@@ -1,7 +1,24 @@
 """The transformer block of the U-Net: pre-norm self-attention and an exact-GELU feed-forward."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from matcha.models.components.linear import Linear
+
+SHORT = 512
+"""Frames up to which a CPU attends faster in bfloat16 by single products (0.5 to 0.9 of the time, 0.55 with the
+gradient) than by torch's fused kernel."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v, (B, h, T, D), for q, k, v: (B, h, T, D) and bias: (B, 1, 1 or T, T)."""
+    if bias is not None or q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.size(2) > SHORT:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    items, scale = q.shape[:2], q.size(-1) ** -0.5
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, items)
 
 
 class Attention(nn.Module):
@@ -11,10 +28,10 @@ class Attention(nn.Module):
         super().__init__()
         inner_dim = heads * dim_head
         self.heads = heads
-        self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
-        self.to_k = nn.Linear(query_dim, inner_dim, bias=False)
-        self.to_v = nn.Linear(query_dim, inner_dim, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim), nn.Identity())  # the checkpoint key is to_out.0
+        self.to_q = Linear(query_dim, inner_dim, bias=False)
+        self.to_k = Linear(query_dim, inner_dim, bias=False)
+        self.to_v = Linear(query_dim, inner_dim, bias=False)
+        self.to_out = nn.Sequential(Linear(inner_dim, query_dim), nn.Identity())  # the checkpoint key is to_out.0
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -23,8 +40,7 @@ class Attention(nn.Module):
         """Attended x, (B, T, D). bias: (B, 1 or T, T) added to every head's scores; None when nothing is padded."""
         query, key, value = (self._split_heads(project(x)) for project in (self.to_q, self.to_k, self.to_v))
         mask = None if bias is None else bias[:, None].to(query.dtype)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+        return self.to_out(attend(query, key, value, mask).transpose(1, 2).flatten(2))
 
 
 class GELUProjection(nn.Module):
@@ -32,7 +48,7 @@ class GELUProjection(nn.Module):
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim_in, dim_out)
+        self.proj = Linear(dim_in, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.proj(x))
@@ -43,7 +59,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, mult: int = 4) -> None:
         super().__init__()
-        self.net = nn.Sequential(GELUProjection(dim, mult * dim), nn.Identity(), nn.Linear(mult * dim, dim))
+        self.net = nn.Sequential(GELUProjection(dim, mult * dim), nn.Identity(), Linear(mult * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
