@@ -56,6 +56,18 @@ def test_int8_is_close_row_by_row(bias: bool, shape: tuple[int, ...]) -> None:
     assert error(layer, x).max() < 0.02
 
 
+def test_weights_are_rounded_as_torch_rounds_them() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(600, 64) * torch.logspace(-12, 4, 600)[:, None]
+    weight[7] = 0
+    layer = nn.Linear(64, 600)
+    layer.weight.data = weight
+    found = torch.ops.quantized.linear_unpack(Int8Linear(layer).packed)[0]
+    scales = found.q_per_channel_scales()
+    expected = torch.quantize_per_channel(weight, scales, torch.zeros(600, dtype=torch.long), 0, torch.qint8)
+    assert torch.equal(found.int_repr(), expected.int_repr()) and found.int_repr().abs().amax() == 127
+
+
 @torch.inference_mode()
 def test_a_loud_row_does_not_drown_a_quiet_one() -> None:
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 WEIGHT_STEPS = 127  # symmetric: -127 .. 127
 SMALLEST_SCALE = 1e-12  # for a row of zeros
+ROWS_AT_ONCE = 256  # of a weight, in float32: no more memory than that
 
 
 class Int8Linear(nn.Module):
@@ -23,9 +24,7 @@ class Int8Linear(nn.Module):
         largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
         scales = (largest / WEIGHT_STEPS).clamp(min=SMALLEST_SCALE).double()
         zero_points = torch.zeros(len(weight), dtype=torch.long)
-        # what torch.quantize_per_channel does, in a seventh of its time
-        rounded = (weight * (1 / scales).float()[:, None]).round_().to(torch.int8)
-        quantised = torch._make_per_channel_quantized_tensor(rounded, scales, zero_points, axis=0)
+        quantised = torch._make_per_channel_quantized_tensor(rounded(weight, scales), scales, zero_points, axis=0)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().float()
         self.register_buffer("bias", bias, persistent=False)
@@ -40,6 +39,15 @@ class Int8Linear(nn.Module):
         scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE)
         y = torch.ops.quantized.linear_dynamic(x / scale, self.packed, self.reduce_range)
         return torch.addcmul(self.bias, y - self.bias, scale)
+
+
+def rounded(weight: Tensor, scales: Tensor) -> Tensor:
+    """The weight in steps of its rows' scales, int8: what torch.quantize_per_channel does, in a seventh of its time."""
+    steps = torch.empty(weight.shape, dtype=torch.int8)
+    per_step = (1 / scales).float()[:, None]
+    for part, factor, target in zip(*(x.split(ROWS_AT_ONCE) for x in (weight, per_step, steps)), strict=True):
+        target.copy_((part * factor).round_())
+    return steps
 
 
 def has_vnni() -> bool:
