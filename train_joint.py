@@ -209,10 +209,10 @@ def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
 def step_line(run: Run, results: Mapping[str, tuple[float, float]]) -> str:
     """One aligned line about an optimizer step; the time left is reckoned by the median of the last ones."""
     losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
-    lr = lr_at(run.step - 1, run.total_steps, run.config)
-    left = duration_words((run.total_steps - run.step) * median(run.step_sec))
+    lr = lr_at(run.place - 1, run.total_steps, run.config)
+    left = duration_words((run.total_steps - run.place) * median(run.step_sec))
     return (
-        f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.step:4d}/{run.total_steps}  {losses}  "
+        f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.place:4d}/{run.total_steps}  {losses}  "
         f"lr {lr:.2e}  {run.step_sec[-1]:5.1f} s/step  at most {left} left"
     )
 

@@ -2,6 +2,7 @@
 
 import math
 
+import librosa
 import pytest
 import torch
 
@@ -36,6 +37,12 @@ def test_a_tone_is_loudest_in_the_band_that_holds_its_frequency() -> None:
     loudest = mel_spectrogram(tone[None], **RELEASED)[0].mean(dim=1).argmax()
     centre = mel_filters(22050, 1024, 80, 0, 8000)[loudest].argmax() * 22050 / 1024
     assert abs(centre - 1000) < 50
+
+
+@pytest.mark.parametrize("n_fft", [400, 401, 1024])
+def test_filters_are_those_of_librosa(n_fft: int) -> None:
+    expected = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=40, fmin=0, fmax=8000)
+    torch.testing.assert_close(mel_filters(16000, n_fft, 40, 0, 8000), torch.from_numpy(expected), rtol=0, atol=1e-8)
 
 
 def test_doubling_the_amplitude_adds_ln_2() -> None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import dataset
 import train_joint
 import training.state
-from checkpoint import load_checkpoint, merged_part
+from checkpoint import checkpoint_config, load_checkpoint, merged_part
 from clips import mel_store
 from common.files import only_run
 from common.signals import SignalGuard
@@ -261,6 +261,18 @@ def test_a_finished_run_says_so_and_can_be_prolonged(train, tmp_path, capsys):
     checkpoint = load_checkpoint(last)
     assert checkpoint["epoch"] == 4
     assert checkpoint["training"]["optimizers"]["llm"]["param_groups"][0]["weight_decay"] == 0.5
+
+
+@pytest.mark.scripts
+def test_the_schedule_goes_on_where_it_was_with_larger_steps(train, tmp_path, capsys):
+    assert train(*FEW, "--mode", "flow_only") == 0
+    capsys.readouterr()
+    last = tmp_path / "output" / "joint_flow_only_last.ckpt"
+    assert train("--resume", str(last), "--epochs", "4", "--set", "accumulate_grad_batches=100") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "s/step" in line]
+    config = checkpoint_config(load_checkpoint(last), last)
+    assert "epoch   4/4  step    4/4 " in line and line.endswith("at most 0 s left")
+    assert f"lr {lr_at(3, 4, config):.2e}" in line
 
 
 @pytest.mark.scripts

@@ -32,7 +32,7 @@ class Board:
             self.writer.add_scalar(f"{name}/grad_norm", norm, run.step)
         weighted = sum(loss_weight(run.config, name) * loss for name, (loss, _) in results.items())
         self.writer.add_scalar("weighted_loss", weighted, run.step)
-        self.writer.add_scalar("lr", lr_at(run.step - 1, run.total_steps, run.config), run.step)
+        self.writer.add_scalar("lr", lr_at(run.place - 1, run.total_steps, run.config), run.step)
 
     def epoch(self, run: Run, row: Mapping[str, float]) -> None:
         for key, value in row.items():

@@ -35,7 +35,7 @@ def epoch_groups(n_clips: int, epoch: int, config: JointConfig) -> list[list[int
 
 
 def lr_at(step: int, total_steps: int, config: JointConfig) -> float:
-    """Learning rate of optimizer step `step` (from 0): linear warm-up over a share of the run, then a cosine."""
+    """Learning rate of step `step` (from 0) of a run: linear warm-up over a share of the run, then a cosine."""
     warmup = max(1, round(config.warmup_ratio * total_steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -206,6 +206,12 @@ class Run(Progress):
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.max_epochs
+
+    @property
+    def place(self) -> int:
+        """Of `total_steps`, those that are done. Differs from `step` where a run was resumed with larger or smaller
+        steps."""
+        return self.epoch * self.steps_per_epoch + self.group
 
     def follow_writer(self) -> None:
         """Every process goes on from what the writer measured, heard and decided."""

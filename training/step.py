@@ -166,6 +166,6 @@ def update(run: Run, part: Part, norm: float) -> None:
     """Apply one part's gradient, unless it is not finite."""
     optimizer = run.optimizers[part.name]
     for group in optimizer.param_groups:
-        group["lr"] = lr_at(run.step, run.total_steps, run.config)
+        group["lr"] = lr_at(run.place, run.total_steps, run.config)
     if run.scaler.is_enabled() or math.isfinite(norm):
         run.scaler.step(optimizer)  # an enabled scaler itself skips a step that overflowed

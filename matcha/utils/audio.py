@@ -38,7 +38,7 @@ def mel_filters(sampling_rate: int, n_fft: int, num_mels: int, fmin: float, fmax
     top = sampling_rate / 2 if fmax is None else fmax
     options = {"dtype": torch.float64, "device": "cpu"}
     edges = mel_to_hz(torch.linspace(hz_to_mel(fmin), hz_to_mel(top), num_mels + 2, **options))
-    bins = torch.linspace(0, sampling_rate / 2, n_fft // 2 + 1, **options)
+    bins = torch.arange(n_fft // 2 + 1, **options) * sampling_rate / n_fft
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - low) / (centre - low)
     falling = (high - bins) / (high - centre)
