@@ -40,6 +40,7 @@ from lora import adapter_parameters
 from training.board import Board
 from training.decisions import (
     hearing_due,
+    last_trained,
     note_best,
     settle_interval,
     trained_parts,
@@ -339,8 +340,9 @@ def run_training(job: Job) -> int:
         copy_from_writer(adapter_parameters(run.model.part(part.name)))  # GPUs may have drawn them differently
     if run.audition is not None and run.own_hz is None:
         run.own_hz = own_pitch(run.train_clips, job.args.data_dir)
-    folders = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
-    again = command_line("train_joint.py", resume=run.last_path, **folders)
+    where = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
+    where["device"] = None if job.args.device == "auto" else job.args.device
+    again = command_line("train_joint.py", resume=run.last_path, **where)
     try:
         train_loop(run)
     except Interrupted as error:
@@ -457,7 +459,7 @@ def outcome(run: Run, part: Part) -> str:
     The merged epoch is that of the adapters which are kept: it need not be the one of the lowest loss where the run was
     listened to for a while only.
     """
-    if math.isnan(part.last_loss):
+    if not last_trained(run, part)[0]:
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
     if not run.chooses:
         return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"

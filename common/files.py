@@ -25,7 +25,7 @@ MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS tak
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to; renamed to `path` when the block ends well, else removed.
 
-    A full disk or missing permission becomes a UserError that names the file.
+    A full disk or missing permission becomes a UserError that names the file, or the other that could not be read.
     """
     if too_long(path):
         raise UserError(f"{path}: a name in it is too long for the disk; give a shorter one")
@@ -38,10 +38,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         rename_over(part, path)
     except OSError as error:
         _remove(part)
+        if other := _other_file(error, part, path):
+            raise UserError(f"{other}: {error.strerror}; {path} was not written") from error
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
     except BaseException:
         _remove(part)
         raise
+
+
+def _other_file(error: OSError, part: Path, path: Path) -> Path | None:
+    """The file that an error is about, where it has nothing to do with writing `path` by way of `part`."""
+    if not isinstance(error.filename, str | bytes):
+        return None
+    about = Path(os.fsdecode(error.filename))
+    return None if about.is_relative_to(part) or about in (path, *path.parents) else about
 
 
 def rename_over(part: Path, path: Path) -> None:

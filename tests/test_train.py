@@ -235,9 +235,10 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
         return original(run, results)
 
     monkeypatch.setattr(train_joint, "step_line", signalling)
-    assert train(*FEW) == 128 + signal.SIGTERM
+    assert train(*FEW, "--device", "cpu") == 128 + signal.SIGTERM
     last = tmp_path / "output" / "joint_joint_last.ckpt"
-    assert f"go on with: python train_joint.py --resume {last} --data-dir " in capsys.readouterr().out
+    (again,) = [line for line in capsys.readouterr().out.splitlines() if "go on with: " in line]
+    assert f"go on with: python train_joint.py --resume {last} --data-dir " in again and again.endswith("--device cpu")
     monkeypatch.undo()
     assert load_checkpoint(last)["step"] == stop_at
     assert train("--resume", str(last)) == 0

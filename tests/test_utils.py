@@ -149,6 +149,17 @@ def test_a_file_that_a_scanner_holds_for_a_moment_is_replaced_all_the_same(tmp_p
         write_text(tmp_path / "a", "newer")
 
 
+def test_a_source_that_cannot_be_read_is_not_called_a_fault_of_the_copy(tmp_path):
+    source = tmp_path / "source"
+    with pytest.raises(UserError, match="source: No such file or directory; .*copy was not written"):
+        with atomic_path(tmp_path / "copy") as part:
+            part.write_bytes(source.read_bytes())
+    with pytest.raises(UserError, match="cannot write .*copy: No such file or directory; nothing was left"):
+        with atomic_path(tmp_path / "copy") as part:
+            (part / "below").write_bytes(b"")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["n" * 256, "语" * 86, "new/" + "n" * 300, "n" * 300 + "/a", "a/" * 3000])
 def test_a_longer_name_is_refused_in_one_line(name, tmp_path):
     with pytest.raises(UserError, match="a name in it is too long for the disk; give a shorter one"):
