@@ -107,8 +107,8 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], meta: Mapping[str
 def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool = True) -> str:
     """The command that makes `data_dir` anew from its own recordings; model_dir: None: with the model of last time.
 
-    It is complete: without its options other recordings would be prepared, and take the place of these. What nobody
-    has noted down stands in it as a word that is no folder, with words on what to put there.
+    It is complete: without its options other recordings would be prepared, and take the place of these. Where
+    meta.json does not name them, a placeholder stands in the command, and a sentence says what to put there.
     """
     noted = made_from(Path(data_dir))
     own = {"input_dir": noted.get("input_dir"), "model_dir": model_dir or noted.get("model_dir")}

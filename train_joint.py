@@ -293,7 +293,7 @@ def train_loop(run: Run) -> None:
                     if board is not None:
                         hear(run, guard, board)
                     run.follow_writer()
-                    continue  # a run resumed without a base heard it first
+                    continue  # if that was the base, the voice itself may be due too
                 if why_finished(run):
                     break
                 train_epoch(run, guard, board)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 
-from cosyvoice.cli.frontend import contains_chinese
+from cosyvoice.cli.text import contains_chinese
 from cosyvoice.tokenizer.tokenizer import TAG
 
 KANA = {"HIRAGANA", "KATAKANA"}

@@ -51,6 +51,12 @@ def test_repetition_counts_phrases_that_were_said_before():
     assert repeated_share([1, 2]) == 0
 
 
+def test_a_figure_that_there_is_not_is_no_missing_value():
+    assert evaluation.ratios([{}], "wer") == []
+    with pytest.raises(KeyError, match="faild"):
+        evaluation.ratios([{"failed": (1.0, 1.0)}], "faild")
+
+
 def test_pitch_of_a_tone_that_glides_an_octave():
     seconds = torch.arange(2 * EXTRACTOR_RATE) / EXTRACTOR_RATE
     hz = 120 * 2 ** (seconds / 2)

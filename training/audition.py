@@ -22,6 +22,7 @@ from training.selection import JUDGED
 from voice.evaluation import (
     CAMPPLUS,
     CLARITY_STRANGERS,
+    FAILED_BY,
     Clarity,
     Sentence,
     cheap_figures,
@@ -175,8 +176,8 @@ class Audition:
         figures = length_figures(self.speaker, text.segments, speech)
         looped = loop_seconds(speech.tokens, self.speaker.token_rate_hz) > self.speaker.limits.max_silence_sec
         misled = bool(figures["run_on"][0] or figures["early_stop"][0] or looped)
-        figures["failed_tokens"] = (float(misled), 1)
-        figures["failed_sound"] = (float(bool(speech.complaints) and not misled), 1)
+        figures[FAILED_BY["llm"]] = (float(misled), 1)
+        figures[FAILED_BY["flow"]] = (float(bool(speech.complaints) and not misled), 1)
         figures["failed"] = (float(misled or bool(speech.complaints)), 1)
         recited = recited_tokens(speech.tokens, self.trained_tokens)
         figures["recited_sec"] = (recited / self.speaker.token_rate_hz, 1)

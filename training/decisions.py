@@ -9,7 +9,7 @@ from training.selection import JUDGED, Choice, Heard, why_out, why_unread
 from training.state import Part, Run
 from voice.evaluation import Figures
 
-HEARING_SHARE = 0.15  # of the time, without what the verdict alone needs; more where a part stops early
+HEARING_SHARE = 0.15  # of training's time goes to listening; the verdict, and parts that stop early, come on top
 
 
 def note_best(run: Run, part: Part, loss: float) -> bool:

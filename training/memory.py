@@ -19,8 +19,8 @@ from llm_flow_model import JointModel, autocast, store_half
 CPU_BATCH_FRAMES = 512  # measured on 2 cores: a tenth faster than one clip at a time; larger batches are slower
 USABLE_SHARE = 0.8  # of the free GPU memory: the rest is for kernels' work space and fragmentation
 BATCH_SHARE = 0.6  # of the usable memory is for batches; one clip that needs more may take all
-WORK_FACTOR = 1.08  # peak of forward and backward / what is kept in between; counted for clips of 3, 10 and 30 s
-CHECKPOINTED_SHARE = 0.17  # of that peak is left with gradient checkpointing; counted likewise: 0.11 to 0.16
+WORK_FACTOR = 1.08  # peak of a training step = WORK_FACTOR * what it keeps; counted for clips of 3, 10 and 30 s
+CHECKPOINTED_SHARE = 0.17  # peak with gradient checkpointing as a share of that without; counted: 0.11 to 0.16
 PROBES = (1, 2, 3)  # sizes of the short clips that are counted
 PROBE_TEXT, PROBE_FRAMES = 4, 64  # text tokens and mel frames of the smallest
 

@@ -98,7 +98,8 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         part.stopped = part.why_stop(run.config)
     if run.audition is not None and run.texts:  # the list may have changed since
         run.audition.texts = read_texts(run.texts, run.audition.frontend)
-    if not run.config.eval_every_epochs == stored.eval_every_epochs == "auto":
+    stays_auto = run.config.eval_every_epochs == "auto" and stored.eval_every_epochs == "auto"
+    if not stays_auto:
         run.hear_every = hear_every
     if clips_per_step(stored) != clips_per_step(run.config):
         run.group, run.sums = 0, {}  # the epoch is begun again in its new groups

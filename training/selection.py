@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from voice.evaluation import BY_NAME, CAMPPLUS, Comparison, Figures, compare, octaves, ratios
+from voice.evaluation import BY_NAME, CAMPPLUS, FAILED_BY, Comparison, Figures, compare, octaves, ratios
 
 JUDGED = 4  # sentences that epochs are judged by, where the base says so many clearly
 FEWEST_JUDGED = 2  # and at least, clear or not
@@ -91,9 +91,8 @@ def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str
     kept = kept_clarity(heard, base, "token_clarity" if part == "llm" else "clarity")
     if kept < CLARITY_KEPT[part]:
         return f"only {kept:.0%} of the base model's clarity remains"
-    name = "failed_tokens" if part == "llm" else "failed_sound"
-    failed = mean(heard, name)
-    if failed > mean(base, name):
+    failed = mean(heard, FAILED_BY[part])
+    if failed > mean(base, FAILED_BY[part]):
         return f"{failed:.0%} of the sentences go wrong"
     if part == "flow":
         return ""

@@ -40,7 +40,7 @@ DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
 PITCH_CLIPS = 5  # whose recordings tell the speaker's pitch
 RECORDINGS = "it is compared where the recordings that the clips were made from are at hand"
-LOW_CUT_DB = -15.0  # unfiltered voices have -9 to +7; from here on the mini model takes another pitch for theirs
+LOW_CUT_DB = -15.0  # unfiltered voices have -9 to +7; below this the mini model mistakes the pitch
 LOW_CUT = (
     "warning: in the recordings the voice's lowest harmonic is {:.0f} dB below the next ones, as after a low-cut "
     "filter or a telephone: the trained voice may speak at a wrong pitch; recordings without the filter are better"

@@ -52,7 +52,7 @@ class Figure:
 
     name: str
     title: str
-    better: str  # more, less, near (to the speaker's own) or "" where neither is good or bad
+    better: str  # more, less, or near (to the speaker's own)
     digits: int = 2
     distance: Callable[[float, float], float] = lambda value, target: abs(value - target)  # for "near"
     yes_or_no: bool = False  # 1 or 0 in each sentence
@@ -85,6 +85,8 @@ FIGURES = (
     Figure("clipped", "share of clipped samples", "less", 4),
 )
 BY_NAME = {figure.name: figure for figure in FIGURES}
+FAILED_BY = {"llm": "failed_tokens", "flow": "failed_sound"}
+"""Figures that say whether a sentence went wrong by this part's fault; only training asks for them."""
 
 
 @dataclass(frozen=True)
@@ -273,8 +275,11 @@ def figures_of(sentences: Iterable[Sentence]) -> list[Figures]:
 
 
 def ratios(measured: Sequence[Figures], name: str) -> list[Ratio]:
-    """One figure's shares, of the sentences in which it could be measured."""
-    return [figures[name] for figures in measured if name in figures]
+    """One figure's shares, of the sentences in which it could be measured. Raises KeyError for a name of no figure."""
+    found = [figures[name] for figures in measured if name in figures]
+    if not found and name not in BY_NAME and name not in FAILED_BY.values():
+        raise KeyError(name)  # as NaN it would switch off the rule that asks for it
+    return found
 
 
 def shown(interval: Interval, digits: int) -> tuple[str, str, str]:
@@ -316,7 +321,7 @@ class Comparison:
 
 
 def compare(ours: Sequence[Figures], theirs: Sequence[Figures], targets: Mapping[str, float]) -> list[Comparison]:
-    """Figures in which one system is better than another; those without a good direction or target are left out.
+    """Figures in which one system is better than another; those that are to be near a target are left out without it.
 
     targets: the speaker's own values, for the figures that are to be near them.
     """

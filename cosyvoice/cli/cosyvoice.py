@@ -21,6 +21,7 @@ def load_part(
     config: ModelConfig | str | Path,
     part: str,
     weights: str | Path | None = None,
+    *,
     device: str | torch.device = "cpu",
     inference: bool = False,
     precision: str = "full",
@@ -77,10 +78,9 @@ class CosyVoice:
             self.config = read_model_config(directory)  # first: it knows the model generations that are not supported
         require_files(directory, [name for name, needed in own.items() if needed])
         files = {"llm": llm, "flow": flow, "hift": None}
+        options = {"device": device, "inference": True, "precision": precision}
         networks = {
-            part: load_part(
-                self.config, part, files[part], device, True, precision, stay_as_read(part, device, precision)
-            )
+            part: load_part(self.config, part, files[part], mapped=stay_as_read(part, device, precision), **options)
             for part in PARTS
         }
         self.model = CosyVoiceModel(**networks, device=device)
