@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ from voice.evaluation import (
 from voice.evaluation_page import REAL, page
 from voice.metrics import cosine, position
 from voice.recordings import read_recording, recordings_folder
-from voice.speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
+from voice.speaking import Source, Speaker, Voice, find_weights, load_voice, speakable, voices_in, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE = "base"
@@ -126,7 +126,19 @@ def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
                 f"--ckpt {path} and '{owners[folder]}' would have the same name here; rename one, give each once"
             )
         owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path)
+    if BASE in systems:
+        systems[BASE] = replace(systems[BASE], voice=compared_voice(args))
     return systems
+
+
+def compared_voice(args: argparse.Namespace) -> Voice | None:
+    """The speaker of the named weights, whom the base is compared with; None where --speaker or OUTPUT_DIR says who."""
+    if args.speaker:
+        return None
+    if args.ckpt:
+        return Voice.of(load_checkpoint(args.ckpt[0])["speaker"])
+    beside = voices_in(args.llm.parent) if args.llm else {}
+    return next(reversed(beside.values()), None)
 
 
 @dataclass(frozen=True)

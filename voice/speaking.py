@@ -50,6 +50,7 @@ class Source:
     flow: Path | None = None
     lora_scale: float = 1.0  # with ckpt
     speaker: str | None = None  # a voice of spk2info.pt
+    voice: "Voice | None" = None  # whose, where no spk2info.pt is to be asked
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,12 @@ def voices_in(folder: Path) -> dict[str, Voice]:
 
 
 def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) -> Voice:
-    """The named voice, else the trained one (last in `folder`), else the first of the model directory.
+    """The voice given, else the named one, else the trained one (last in `folder`), else the model directory's first.
 
     needed: False where the weights speak in one voice whatever vector they get.
     """
+    if source.voice is not None:
+        return source.voice
     trained, own = voices_in(folder), voices_in(model_dir)
     known = {**own, **trained}
     if source.speaker is not None:
