@@ -161,23 +161,19 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     """The clips as the named checkpoints split them, else the newest run in the output folder, else the defaults."""
     if not clips:
         return [], []
-    if args.ckpt:
-        return named_split(args, clips)
-    config = JointConfig()
-    if any(args.output_dir.glob("joint_*_last.ckpt")):
-        path = newest_run(args.output_dir)
-        config = checkpoint_config(load_checkpoint(path), path)
-    return split_by(config, clips)
+    ran = any(args.output_dir.glob("joint_*_last.ckpt"))
+    paths = args.ckpt or ([newest_run(args.output_dir)] if ran else [])
+    return split_of(paths, args, clips) if paths else split_by(JointConfig(), clips)
 
 
-def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
+def split_of(paths: Sequence[Path], args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     """The clips as the first checkpoint that was trained on them split them; a warning for each that knows others."""
-    checkpoints = {path: load_checkpoint(path) for path in args.ckpt}
+    checkpoints = {path: load_checkpoint(path) for path in paths}
     fingerprint = data_fingerprint(clips)
     own = [path for path, checkpoint in checkpoints.items() if checkpoint["data"] == fingerprint]
-    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
+    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or paths}
     first, split = next(iter(splits.items()))
-    for path in args.ckpt:
+    for path in paths:
         if path not in own:
             print(
                 f"warning: {path} was trained on other clips than those of {args.data_dir or DEFAULT_DATA_DIR}: "

@@ -279,12 +279,16 @@ def test_of_named_checkpoints_the_first_that_was_trained_on_the_data_splits_it(c
     assert held_out("--ckpt", stranger, "--ckpt", own) == held_out("--ckpt", own) != held_out("--ckpt", stranger)
 
 
-def test_other_data_than_a_named_checkpoint_was_trained_on_is_warned_of(clips, capsys):
+def test_other_data_than_the_run_was_trained_on_is_warned_of(clips, capsys):
     named = write_checkpoint("named.ckpt", clips)
     write_random_data(Path("stranger"), n_clips=30, seed=1)
     assert held_out("--ckpt", named, "--data-dir", "stranger")
     assert "warning: named.ckpt was trained on other clips than those of stranger: " in capsys.readouterr().out
     assert held_out("--base", "--data-dir", "stranger") and capsys.readouterr().out == ""
+    newest = write_checkpoint("output/joint_joint_last.ckpt", clips)
+    assert held_out("--base") and capsys.readouterr().out == ""
+    assert held_out("--base", "--data-dir", "stranger")
+    assert f"warning: {newest} was trained on other clips than those of stranger: " in capsys.readouterr().out
 
 
 # ---- their recordings ------------------------------------------------------------------------------------------------
