@@ -65,10 +65,21 @@ from voice.evaluation import (
 from voice.evaluation_page import REAL, page
 from voice.metrics import cosine, position
 from voice.recordings import read_recording, recordings_folder
-from voice.speaking import Source, Speaker, Voice, find_weights, load_voice, speakable, voices_in, write_audio
+from voice.speaking import (
+    Source,
+    Speaker,
+    Voice,
+    find_weights,
+    load_voice,
+    speakable,
+    trained_file,
+    voices_in,
+    weight_files,
+    write_audio,
+)
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
-BASE = "base"
+BASE, TUNED = "base", "tuned"
 FOLDER = "evaluation"  # in the output folder
 RECORDINGS = "give the folder that the data was made from with --raw-audio"
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
@@ -105,7 +116,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
 
-def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
+def choose_systems(args: argparse.Namespace, model_dir: Path) -> dict[str, Source]:
     """Systems by name, the base first; the base and the newest merged pair where nothing is named.
 
     UserError where two would have one name, or one folder of sounds, or --speaker would be heard nowhere."""
@@ -116,7 +127,7 @@ def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
     if args.base or not named:
         systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
     if pair or not (args.base or named):
-        systems["tuned"] = Source(args.output_dir, llm=args.llm, flow=args.flow)
+        systems[TUNED] = Source(args.output_dir, llm=args.llm, flow=args.flow)
     owners = {file_name(name).casefold(): name for name in (*systems, REAL)}
     for path in args.ckpt:
         name = str(path.parent / path.stem)
@@ -127,18 +138,20 @@ def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
             )
         owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path)
     if BASE in systems:
-        systems[BASE] = replace(systems[BASE], voice=compared_voice(args))
+        systems[BASE] = replace(systems[BASE], voice=compared_voice(args, systems, model_dir))
     return systems
 
 
-def compared_voice(args: argparse.Namespace) -> Voice | None:
+def compared_voice(args: argparse.Namespace, systems: Mapping[str, Source], model_dir: Path) -> Voice | None:
     """The speaker of the named weights, whom the base is compared with; None where --speaker or OUTPUT_DIR says who."""
     if args.speaker:
         return None
     if args.ckpt:
         return Voice.of(load_checkpoint(args.ckpt[0])["speaker"])
-    beside = voices_in(args.llm.parent) if args.llm else {}
-    return next(reversed(beside.values()), None)
+    if TUNED not in systems:
+        return None
+    beside = trained_file(weight_files(systems[TUNED], model_dir), model_dir).parent
+    return next(reversed(voices_in(beside).values()), None)
 
 
 @dataclass(frozen=True)
@@ -314,7 +327,7 @@ def evaluate(args: argparse.Namespace) -> None:
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     overrides = ["inference.max_retries=0", *args.overrides]  # what the model does, not what the guard makes of it
     config = read_settings(overrides, model_dir)[0]
-    systems = choose_systems(args)
+    systems = choose_systems(args, model_dir)
     for source in systems.values():
         find_weights(source, model_dir)  # all mistakes before the first sentence
     with user_mistakes():

@@ -375,13 +375,13 @@ def test_a_recording_that_is_missing_is_named(clips, reference, tmp_path, capsys
 )
 def test_two_systems_of_one_name_or_folder_are_refused(arguments):
     with pytest.raises(UserError, match=f"^--ckpt {Path(arguments[-1])} and '.*' would have the same name here"):
-        evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments))
+        evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments), MINI)
 
 
 @pytest.mark.parametrize("named", [["--ckpt", "a.ckpt"], ["--llm", "l.pt", "--flow", "f.pt"]])
 def test_a_speaker_whom_nobody_would_speak_as_is_refused(named):
     def systems(*more: str) -> dict:
-        return evaluate_joint.choose_systems(evaluate_joint.parse_args([*named, "--speaker", "slt", *more]))
+        return evaluate_joint.choose_systems(evaluate_joint.parse_args([*named, "--speaker", "slt", *more]), MINI)
 
     with pytest.raises(UserError, match="--speaker is the voice of the base; add --base"):
         systems()
@@ -395,6 +395,7 @@ def test_a_speaker_whom_nobody_would_speak_as_is_refused(named):
         (["--ckpt", "her/x.ckpt", "--ckpt", "none.ckpt", "--llm", "merged/llm.pt", "--flow", "merged/flow.pt"], "her"),
         (["--llm", "merged/llm.pt", "--flow", "merged/flow.pt"], "him"),
         (["--llm", "elsewhere/llm.pt", "--flow", "merged/flow.pt"], "stranger"),
+        (["--llm", "MODEL/llm.pt", "--flow", "merged/flow.pt"], "him"),
         (["--flow", "merged/flow.pt"], "stranger"),
         (["--ckpt", "her/x.ckpt", "--speaker", "stranger"], "stranger"),
         ([], "stranger"),
@@ -405,7 +406,9 @@ def test_the_base_speaks_in_the_voice_that_it_is_compared_with(arguments, name, 
     add_voice(Path("merged", VOICES), HER | {"name": "older"})
     add_voice(Path("merged", VOICES), HER | {"name": "him"})
     add_voice(Path("output", VOICES), HER | {"name": "stranger"})
-    base = evaluate_joint.choose_systems(evaluate_joint.parse_args(["--base", *arguments]))["base"]
+    Path("output", "llm_merged_joint.pt").touch()
+    args = evaluate_joint.parse_args(["--base", *(word.replace("MODEL", str(tiny_model_dir)) for word in arguments)])
+    base = evaluate_joint.choose_systems(args, tiny_model_dir)["base"]
     _, voice = load_voice(base, tiny_model_dir, torch.device("cpu"))
     assert voice.name == name and torch.equal(voice.embedding, HER["embedding"])
     assert voice.seconds_per_text_token == HER["seconds_per_text_token"]
@@ -414,7 +417,7 @@ def test_the_base_speaks_in_the_voice_that_it_is_compared_with(arguments, name, 
 def test_systems_are_called_by_their_files(clips):
     write_checkpoint("out/base.ckpt", clips)
     args = evaluate_joint.parse_args(["--base", "--ckpt", "out/base.ckpt", "--ckpt", "best.ckpt"])
-    assert [*evaluate_joint.choose_systems(args)] == ["base", str(Path("out/base")), "best"]
+    assert [*evaluate_joint.choose_systems(args, MINI)] == ["base", str(Path("out/base")), "best"]
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------
