@@ -34,6 +34,8 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_seed_argument,
+    check_seed,
     find_folder,
     read_settings,
     run_main,
@@ -104,7 +106,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
     add("--raw-audio", type=Path, help="the recordings they were made from [as the data notes] | 原始录音目录")
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
-    add("--seed", type=int, default=0, help="same seed, same sentences spoken alike [0] | 随机种子")
+    add_seed_argument(parser)
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
     add_folder_arguments(parser)
     add_device_argument(parser)
@@ -319,8 +321,7 @@ def words(comparisons: Sequence[Comparison]) -> str:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Speak, measure, compare, write."""
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
+    check_seed(args.seed)
     if args.language is not None and not re.fullmatch("[a-z]{2,3}", args.language):
         raise UserError(f"--language {args.language}: give a code such as en or zh")
     device = select_device(args.device)

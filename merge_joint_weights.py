@@ -6,7 +6,6 @@ python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_vo
 """
 
 import argparse
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     SAMPLE_TEXT,
     add_folder_arguments,
+    check_lora_scale,
     command_line,
     find_folder,
     run_main,
@@ -85,8 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def merge(args: argparse.Namespace) -> int:
     """Check checkpoint against base, then write the files asked for."""
-    if not (math.isfinite(args.lora_scale) and 0 <= args.lora_scale <= 2):
-        raise UserError(f"--lora-scale {args.lora_scale:g}: give a number from 0 (base model) to 2")
+    check_lora_scale(args.lora_scale)
     if args.export and (args.llm_only or args.flow_only or args.llm_output or args.flow_output):
         raise UserError("--export writes both parts into its folder; leave out --llm-only, --flow-only and --*-output")
     for only, other in (PARTS, PARTS[::-1]):

@@ -333,6 +333,8 @@ def test_silence_is_heard():
         (("--text", "hi", "--flow-steps", "0"), "inference.flow_steps = 0: must be between 1 and 1000"),
         (("--text", "hi", "--flow-steps", "many"), "must be a whole number"),
         (("--text", "hi", "--base", "--ckpt", "x.ckpt"), "not several"),
+        (("--text", "hi", "--lora-scale", "2.5"), "--lora-scale 2.5: give a number from 0 (base model) to 2"),
+        (("--text", "hi", "--lora-scale", "nan"), "--lora-scale nan: give a number from 0 (base model) to 2"),
         (("--text", "hi", "--lora-scale", "0.5"), "--lora-scale works with --ckpt"),
         (("--text", "hi", "--llm", "nothing.pt", "--flow", "nothing.pt"), "nothing.pt"),
         (("--text-file", "nothing.txt"), "cannot read nothing.txt"),
