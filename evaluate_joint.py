@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_seed_argument,
+    check_seed,
     find_folder,
     read_settings,
     run_main,
@@ -65,10 +67,21 @@ from voice.evaluation import (
 from voice.evaluation_page import REAL, page
 from voice.metrics import cosine, position
 from voice.recordings import read_recording, recordings_folder
-from voice.speaking import Source, Speaker, find_weights, load_voice, speakable, voices_in, write_audio
+from voice.speaking import (
+    Source,
+    Speaker,
+    Voice,
+    find_weights,
+    load_voice,
+    speakable,
+    trained_file,
+    voices_in,
+    weight_files,
+    write_audio,
+)
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
-BASE = "base"
+BASE, TUNED = "base", "tuned"
 FOLDER = "evaluation"  # in the output folder
 RECORDINGS = "give the folder that the data was made from with --raw-audio"
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
@@ -93,7 +106,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
     add("--raw-audio", type=Path, help="the recordings they were made from [as the data notes] | 原始录音目录")
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
-    add("--seed", type=int, default=0, help="same seed, same sentences spoken alike [0] | 随机种子")
+    add_seed_argument(parser)
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
     add_folder_arguments(parser)
     add_device_argument(parser)
@@ -105,7 +118,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ---- what is compared ------------------------------------------------------------------------------------------------
 
 
-def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
+def choose_systems(args: argparse.Namespace, model_dir: Path) -> dict[str, Source]:
     """Systems by name, the base first; the base and the newest merged pair where nothing is named.
 
     UserError where two would have one name, or one folder of sounds, or --speaker would be heard nowhere."""
@@ -116,7 +129,7 @@ def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
     if args.base or not named:
         systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
     if pair or not (args.base or named):
-        systems["tuned"] = Source(args.output_dir, llm=args.llm, flow=args.flow)
+        systems[TUNED] = Source(args.output_dir, llm=args.llm, flow=args.flow)
     owners = {file_name(name).casefold(): name for name in (*systems, REAL)}
     for path in args.ckpt:
         name = str(path.parent / path.stem)
@@ -126,7 +139,21 @@ def choose_systems(args: argparse.Namespace) -> dict[str, Source]:
                 f"--ckpt {path} and '{owners[folder]}' would have the same name here; rename one, give each once"
             )
         owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path)
+    if BASE in systems:
+        systems[BASE] = replace(systems[BASE], voice=compared_voice(args, systems, model_dir))
     return systems
+
+
+def compared_voice(args: argparse.Namespace, systems: Mapping[str, Source], model_dir: Path) -> Voice | None:
+    """The speaker of the named weights, whom the base is compared with; None where --speaker or OUTPUT_DIR says who."""
+    if args.speaker:
+        return None
+    if args.ckpt:
+        return Voice.of(load_checkpoint(args.ckpt[0])["speaker"])
+    if TUNED not in systems:
+        return None
+    beside = trained_file(weight_files(systems[TUNED], model_dir), model_dir).parent
+    return next(reversed(voices_in(beside).values()), None)
 
 
 @dataclass(frozen=True)
@@ -149,23 +176,19 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     """The clips as the named checkpoints split them, else the newest run in the output folder, else the defaults."""
     if not clips:
         return [], []
-    if args.ckpt:
-        return named_split(args, clips)
-    config = JointConfig()
-    if any(args.output_dir.glob("joint_*_last.ckpt")):
-        path = newest_run(args.output_dir)
-        config = checkpoint_config(load_checkpoint(path), path)
-    return split_by(config, clips)
+    ran = any(args.output_dir.glob("joint_*_last.ckpt"))
+    paths = args.ckpt or ([newest_run(args.output_dir)] if ran else [])
+    return split_of(paths, args, clips) if paths else split_by(JointConfig(), clips)
 
 
-def named_split(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
+def split_of(paths: Sequence[Path], args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     """The clips as the first checkpoint that was trained on them split them; a warning for each that knows others."""
-    checkpoints = {path: load_checkpoint(path) for path in args.ckpt}
+    checkpoints = {path: load_checkpoint(path) for path in paths}
     fingerprint = data_fingerprint(clips)
     own = [path for path, checkpoint in checkpoints.items() if checkpoint["data"] == fingerprint]
-    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or args.ckpt}
+    splits = {path: split_by(checkpoint_config(checkpoints[path], path), clips) for path in own or paths}
     first, split = next(iter(splits.items()))
-    for path in args.ckpt:
+    for path in paths:
         if path not in own:
             print(
                 f"warning: {path} was trained on other clips than those of {args.data_dir or DEFAULT_DATA_DIR}: "
@@ -298,15 +321,14 @@ def words(comparisons: Sequence[Comparison]) -> str:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Speak, measure, compare, write."""
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
+    check_seed(args.seed)
     if args.language is not None and not re.fullmatch("[a-z]{2,3}", args.language):
         raise UserError(f"--language {args.language}: give a code such as en or zh")
     device = select_device(args.device)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     overrides = ["inference.max_retries=0", *args.overrides]  # what the model does, not what the guard makes of it
     config = read_settings(overrides, model_dir)[0]
-    systems = choose_systems(args)
+    systems = choose_systems(args, model_dir)
     for source in systems.values():
         find_weights(source, model_dir)  # all mistakes before the first sentence
     with user_mistakes():

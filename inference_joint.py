@@ -25,6 +25,9 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_seed_argument,
+    check_lora_scale,
+    check_seed,
     find_folder,
     read_settings,
     run_main,
@@ -55,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--speaker", metavar="NAME", help="a voice of spk2info.pt | 音色名称")
     parser.add_argument("--output", type=Path, help=f"wav or flac [OUTPUT_DIR/{DEFAULT_OUTPUT}] | 输出音频路径")
     parser.add_argument("--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same audio [0] | 随机种子")
+    add_seed_argument(parser)
 
     def setting(flag: str, key: str, **more: Any) -> None:
         parser.add_argument(flag, dest="overrides", action="append", type=f"inference.{key}={{}}".format, **more)
@@ -76,10 +79,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """UserError for values and combinations that make no sense, before anything is loaded."""
     if not (math.isfinite(args.speed) and SPEEDS[0] <= args.speed <= SPEEDS[1]):
         raise UserError(f"--speed {args.speed:g}: give a number from {SPEEDS[0]} (slow) to {SPEEDS[1]} (fast)")
-    if not (math.isfinite(args.lora_scale) and 0 <= args.lora_scale <= 2):
-        raise UserError(f"--lora-scale {args.lora_scale:g}: give a number from 0 to 2")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}: give a whole number from 0 to {2**32 - 1}")
+    check_lora_scale(args.lora_scale)
+    check_seed(args.seed)
     if args.base + bool(args.ckpt) + bool(args.llm or args.flow) > 1:
         raise UserError("give one of --base, --ckpt, or --llm/--flow, not several")
     if args.ckpt and args.speaker:

@@ -6,7 +6,6 @@ python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_vo
 """
 
 import argparse
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     SAMPLE_TEXT,
     add_folder_arguments,
+    check_lora_scale,
     command_line,
     find_folder,
     run_main,
@@ -85,10 +85,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def merge(args: argparse.Namespace) -> int:
     """Check checkpoint against base, then write the files asked for."""
-    if not (math.isfinite(args.lora_scale) and 0 <= args.lora_scale <= 2):
-        raise UserError(f"--lora-scale {args.lora_scale:g}: give a number from 0 (base model) to 2")
+    check_lora_scale(args.lora_scale)
     if args.export and (args.llm_only or args.flow_only or args.llm_output or args.flow_output):
         raise UserError("--export writes both parts into its folder; leave out --llm-only, --flow-only and --*-output")
+    for only, other in (PARTS, PARTS[::-1]):
+        if getattr(args, f"{only}_only") and getattr(args, f"{other}_output"):
+            raise UserError(f"--{only}-only writes no {other} file; leave out --{other}-output, or --{only}-only")
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     check_output_dir(args.output_dir, model_dir)
     path = args.ckpt or choose_checkpoint(args.output_dir)
@@ -99,6 +101,7 @@ def merge(args: argparse.Namespace) -> int:
         print(warning, flush=True)
     if args.export:
         written = export(checkpoint, path, model_dir, args)
+        following = export_call(args.export, checkpoint["speaker"]["name"])
     else:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
         for folder, parts in by_folder(outputs).items():
@@ -111,10 +114,11 @@ def merge(args: argparse.Namespace) -> int:
             lora_scale=args.lora_scale,
             bake=not args.no_bake_speaker,
         )
+        following = speaking_command(args, outputs, checkpoint["mode"], model_dir)
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
     baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
     print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
-    print(next_command(args, checkpoint["speaker"]["name"]))
+    print(f"next: {following}")
     return 0
 
 
@@ -196,13 +200,21 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     return sorted(target.iterdir())
 
 
-def next_command(args: argparse.Namespace, voice: str) -> str:
-    """What to type now."""
-    if args.export:
-        call = f"""CosyVoice("{args.export.as_posix()}").inference_sft("...", "{voice}")"""
-        return f"next: from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
-    outputs = {"output_dir": args.output_dir, "llm": args.llm_output, "flow": args.flow_output}
-    return "next: " + command_line("inference_joint.py", model_dir=args.model_dir, **outputs, text=SAMPLE_TEXT)
+def export_call(target: Path, voice: str) -> str:
+    """What to run in Python after an export."""
+    call = f"""CosyVoice("{target.as_posix()}").inference_sft("...", "{voice}")"""
+    return f"from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
+
+
+def speaking_command(args: argparse.Namespace, outputs: dict[str, Path], mode: str, model_dir: Path) -> str:
+    """What to type to hear the files that were written; for a part that was not, the run's own file, else the base's.
+
+    Files that are found by themselves are not named."""
+    usual = merged_paths(args.output_dir, mode)
+    others = {part: usual[part] if usual[part].is_file() else model_dir / f"{part}.pt" for part in PARTS}
+    files = {} if outputs == usual else others | outputs
+    folders = {"model_dir": args.model_dir, "output_dir": args.output_dir}
+    return command_line("inference_joint.py", **folders, **files, text=SAMPLE_TEXT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

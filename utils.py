@@ -73,6 +73,23 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
 
 
+def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+    """--seed, alike in every script that speaks."""
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same audio [0] | 随机种子")
+
+
+def check_seed(seed: int) -> None:
+    """UserError for a --seed that speaking cannot start from."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}")
+
+
+def check_lora_scale(scale: float) -> None:
+    """UserError for a --lora-scale that makes no sense, nan too."""
+    if not 0 <= scale <= 2:
+        raise UserError(f"--lora-scale {scale:g}: give a number from 0 (base model) to 2")
+
+
 SAMPLE_TEXT = "Hello, this is my new voice."  # in commands to be copied
 
 

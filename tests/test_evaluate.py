@@ -15,11 +15,12 @@ from random_data import write_random_data
 
 import evaluate_joint
 import prepare_joint_data
-from checkpoint import FORMAT
+from checkpoint import FORMAT, add_voice
 from common.files import save_torch
 from common.languages import language_of
 from common.recogniser import errors, normal_form
 from config import UserError, load, to_dict
+from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
@@ -34,6 +35,7 @@ from voice.metrics import (
     repeated_share,
     share_interval,
 )
+from voice.speaking import load_voice
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
@@ -241,9 +243,12 @@ def clips(tmp_path, monkeypatch) -> list[Clip]:
     return read_rows(write_random_data(Path("data"), n_clips=30))
 
 
+HER = {"name": "her", "embedding": torch.ones(1, 192), "seconds_per_text_token": 0.2}
+
+
 def write_checkpoint(path: str, clips: list[Clip], *settings: str) -> Path:
     """A checkpoint without adapters of a run on these clips."""
-    known = {"format": FORMAT, "run_id": "", "mode": "joint", "base": {}, "speaker": {}, "adapters": {}}
+    known = {"format": FORMAT, "run_id": "", "mode": "joint", "base": {}, "speaker": HER, "adapters": {}}
     config = to_dict(load(settings)[0])
     progress = {"epoch": 1, "step": 1}
     save_torch({**known, **progress, "config": config, "data": data_fingerprint(clips)}, Path(path))
@@ -280,12 +285,16 @@ def test_of_named_checkpoints_the_first_that_was_trained_on_the_data_splits_it(c
     assert held_out("--ckpt", stranger, "--ckpt", own) == held_out("--ckpt", own) != held_out("--ckpt", stranger)
 
 
-def test_other_data_than_a_named_checkpoint_was_trained_on_is_warned_of(clips, capsys):
+def test_other_data_than_the_run_was_trained_on_is_warned_of(clips, capsys):
     named = write_checkpoint("named.ckpt", clips)
     write_random_data(Path("stranger"), n_clips=30, seed=1)
     assert held_out("--ckpt", named, "--data-dir", "stranger")
     assert "warning: named.ckpt was trained on other clips than those of stranger: " in capsys.readouterr().out
     assert held_out("--base", "--data-dir", "stranger") and capsys.readouterr().out == ""
+    newest = write_checkpoint("output/joint_joint_last.ckpt", clips)
+    assert held_out("--base") and capsys.readouterr().out == ""
+    assert held_out("--base", "--data-dir", "stranger")
+    assert f"warning: {newest} was trained on other clips than those of stranger: " in capsys.readouterr().out
 
 
 # ---- their recordings ------------------------------------------------------------------------------------------------
@@ -372,22 +381,49 @@ def test_a_recording_that_is_missing_is_named(clips, reference, tmp_path, capsys
 )
 def test_two_systems_of_one_name_or_folder_are_refused(arguments):
     with pytest.raises(UserError, match=f"^--ckpt {Path(arguments[-1])} and '.*' would have the same name here"):
-        evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments))
+        evaluate_joint.choose_systems(evaluate_joint.parse_args(arguments), MINI)
 
 
 @pytest.mark.parametrize("named", [["--ckpt", "a.ckpt"], ["--llm", "l.pt", "--flow", "f.pt"]])
 def test_a_speaker_whom_nobody_would_speak_as_is_refused(named):
     def systems(*more: str) -> dict:
-        return evaluate_joint.choose_systems(evaluate_joint.parse_args([*named, "--speaker", "slt", *more]))
+        return evaluate_joint.choose_systems(evaluate_joint.parse_args([*named, "--speaker", "slt", *more]), MINI)
 
     with pytest.raises(UserError, match="--speaker is the voice of the base; add --base"):
         systems()
     assert systems("--base")["base"].speaker == "slt"
 
 
-def test_systems_are_called_by_their_files():
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--ckpt", "her/x.ckpt"], "her"),
+        (["--ckpt", "her/x.ckpt", "--ckpt", "none.ckpt", "--llm", "merged/llm.pt", "--flow", "merged/flow.pt"], "her"),
+        (["--llm", "merged/llm.pt", "--flow", "merged/flow.pt"], "him"),
+        (["--llm", "elsewhere/llm.pt", "--flow", "merged/flow.pt"], "stranger"),
+        (["--llm", "MODEL/llm.pt", "--flow", "merged/flow.pt"], "him"),
+        (["--flow", "merged/flow.pt"], "stranger"),
+        (["--ckpt", "her/x.ckpt", "--speaker", "stranger"], "stranger"),
+        ([], "stranger"),
+    ],
+)
+def test_the_base_speaks_in_the_voice_that_it_is_compared_with(arguments, name, tiny_model_dir, clips):
+    write_checkpoint("her/x.ckpt", clips)
+    add_voice(Path("merged", VOICES), HER | {"name": "older"})
+    add_voice(Path("merged", VOICES), HER | {"name": "him"})
+    add_voice(Path("output", VOICES), HER | {"name": "stranger"})
+    Path("output", "llm_merged_joint.pt").touch()
+    args = evaluate_joint.parse_args(["--base", *(word.replace("MODEL", str(tiny_model_dir)) for word in arguments)])
+    base = evaluate_joint.choose_systems(args, tiny_model_dir)["base"]
+    _, voice = load_voice(base, tiny_model_dir, torch.device("cpu"))
+    assert voice.name == name and torch.equal(voice.embedding, HER["embedding"])
+    assert voice.seconds_per_text_token == HER["seconds_per_text_token"]
+
+
+def test_systems_are_called_by_their_files(clips):
+    write_checkpoint("out/base.ckpt", clips)
     args = evaluate_joint.parse_args(["--base", "--ckpt", "out/base.ckpt", "--ckpt", "best.ckpt"])
-    assert [*evaluate_joint.choose_systems(args)] == ["base", str(Path("out/base")), "best"]
+    assert [*evaluate_joint.choose_systems(args, MINI)] == ["base", str(Path("out/base")), "best"]
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -117,6 +118,19 @@ def test_a_checkpoint_speaks_as_its_merged_files_do(speak, trained, tmp_path):
     assert torch.equal(samples(tmp_path / "merged.wav"), samples(tmp_path / "ckpt.wav"))
 
 
+@pytest.mark.parametrize("named", ["llm", "flow"])
+def test_beside_a_part_that_is_named_only_the_other_is_looked_for(named, speak, trained, tmp_path, capsys):
+    other = "flow" if named == "llm" else "llm"
+    shutil.copy(trained / "spk2info.pt", tmp_path)
+    assert speak("--text", SENTENCE, f"--{named}", trained / f"{named}_merged_joint.pt", output_dir=tmp_path) == 2
+    message = f"no merged {other} in {tmp_path} ({other}_merged_*.pt); give it with --{other}, or its folder with"
+    assert message in capsys.readouterr().err
+    old, new = (shutil.copy(trained / f"{other}_merged_joint.pt", tmp_path / f"{other}_merged_{n}.pt") for n in "12")
+    os.utime(old, (1, 1))
+    assert speak("--text", SENTENCE, f"--{named}", trained / f"{named}_merged_joint.pt", output_dir=tmp_path) == 0
+    assert str(new) in capsys.readouterr().out
+
+
 def test_the_base_speaks_with_a_named_voice_else_the_trained_one_else_its_first(speak, trained, tmp_path, capsys):
     known = list(torch.load(Path(trained) / "spk2info.pt", weights_only=True))
     assert speak("--base", "--text", SENTENCE) == 0
@@ -131,8 +145,6 @@ def test_the_base_speaks_with_a_named_voice_else_the_trained_one_else_its_first(
 
 
 def test_without_any_voice_the_ways_out_are_named(tiny_model_dir, tmp_path, capsys):
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(tiny_model_dir, model)
     (model / "spk2info.pt").unlink()
@@ -321,6 +333,8 @@ def test_silence_is_heard():
         (("--text", "hi", "--flow-steps", "0"), "inference.flow_steps = 0: must be between 1 and 1000"),
         (("--text", "hi", "--flow-steps", "many"), "must be a whole number"),
         (("--text", "hi", "--base", "--ckpt", "x.ckpt"), "not several"),
+        (("--text", "hi", "--lora-scale", "2.5"), "--lora-scale 2.5: give a number from 0 (base model) to 2"),
+        (("--text", "hi", "--lora-scale", "nan"), "--lora-scale nan: give a number from 0 (base model) to 2"),
         (("--text", "hi", "--lora-scale", "0.5"), "--lora-scale works with --ckpt"),
         (("--text", "hi", "--llm", "nothing.pt", "--flow", "nothing.pt"), "nothing.pt"),
         (("--text-file", "nothing.txt"), "cannot read nothing.txt"),

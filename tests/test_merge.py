@@ -1,6 +1,7 @@
 """merge_joint_weights.py: files that load anywhere, carry the voice, and equal the adapted model."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from random_data import write_random_data
 
+import inference_joint
 import merge_joint_weights
 import train_joint
-from checkpoint import adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
+from checkpoint import PARTS, adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
 from common.files import save_torch
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
@@ -251,6 +253,37 @@ def test_one_part_alone_and_named_outputs(merge, tmp_path):
     assert (tmp_path / "flow_merged_joint.pt").exists() and not (tmp_path / "llm_merged_joint.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "llm", "flow"),
+    [
+        ([], "", ""),
+        (["--llm-only"], "OUT/llm_merged_joint.pt", "MODEL/flow.pt"),
+        (["--flow-only", "--flow-output", "a/flow.pt"], "MODEL/llm.pt", "a/flow.pt"),
+        (["--llm-output", "a/llm.pt"], "a/llm.pt", "OUT/flow_merged_joint.pt"),
+        (["--llm-output", "a/llm.pt", "--flow-output", "b/flow.pt"], "a/llm.pt", "b/flow.pt"),
+    ],
+)
+def test_the_command_that_is_printed_speaks_what_was_written(
+    arguments, llm, flow, merge, tiny_model_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert merge(*arguments) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: "))
+    named = dict(zip(command[2::2], command[3::2], strict=True))
+    places = [path.replace("OUT", str(tmp_path)).replace("MODEL", str(tiny_model_dir)) for path in (llm, flow)]
+    assert [named.get("--llm", ""), named.get("--flow", "")] == places
+    wide = ["--set", "inference.max_retries=0", "--set", "inference.max_token_text_ratio=4"]
+    assert inference_joint.main([*command[2:], *wide]) == 0
+    files = [path or str(tmp_path / f"{part}_merged_joint.pt") for part, path in zip(PARTS, places, strict=True)]
+    assert f"speaking with {', '.join(files)}; voice: finetuned\n" in capsys.readouterr().out
+
+
+def test_one_part_goes_with_that_of_its_run_where_it_was_merged_before(merge, tmp_path, capsys):
+    assert merge() == 0 and merge("--llm-only") == 0
+    files = f"--llm {tmp_path / 'llm_merged_joint.pt'} --flow {tmp_path / 'flow_merged_joint.pt'} "
+    assert files in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_room_is_looked_for_where_the_files_go(merge, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(merge_joint_weights, "check_disk", lambda folder, size: asked.append((folder, size)))
@@ -315,6 +348,8 @@ def full_disk(*_, **__):
         (("--llm-output", "MODEL/llm.pt"), "is the base model's folder"),
         (("--output-dir", "MODEL"), "is the base model's folder"),
         (("--export", "mine", "--llm-only"), "--export writes both parts"),
+        (("--llm-only", "--flow-output", "flow.pt"), "--llm-only writes no flow file; leave out --flow-output"),
+        (("--flow-only", "--llm-output", "llm.pt"), "--flow-only writes no llm file; leave out --llm-output"),
     ],
 )
 def test_outputs_that_would_destroy_something_are_refused(arguments, message, merge, tiny_model_dir, tmp_path, capsys):

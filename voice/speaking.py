@@ -50,6 +50,7 @@ class Source:
     flow: Path | None = None
     lora_scale: float = 1.0  # with ckpt
     speaker: str | None = None  # a voice of spk2info.pt
+    voice: "Voice | None" = None  # whose, where no spk2info.pt is to be asked
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,25 @@ def newest_pair(output_dir: Path) -> dict[str, Path]:
     )
 
 
+def newest_part(part: str, output_dir: Path) -> Path:
+    """The newest merged LLM or flow, for one of the other part that was named; UserError where there is none."""
+    pattern = merged_paths(output_dir, "*")[part].name
+    found = max(output_dir.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
+        raise UserError(
+            f"no merged {part} in {output_dir} ({pattern}); give it with --{part}, or its folder with --output-dir"
+        )
+    return found
+
+
 def weight_files(source: Source, model_dir: Path) -> dict[str, Path]:
     """{part: file} to load."""
     if source.base or source.ckpt:
         return {part: model_dir / f"{part}.pt" for part in PARTS}
     given = {part: getattr(source, part) for part in PARTS}
-    if all(given.values()):
-        return given
-    newest = newest_pair(source.output_dir)
-    return {part: given[part] or newest[part] for part in PARTS}
+    if not any(given.values()):
+        return newest_pair(source.output_dir)
+    return {part: file or newest_part(part, source.output_dir) for part, file in given.items()}
 
 
 def voices_in(folder: Path) -> dict[str, Voice]:
@@ -121,10 +132,12 @@ def voices_in(folder: Path) -> dict[str, Voice]:
 
 
 def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) -> Voice:
-    """The named voice, else the trained one (last in `folder`), else the first of the model directory.
+    """The voice given, else the named one, else the trained one (last in `folder`), else the model directory's first.
 
     needed: False where the weights speak in one voice whatever vector they get.
     """
+    if source.voice is not None:
+        return source.voice
     trained, own = voices_in(folder), voices_in(model_dir)
     known = {**own, **trained}
     if source.speaker is not None:
@@ -142,6 +155,11 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
         f"({command_line('train_joint.py')}), point --output-dir to one, or use a model with named voices "
         "(CosyVoice-300M-SFT)"
     )
+
+
+def trained_file(files: Mapping[str, Path], model_dir: Path) -> Path:
+    """The file beside which the voice lies: the LLM, or the flow where the LLM is the base's."""
+    return files["flow" if files["llm"].resolve() == (model_dir / "llm.pt").resolve() else "llm"]
 
 
 def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict[str, Any] | None]:
@@ -183,7 +201,7 @@ def load_voice(
     if checkpoint is not None:
         voice = Voice.of(checkpoint["speaker"])
     else:
-        folder = source.output_dir if source.base else files["llm"].parent
+        folder = source.output_dir if source.base else trained_file(files, model_dir).parent
         open_input = not (is_baked(llm.state_dict()) and is_baked(flow.state_dict()))
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
