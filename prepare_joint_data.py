@@ -38,7 +38,6 @@ from clips.audio_files import (
     RawClip,
     find_clips,
     read_audio,
-    wave_16k,
 )
 from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
@@ -52,6 +51,7 @@ from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
@@ -272,7 +272,7 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recognise
 
 def wave_of(clip: Candidate) -> np.ndarray:
     """The recording (N,) at 16 kHz."""
-    return wave_16k(read_audio(clip.raw.path)).numpy()
+    return read_audio(clip.raw.path).mono(EXTRACTOR_RATE)[0].numpy()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from clips.audio_files import (
     read_audio,
     recordings_of,
     split_folder,
-    wave_16k,
     write_wav,
 )
 from common.files import atomic_path
@@ -46,7 +45,12 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
             continue
         lines += incomplete(clip)
         target = split_folder(clip.path)
-        spans = with_margins(cut_at_pauses(find_speech(recording, clip.file)), recording.duration_sec)
+        try:
+            speech = find_speech(recording, clip.file)
+        except AudioError as error:
+            lines.append(f"{clip.file}: cannot be cut: {error}")
+            continue
+        spans = with_margins(cut_at_pauses(speech), recording.duration_sec)
         kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]
         if not kept:
             lines.append(f"{clip.file}: no speech found; nothing was cut")
@@ -60,14 +64,16 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
 
 
 def find_speech(recording: Recording, title: str) -> list[Span]:
-    """Stretches of speech by silero-vad (its model is inside the package); pauses of 0.3 s or more separate them."""
+    """Stretches of speech by silero-vad (its model is inside the package); pauses of 0.3 s or more separate them.
+
+    Raises AudioError as `Recording.mono`."""
     try:
         from silero_vad import get_speech_timestamps, load_silero_vad
     except ImportError as error:
         raise UserError("--split needs silero-vad: pip install silero-vad") from error
     with tqdm(total=100, desc=f"pauses in {title}", unit="%") as bar:
         stretches = get_speech_timestamps(
-            wave_16k(recording),
+            recording.mono(EXTRACTOR_RATE)[0],
             load_silero_vad(onnx=True),
             min_silence_duration_ms=300,
             max_speech_duration_s=MAX_PIECE_SEC - 2 * MARGIN_SEC,
@@ -129,11 +135,11 @@ def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> list[Path]
     for clip in tqdm(todo, desc="transcribing", unit="clip"):
         try:
             recording = read_audio(clip.path, MAX_TOKEN_SEC + 1)
+            if recording.duration_sec > MAX_TOKEN_SEC:
+                continue
+            wave = recording.mono(EXTRACTOR_RATE)[0].numpy()
         except AudioError:
             continue  # the next run reports it with its reason
-        if recording.duration_sec > MAX_TOKEN_SEC:
-            continue
-        wave = wave_16k(recording).numpy()
         text = one_line(recogniser.hear(wave, recogniser.language([wave])))
         if text:
             with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
