@@ -369,7 +369,7 @@ def prepare(args: argparse.Namespace) -> None:
     if args.fix:
         return fix(args, input_dir, raw_clips, notes)
     if args.split or args.transcribe:
-        return make_clips(args, input_dir, raw_clips)
+        return make_clips(args, input_dir, raw_clips, notes)
     refuse_output_among_recordings(args.output_dir, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     device, extractors_on = select_device(args.device), onnx_device(args.device)
@@ -411,7 +411,7 @@ def refuse_output_among_recordings(output_dir: Path, input_dir: Path, clips: Seq
         raise UserError(f"--output-dir {output_dir} holds recordings; choose another folder for the training data")
 
 
-def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
+def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
     """--split and --transcribe: files for a person to check; no training data is made."""
     recogniser = Recogniser(args.asr_model) if args.transcribe else None  # refused before anything is cut
     if args.split:
@@ -419,10 +419,11 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
         clips, notes = find_clips(input_dir)
         print("\n".join(lines + notes) or f"nothing to cut: all recordings in {input_dir} are short enough")
     if recogniser:
-        drafts = write_drafts(clips, recogniser)
-        print(f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})")
-        print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
-        print("for a text that differs from the audio teaches the voice wrong words.")
+        drafts, lines = write_drafts(clips, recogniser)
+        print("\n".join([*lines, *([] if args.split else notes), f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})"]))
+        if any(os.path.isfile(clip.sibling(DRAFT_SUFFIX)) for clip in clips if "missing_text" in clip.flags):
+            print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
+            print("for a text that differs from the audio teaches the voice wrong words.")
     elif missing := [clip for clip in clips if "missing_text" in clip.flags]:
         first = missing[0].path
         print(f"{len(missing)} recordings have no text: write what is said in {first.name}")

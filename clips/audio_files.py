@@ -120,16 +120,18 @@ def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Pat
     return {stem: path for stem, path in found.items() if path is not None}, twins
 
 
-def recordings_of(clips: Iterable[RawClip], lines: list[str]) -> Iterator[tuple[RawClip, Recording]]:
-    """The clips of which --split and --fix make new files, with their recordings; `lines` tell why others are left out:
-    what they make would take the name of a twin's, or they cannot be read."""
+def recordings_of(
+    clips: Iterable[RawClip], lines: list[str], max_sec: float | None = None
+) -> Iterator[tuple[RawClip, Recording]]:
+    """The clips of which --split, --fix and --transcribe make new files, with their recordings of at most max_sec;
+    `lines` tell why others are left out: what they make would take the name of a twin's, or they cannot be read."""
     for clip in clips:
         if "duplicate_name" in clip.flags:
             used = clip.flags["duplicate_name"]["used_file"]
             lines.append(f"{clip.file}: left out, {used} has the same name and is used")
             continue
         try:
-            recording = read_audio(clip.path)
+            recording = read_audio(clip.path, max_sec)
         except frontend.AudioError as error:
             lines.append(f"{clip.file}: cannot be read: {error}")
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from clips.audio_doctor import FLAGS
 from clips.audio_files import (
     DRAFT_SUFFIX,
     RawClip,
@@ -14,7 +15,6 @@ from clips.audio_files import (
     incomplete,
     one_line,
     printable,
-    read_audio,
     recordings_of,
     split_folder,
     write_wav,
@@ -126,23 +126,36 @@ def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, ste
 # ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------
 
 
-def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> list[Path]:
-    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written.
+def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> tuple[list[Path], list[str]]:
+    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft: the paths written, and
+    one line about each clip without a text for which none was.
 
     Each clip may be in a language of its own. Raises UserError where a draft cannot be written."""
-    todo = [clip for clip in clips if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX))]
-    written = []
-    for clip in tqdm(todo, desc="transcribing", unit="clip"):
+    todo, written, lines = [], [], []
+    for clip in clips:
+        problem = clip.flags.get("missing_text") or clip.flags.get("unreadable_text")
+        if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX)):
+            todo.append(clip)
+        elif problem:
+            lines.append(f"{clip.file}: no draft: {problem['text_problem']}")
+    for clip, recording in recordings_of(tqdm(todo, "transcribing", unit="clip"), lines, MAX_TOKEN_SEC + 1):
         try:
-            recording = read_audio(clip.path, MAX_TOKEN_SEC + 1)
-            if recording.duration_sec > MAX_TOKEN_SEC:
-                continue
-            wave = recording.mono(EXTRACTOR_RATE)[0].numpy()
-        except AudioError:
-            continue  # the next run reports it with its reason
-        text = one_line(recogniser.hear(wave, recogniser.language([wave])))
-        if text:
-            with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
-                part.write_text(text + "\n", encoding="utf-8")
-            written.append(clip.sibling(DRAFT_SUFFIX))
-    return written
+            text = _heard(recording, recogniser)
+        except AudioError as error:
+            lines.append(f"{clip.file}: no draft: {error}")
+            continue
+        with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+        written.append(clip.sibling(DRAFT_SUFFIX))
+    return written, lines
+
+
+def _heard(recording: Recording, recogniser: Recogniser) -> str:
+    """What is understood of a recording. Raises AudioError where that is nothing, and as `Recording.mono`."""
+    if recording.duration_sec > MAX_TOKEN_SEC:
+        raise AudioError(FLAGS["too_long"][1].format(duration_sec=recording.duration_sec))
+    wave = recording.mono(EXTRACTOR_RATE)[0].numpy()
+    text = one_line(recogniser.hear(wave, recogniser.language([wave])))
+    if not text:
+        raise AudioError("nothing was understood; listen whether anybody speaks")
+    return text
