@@ -229,13 +229,15 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
             finding.figures[figure] = len(record.array(name))
 
 
-def check_texts_by_llm(clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: torch.device) -> list[str]:
-    """Flag texts that are not what is said; notes for the report. Only what is new loads the LLM, and nothing else."""
+def check_texts_by_llm(
+    clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: torch.device, force: bool
+) -> list[str]:
+    """Flag texts that are not what is said; notes for the report. Only what is new, or `force`, loads the LLM."""
     weights = config.directory / "llm.pt"
     if not weights.is_file():
         return [f"texts are not checked against the audio: {weights} is missing"]
     with user_mistakes():
-        check = TextCheck(cache, file_fingerprint(weights), [spoken(clip) for clip in clips])
+        check = TextCheck(cache, file_fingerprint(weights), [spoken(clip) for clip in clips], force)
         if check.todo:
             check.run(load_part(config, "llm").to(device).eval())
     helps = [help_ and help_ * config.token_rate_hz for help_ in check.results()]
@@ -249,15 +251,15 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
     return None if args.no_text_check or absent else Recogniser(args.asr_model)
 
 
-def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser) -> None:
-    """Character error rate of each clip; stored for each clip.
+def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser, force: bool) -> None:
+    """Character error rate of each clip; stored for each clip, and with `force` computed again.
 
     It flags nothing but digits that were read in English where another language in Latin letters is heard."""
     language = None
     for clip in tqdm(clips, "recognised", unit="clip"):
         text, path = clip.finding.figures["text"], cache / f"{clip.fingerprint}.heard.json"
         stored = read_json(path)
-        if stored.get("recogniser") != recogniser.name:
+        if force or stored.get("recogniser") != recogniser.name:
             language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
             own = language_of(text)
             spoken_in = language if own == "en" and not tagged_language(text) else own  # Latin letters: by the sound
@@ -386,9 +388,9 @@ def prepare(args: argparse.Namespace) -> None:
         examine(clips)
         used = [clip for clip in clips if clip.used]
         if not args.no_text_check:
-            notes += check_texts_by_llm(used, cache, config, device)
+            notes += check_texts_by_llm(used, cache, config, device, args.force)
         if recogniser is not None:
-            check_texts_by_recogniser(used, cache, recogniser)
+            check_texts_by_recogniser(used, cache, recogniser, args.force)
         findings = [clip.finding for clip in clips]
         write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
