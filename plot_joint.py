@@ -106,6 +106,16 @@ def draw_mel(axes: Any, path: Path, title: str) -> None:
     axes.set(title=f"{title}: {path.name}", xlabel="seconds", ylabel="mel bin")
 
 
+def picture_format(path: Path) -> str:
+    """What matplotlib calls the format of a picture, by its suffix. UserError where it cannot write that."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix not in FigureCanvasBase.get_supported_filetypes() or suffix == "pgf":  # which needs LaTeX
+        raise UserError(f"--picture {path}: no format of that name can be written; end it in .png, .svg or .pdf")
+    return suffix
+
+
 def plot(args: argparse.Namespace) -> int:
     """Read the run, draw, save."""
     import matplotlib
@@ -113,6 +123,7 @@ def plot(args: argparse.Namespace) -> int:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    named = picture_format(args.picture) if args.picture else "png"
     path = newest_run(args.output_dir)
     checkpoint = load_checkpoint(path)
     mode = checkpoint["mode"]
@@ -134,7 +145,7 @@ def plot(args: argparse.Namespace) -> int:
     figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")
     picture = args.picture or args.output_dir / f"joint_{mode}.png"
     with atomic_path(picture) as part:
-        figure.savefig(part, format="png", dpi=120)
+        figure.savefig(part, format=named, dpi=120)
     print(f"wrote {picture}")
     return 0
 

@@ -38,7 +38,6 @@ from clips.audio_files import (
     RawClip,
     find_clips,
     read_audio,
-    wave_16k,
 )
 from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
@@ -52,6 +51,7 @@ from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
@@ -229,13 +229,15 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
             finding.figures[figure] = len(record.array(name))
 
 
-def check_texts_by_llm(clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: torch.device) -> list[str]:
-    """Flag texts that are not what is said; notes for the report. Only what is new loads the LLM, and nothing else."""
+def check_texts_by_llm(
+    clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: torch.device, force: bool
+) -> list[str]:
+    """Flag texts that are not what is said; notes for the report. Only what is new, or `force`, loads the LLM."""
     weights = config.directory / "llm.pt"
     if not weights.is_file():
         return [f"texts are not checked against the audio: {weights} is missing"]
     with user_mistakes():
-        check = TextCheck(cache, file_fingerprint(weights), [spoken(clip) for clip in clips])
+        check = TextCheck(cache, file_fingerprint(weights), [spoken(clip) for clip in clips], force)
         if check.todo:
             check.run(load_part(config, "llm").to(device).eval())
     helps = [help_ and help_ * config.token_rate_hz for help_ in check.results()]
@@ -249,15 +251,15 @@ def open_recogniser(args: argparse.Namespace) -> Recogniser | None:
     return None if args.no_text_check or absent else Recogniser(args.asr_model)
 
 
-def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser) -> None:
-    """Character error rate of each clip; stored for each clip.
+def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recogniser: Recogniser, force: bool) -> None:
+    """Character error rate of each clip; stored for each clip, and with `force` computed again.
 
     It flags nothing but digits that were read in English where another language in Latin letters is heard."""
     language = None
     for clip in tqdm(clips, "recognised", unit="clip"):
         text, path = clip.finding.figures["text"], cache / f"{clip.fingerprint}.heard.json"
         stored = read_json(path)
-        if stored.get("recogniser") != recogniser.name:
+        if force or stored.get("recogniser") != recogniser.name:
             language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
             own = language_of(text)
             spoken_in = language if own == "en" and not tagged_language(text) else own  # Latin letters: by the sound
@@ -272,7 +274,7 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recognise
 
 def wave_of(clip: Candidate) -> np.ndarray:
     """The recording (N,) at 16 kHz."""
-    return wave_16k(read_audio(clip.raw.path)).numpy()
+    return read_audio(clip.raw.path).mono(EXTRACTOR_RATE)[0].numpy()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -369,7 +371,7 @@ def prepare(args: argparse.Namespace) -> None:
     if args.fix:
         return fix(args, input_dir, raw_clips, notes)
     if args.split or args.transcribe:
-        return make_clips(args, input_dir, raw_clips)
+        return make_clips(args, input_dir, raw_clips, notes)
     refuse_output_among_recordings(args.output_dir, input_dir, raw_clips)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     device, extractors_on = select_device(args.device), onnx_device(args.device)
@@ -386,9 +388,9 @@ def prepare(args: argparse.Namespace) -> None:
         examine(clips)
         used = [clip for clip in clips if clip.used]
         if not args.no_text_check:
-            notes += check_texts_by_llm(used, cache, config, device)
+            notes += check_texts_by_llm(used, cache, config, device, args.force)
         if recogniser is not None:
-            check_texts_by_recogniser(used, cache, recogniser)
+            check_texts_by_recogniser(used, cache, recogniser, args.force)
         findings = [clip.finding for clip in clips]
         write_report(findings, notes, input_dir, args.output_dir)
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
@@ -411,7 +413,7 @@ def refuse_output_among_recordings(output_dir: Path, input_dir: Path, clips: Seq
         raise UserError(f"--output-dir {output_dir} holds recordings; choose another folder for the training data")
 
 
-def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) -> None:
+def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:
     """--split and --transcribe: files for a person to check; no training data is made."""
     recogniser = Recogniser(args.asr_model) if args.transcribe else None  # refused before anything is cut
     if args.split:
@@ -419,10 +421,11 @@ def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip]) 
         clips, notes = find_clips(input_dir)
         print("\n".join(lines + notes) or f"nothing to cut: all recordings in {input_dir} are short enough")
     if recogniser:
-        drafts = write_drafts(clips, recogniser)
-        print(f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})")
-        print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
-        print("for a text that differs from the audio teaches the voice wrong words.")
+        drafts, lines = write_drafts(clips, recogniser)
+        print("\n".join([*lines, *([] if args.split else notes), f"{len(drafts)} drafts written (*{DRAFT_SUFFIX})"]))
+        if any(os.path.isfile(clip.sibling(DRAFT_SUFFIX)) for clip in clips if "missing_text" in clip.flags):
+            print(f"Listen, correct each, and rename 001{DRAFT_SUFFIX} to 001.txt: only then is it trained on,")
+            print("for a text that differs from the audio teaches the voice wrong words.")
     elif missing := [clip for clip in clips if "missing_text" in clip.flags]:
         first = missing[0].path
         print(f"{len(missing)} recordings have no text: write what is said in {first.name}")

@@ -35,7 +35,7 @@ from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
-from clips.audio_files import RawClip, find_clips, read_audio, wave_16k
+from clips.audio_files import RawClip, find_clips, read_audio
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import AudioError, CosyVoiceFrontEnd, resample
@@ -399,7 +399,7 @@ def flite_sound(voice: str, text: str) -> Sound:
 def real_sound(clip: RawClip) -> Sound:
     """A recording and its text. UserError for one that cannot be read."""
     try:
-        return Sound(wave_16k(read_audio(clip.path))[None], judges.RATE, clip.text)
+        return Sound(read_audio(clip.path).mono(judges.RATE), judges.RATE, clip.text)
     except AudioError as error:
         raise UserError(f"{clip.path}: {error}") from error
 

@@ -18,7 +18,7 @@ from clips.audio_doctor import FLAGS
 from common.files import split_lines
 from config import UserError
 from cosyvoice.cli import frontend
-from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
+from cosyvoice.utils.common import InputError
 
 # In order of preference where two files differ only in the suffix.
 AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + frontend.FFMPEG_SUFFIXES
@@ -39,6 +39,14 @@ class Recording:
     samples: np.ndarray  # (N, channels) float32, full scale is 1
     sample_rate: int
     duration_sec: float  # of the whole file; where ffmpeg decoded only its start, of that
+
+    def mono(self, sample_rate: int) -> Tensor:
+        """(1, N) at another rate, channels averaged. Raises AudioError for one that it cannot be converted to."""
+        wave = torch.from_numpy(self.samples.mean(axis=1, dtype=np.float32))[None]
+        try:
+            return frontend.resample(wave, self.sample_rate, sample_rate)
+        except InputError as error:
+            raise frontend.AudioError(str(error)) from error
 
 
 @dataclass
@@ -112,16 +120,18 @@ def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Pat
     return {stem: path for stem, path in found.items() if path is not None}, twins
 
 
-def recordings_of(clips: Iterable[RawClip], lines: list[str]) -> Iterator[tuple[RawClip, Recording]]:
-    """The clips of which --split and --fix make new files, with their recordings; `lines` tell why others are left out:
-    what they make would take the name of a twin's, or they cannot be read."""
+def recordings_of(
+    clips: Iterable[RawClip], lines: list[str], max_sec: float | None = None
+) -> Iterator[tuple[RawClip, Recording]]:
+    """The clips of which --split, --fix and --transcribe make new files, with their recordings of at most max_sec;
+    `lines` tell why others are left out: what they make would take the name of a twin's, or they cannot be read."""
     for clip in clips:
         if "duplicate_name" in clip.flags:
             used = clip.flags["duplicate_name"]["used_file"]
             lines.append(f"{clip.file}: left out, {used} has the same name and is used")
             continue
         try:
-            recording = read_audio(clip.path)
+            recording = read_audio(clip.path, max_sec)
         except frontend.AudioError as error:
             lines.append(f"{clip.file}: cannot be read: {error}")
             continue
@@ -320,9 +330,3 @@ def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     encoded = io.BytesIO()
     soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_24")
     path.write_bytes(encoded.getvalue())
-
-
-def wave_16k(recording: Recording) -> Tensor:
-    """(N,) mono at 16 kHz, what voice activity and speech recognition take."""
-    mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
-    return frontend.resample(mono, recording.sample_rate, EXTRACTOR_RATE)[0]

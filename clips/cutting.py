@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from clips.audio_doctor import FLAGS
 from clips.audio_files import (
     DRAFT_SUFFIX,
     RawClip,
@@ -14,10 +15,8 @@ from clips.audio_files import (
     incomplete,
     one_line,
     printable,
-    read_audio,
     recordings_of,
     split_folder,
-    wave_16k,
     write_wav,
 )
 from common.files import atomic_path
@@ -46,7 +45,12 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
             continue
         lines += incomplete(clip)
         target = split_folder(clip.path)
-        spans = with_margins(cut_at_pauses(find_speech(recording, clip.file)), recording.duration_sec)
+        try:
+            speech = find_speech(recording, clip.file)
+        except AudioError as error:
+            lines.append(f"{clip.file}: cannot be cut: {error}")
+            continue
+        spans = with_margins(cut_at_pauses(speech), recording.duration_sec)
         kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]
         if not kept:
             lines.append(f"{clip.file}: no speech found; nothing was cut")
@@ -60,14 +64,16 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
 
 
 def find_speech(recording: Recording, title: str) -> list[Span]:
-    """Stretches of speech by silero-vad (its model is inside the package); pauses of 0.3 s or more separate them."""
+    """Stretches of speech by silero-vad (its model is inside the package); pauses of 0.3 s or more separate them.
+
+    Raises AudioError as `Recording.mono`."""
     try:
         from silero_vad import get_speech_timestamps, load_silero_vad
     except ImportError as error:
         raise UserError("--split needs silero-vad: pip install silero-vad") from error
     with tqdm(total=100, desc=f"pauses in {title}", unit="%") as bar:
         stretches = get_speech_timestamps(
-            wave_16k(recording),
+            recording.mono(EXTRACTOR_RATE)[0],
             load_silero_vad(onnx=True),
             min_silence_duration_ms=300,
             max_speech_duration_s=MAX_PIECE_SEC - 2 * MARGIN_SEC,
@@ -120,23 +126,36 @@ def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, ste
 # ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------
 
 
-def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> list[Path]:
-    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft; the paths written.
+def write_drafts(clips: Sequence[RawClip], recogniser: Recogniser) -> tuple[list[Path], list[str]]:
+    """<stem>.draft.txt beside every clip of usable length that has neither a text nor a draft: the paths written, and
+    one line about each clip without a text for which none was.
 
     Each clip may be in a language of its own. Raises UserError where a draft cannot be written."""
-    todo = [clip for clip in clips if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX))]
-    written = []
-    for clip in tqdm(todo, desc="transcribing", unit="clip"):
+    todo, written, lines = [], [], []
+    for clip in clips:
+        problem = clip.flags.get("missing_text") or clip.flags.get("unreadable_text")
+        if "missing_text" in clip.flags and not os.path.exists(clip.sibling(DRAFT_SUFFIX)):
+            todo.append(clip)
+        elif problem:
+            lines.append(f"{clip.file}: no draft: {problem['text_problem']}")
+    for clip, recording in recordings_of(tqdm(todo, "transcribing", unit="clip"), lines, MAX_TOKEN_SEC + 1):
         try:
-            recording = read_audio(clip.path, MAX_TOKEN_SEC + 1)
-        except AudioError:
-            continue  # the next run reports it with its reason
-        if recording.duration_sec > MAX_TOKEN_SEC:
+            text = _heard(recording, recogniser)
+        except AudioError as error:
+            lines.append(f"{clip.file}: no draft: {error}")
             continue
-        wave = wave_16k(recording).numpy()
-        text = one_line(recogniser.hear(wave, recogniser.language([wave])))
-        if text:
-            with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
-                part.write_text(text + "\n", encoding="utf-8")
-            written.append(clip.sibling(DRAFT_SUFFIX))
-    return written
+        with user_mistakes(), atomic_path(clip.sibling(DRAFT_SUFFIX)) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+        written.append(clip.sibling(DRAFT_SUFFIX))
+    return written, lines
+
+
+def _heard(recording: Recording, recogniser: Recogniser) -> str:
+    """What is understood of a recording. Raises AudioError where that is nothing, and as `Recording.mono`."""
+    if recording.duration_sec > MAX_TOKEN_SEC:
+        raise AudioError(FLAGS["too_long"][1].format(duration_sec=recording.duration_sec))
+    wave = recording.mono(EXTRACTOR_RATE)[0].numpy()
+    text = one_line(recogniser.hear(wave, recogniser.language([wave])))
+    if not text:
+        raise AudioError("nothing was understood; listen whether anybody speaks")
+    return text

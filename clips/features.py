@@ -26,12 +26,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clips.audio_doctor import audio_flags, drops, text_flags
-from clips.audio_files import Recording, read_audio
+from clips.audio_files import read_audio
 from clips.measuring import AudioFigures, measure
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd, resample
-from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
+from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import user_mistakes
 
@@ -99,7 +99,8 @@ def extract(job: Job) -> None:
         figures = measure(recording.samples, recording.sample_rate, recording.duration_sec)
         text = normalized(front_end, job.text)
         if not drops(audio_flags(figures) + text_flags(text)):
-            arrays = features(front_end, text, *waves(recording), job.path)
+            wave_16k, wave_22k = recording.mono(EXTRACTOR_RATE), recording.mono(SAMPLE_RATE)
+            arrays = features(front_end, text, wave_16k, wave_22k, job.path)
         values = {"figures": asdict(figures), "text": text}
     except AudioError as error:
         values = {"problem": str(error)}
@@ -117,15 +118,6 @@ def _front_end(model_dir: Path, device: str) -> CosyVoiceFrontEnd:
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
     """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends."""
     return "".join(front_end.text_normalize(text)) if text else ""
-
-
-def waves(recording: Recording) -> tuple[Tensor, Tensor]:
-    """(1, N) mono at 16 kHz and at 22.05 kHz. Raises AudioError for a sample rate that cannot be converted."""
-    mono = torch.from_numpy(recording.samples.mean(axis=1, dtype=np.float32))[None]
-    try:
-        return resample(mono, recording.sample_rate, EXTRACTOR_RATE), resample(mono, recording.sample_rate, SAMPLE_RATE)
-    except InputError as error:
-        raise AudioError(str(error)) from error
 
 
 def features(

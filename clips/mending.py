@@ -6,7 +6,8 @@ The originals are not touched. Loudness is that of ITU-R BS.1770-4 (LUFS), as br
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from tqdm import tqdm
 from clips.audio_doctor import DC_OFFSET
 from clips.audio_files import RawClip, incomplete, printable, recordings_of, write_wav
 from clips.measuring import decibel, edge_silences, frame_levels
-from common.files import atomic_path
+from common.files import atomic_path, part_name, rename_over
 from config import UserError
 from cosyvoice.utils.weights import file_fingerprint
+from utils import user_mistakes
 
 LOUDNESS_LUFS = -23.0  # EBU R 128
 PEAK_DB = -1.0  # loudest sample, dBFS; louder clips are turned up less
@@ -78,6 +80,32 @@ def refuse_changed_copies(target: Path) -> None:
             raise UserError(f"{target / name} was {what} after --fix had written its copies; {remedy}")
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A folder to write to; it takes the name of `target` when the block ends well, and only then the old one goes.
+
+    Until then the old one is whole, under its own name or, for the moment of the change, under another: a file that a
+    program holds open may forbid to remove it or to rename it. Raises as `atomic_path`."""
+    old = target.with_name(part_name(f"{target.name}.old"))
+    with user_mistakes():
+        if old.exists() and not target.exists():  # of a run that was killed at that moment
+            rename_over(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        raise UserError(f"{old} is left of an earlier --fix and cannot be removed; close what uses it and remove it")
+    try:
+        with atomic_path(target) as folder:
+            yield folder
+            if target.exists():
+                rename_over(target, old)
+    except BaseException:
+        if old.exists() and not target.exists():
+            with suppress(OSError):  # the next run tries again
+                rename_over(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
     """Integrated loudness of samples (N, channels); NaN for silence and for less than SHORTEST_SEC.
 
@@ -128,9 +156,9 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     cannot be read, or that shares its name with one that is used, is named and left out."""
     target = fixed_folder(input_dir)
     lines: list[str] = []
-    refuse_changed_copies(target)
     known: dict[str, list[str]] = {}
-    with atomic_path(target) as folder:
+    with replacing(target) as folder:
+        refuse_changed_copies(target)
         shutil.rmtree(folder, ignore_errors=True)  # of a killed run
         folder.mkdir()
         for clip, recording in recordings_of(tqdm(clips, "fixing", unit="clip"), lines):
@@ -150,5 +178,4 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
         record = {"done": known, "files": digests(folder)}
         (folder / DONE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         refuse_changed_copies(target)  # it may have been worked on in the meantime
-        shutil.rmtree(target, ignore_errors=True)  # the copies of an earlier run; the new ones take their name
     return lines

@@ -81,15 +81,13 @@ def read_result(path: Path) -> float | None:
 class TextCheck:
     """The check over a whole set, with a stored result for each clip: only what is new needs the LLM."""
 
-    def __init__(self, cache: Path, llm_fingerprint: str, clips: Sequence[Spoken]) -> None:
+    def __init__(self, cache: Path, llm_fingerprint: str, clips: Sequence[Spoken], force: bool = False) -> None:
+        """force: stored results do not count."""
         self.clips, self.strangers = clips, strangers_of(clips)
         pairs = zip(clips, self.strangers, strict=True)
         self.paths = [result_path(cache, llm_fingerprint, clip, others) for clip, others in pairs]
-
-    @property
-    def todo(self) -> list[int]:
-        """Indices of clips that have strangers and no stored result."""
-        return [i for i, path in enumerate(self.paths) if self.strangers[i] and read_result(path) is None]
+        with_strangers = [i for i, strangers in enumerate(self.strangers) if strangers]
+        self.todo = [i for i in with_strangers if force or read_result(self.paths[i]) is None]
 
     def run(self, llm: nn.Module) -> None:
         """Ask the LLM about what is to do; each result is stored at once."""

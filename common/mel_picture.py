@@ -2,6 +2,7 @@
 
 import io
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from cosyvoice.cli.frontend import resample
@@ -13,7 +14,9 @@ QUIETEST, LOUDEST = -11.5, 1.0  # natural-log mel, ends of the colour scale
 
 
 def log_mel(wave: Tensor) -> Tensor:
-    """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own."""
+    """(80, T) of a wave (1, N) at SAMPLE_RATE, natural logarithm, as the model's own; one speech token is too short for
+    that, and silence is put after it."""
+    wave = F.pad(wave, (0, max(0, WINDOW - wave.shape[1])))
     return mel_spectrogram(wave, WINDOW, MEL_BINS, SAMPLE_RATE, MEL_HOP, WINDOW, fmin=0, fmax=TOP_HZ)[0]
 
 

@@ -588,6 +588,11 @@ def test_samples_that_cannot_be_written_are_warned_of_and_end_nothing(tmp_path, 
     assert picture.endswith("; training goes on without it")
 
 
+def test_a_sentence_of_one_speech_token_has_a_picture(tmp_path):
+    pictures = write_samples(tmp_path, "epoch_0002", {0: Sentence("a", torch.full((1, 256), 0.1), 22050)})
+    assert pictures[0].shape[0] == 80
+
+
 # ---- on a model that speaks ------------------------------------------------------------------------------------------
 
 

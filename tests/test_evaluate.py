@@ -27,6 +27,7 @@ from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, hold_out, read_rows
 from voice import evaluation
 from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
+from voice.evaluation_page import take
 from voice.metrics import (
     difference_interval,
     mean_interval,
@@ -217,6 +218,10 @@ def test_figures_that_are_no_numbers_cost_nobody_the_report(tmp_path, capsys):
     assert written["systems"]["tuned"]["figures"]["clarity"]["value"] is None and written["scale"]["ceiling"] is None
     assert written["systems"]["base"]["sentences"][0]["clarity"] is None
     assert "similarity" in capsys.readouterr().out
+
+
+def test_a_sentence_of_one_speech_token_is_on_the_page():
+    assert "data:image/png" in take("base", Sentence("a", torch.full((1, 256), 0.1), 22050))
 
 
 def test_without_another_text_there_is_no_clarity():

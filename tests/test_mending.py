@@ -1,5 +1,7 @@
 """What --fix leaves out, keeps and refuses; tests/test_provoked.py has what it does to the sound."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from test_prepare import voice, write_clip
 import prepare_joint_data
 from clips import mending
 from clips.mending import LOUDNESS_LUFS, loudness_lufs, mend
+from common import files
 
 
 @pytest.fixture
@@ -77,6 +80,52 @@ def test_a_full_disk_ends_with_its_reason_and_keeps_the_earlier_copies(raw, caps
         fix(raw, code=2)
     assert f"cannot write {copies}: File too large; nothing was left half-written" in capsys.readouterr().err
     assert sorted(path.name for path in copies.parent.iterdir()) == ["raw", "raw_fixed"]
+    assert (copies / "001.wav").exists()
+
+
+def test_copies_that_cannot_take_the_name_of_the_earlier_ones_leave_those_there(raw, monkeypatch, capsys):
+    copies, rename = fix(raw), os.replace
+    before = {path.name: path.read_bytes() for path in copies.iterdir()}
+
+    def held(source: Path, target: Path) -> None:
+        if target == copies and Path(source).name == "raw_fixed.part":
+            raise OSError(errno.EACCES, "Access is denied", source)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "REPLACE_TRIES", 1)
+        patch.setattr(os, "replace", held)
+        fix(raw, code=2)
+    assert f"cannot write {copies}: Access is denied; nothing was left half-written" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in copies.iterdir()} == before
+    assert sorted(path.name for path in copies.parent.iterdir()) == ["raw", "raw_fixed"]
+    fix(raw)
+
+
+def test_an_earlier_copy_that_cannot_be_removed_does_not_stop_the_new_ones(raw, monkeypatch, capsys):
+    copies, unlink = fix(raw), os.unlink
+
+    def held(path: str, **options: object) -> None:
+        if Path(path).name == "001.wav":
+            raise PermissionError(errno.EACCES, "the file is in use", path)
+        unlink(path, **options)
+
+    (raw / "001.txt").write_text("a better text", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", held)
+        fix(raw)
+        assert (copies / "001.txt").read_text(encoding="utf-8") == "a better text\n"
+        fix(raw, code=2)
+    assert "raw_fixed.old.part is left of an earlier --fix and cannot be removed" in capsys.readouterr().err
+    fix(raw)
+    assert sorted(path.name for path in copies.parent.iterdir()) == ["raw", "raw_fixed"]
+
+
+def test_a_run_killed_while_the_copies_change_places_leaves_the_earlier_ones_to_the_next(raw):
+    copies = fix(raw)
+    copies.rename(copies.with_name("raw_fixed.old.part"))
+    (raw / "001.flac").write_bytes(b"")
+    fix(raw, code=2)
     assert (copies / "001.wav").exists()
 
 

@@ -1,10 +1,13 @@
-"""The table of losses that plot_joint.py draws."""
+"""The table of losses that plot_joint.py draws, and the file that it draws them to."""
 
 import math
 
+import numpy as np
 import pytest
+import soundfile
 
-from config import UserError
+import plot_joint
+from config import UserError, load
 from plot_joint import read_metrics
 
 HEAD = "epoch,step,llm_train,llm_held_out,flow_train,flow_held_out\n"
@@ -42,3 +45,28 @@ def test_another_encoding_is_named_and_a_byte_order_mark_does_no_harm(tmp_path):
     path.write_text(HEAD, encoding="utf-16")
     with pytest.raises(UserError, match="metrics.csv is not UTF-8"):
         read_metrics(path)
+
+
+@pytest.fixture
+def run(monkeypatch) -> None:
+    """A run without losses: only sounds are drawn."""
+    checkpoint = {"mode": "joint", "epoch": 1, "step": 4, "training": {"parts": {}}}
+    monkeypatch.setattr(plot_joint, "newest_run", lambda folder: folder / "joint_joint_last.ckpt")
+    monkeypatch.setattr(plot_joint, "load_checkpoint", lambda path: checkpoint)
+    monkeypatch.setattr(plot_joint, "checkpoint_config", lambda checkpoint, path: load())
+    monkeypatch.setattr(plot_joint, "read_metrics", lambda path: [])
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml"), ("a.pdf", b"%PDF"), ("a.b.jpg", b"\xff\xd8")]
+)
+def test_a_picture_has_the_format_of_its_name(tmp_path, run, name, start):
+    soundfile.write(tmp_path / "short.wav", np.full(256, 0.1), 22050)  # one speech token
+    assert plot_joint.main(["--spoken", str(tmp_path / "short.wav"), "--picture", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["a", "a.doc", "a.pgf"])
+def test_a_picture_of_a_format_that_cannot_be_written_is_refused(name, capsys):
+    assert plot_joint.main(["--picture", name]) == 2
+    assert f"--picture {name}: no format of that name can be written; end it in .png" in capsys.readouterr().err

@@ -1108,6 +1108,16 @@ def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, r
     assert [path.name for path in (tmp_path / "录音/talk_split").iterdir()] == ["talk_001.wav"]
 
 
+def test_a_long_recording_of_an_odd_sample_rate_is_named_and_the_others_are_cut(tmp_path, run, capsys):
+    noise = 0.1 * np.random.default_rng(0).normal(size=31 * 44101)
+    write_clip(tmp_path / "录音", "noise.wav", None, noise, rate=44100)
+    write_clip(tmp_path / "录音", "a.wav", None, noise, rate=44101)
+    run("--split")
+    printed = capsys.readouterr().out
+    assert "a.wav: cannot be cut: 44101 Hz is an odd sample rate; convert the audio to 16000," in printed
+    assert "noise.wav: no speech found" in printed
+
+
 def test_silero_finds_no_speech_in_noise(tmp_path, run, capsys):
     write_clip(tmp_path / "录音", "noise.wav", None, 0.1 * np.random.default_rng(0).normal(size=31 * RATE))
     run("--split")
@@ -1129,13 +1139,57 @@ def test_drafts_are_written_once_for_clips_without_a_text_and_never_trained_on(t
     write_clip(raw, "new.wav", None)
     write_clip(raw, "old.wav", None)
     (raw / "old.draft.txt").write_text("corrected by hand")
-    written = write_drafts(find_clips(raw)[0], FakeRecogniser())
+    written, lines = write_drafts(find_clips(raw)[0], FakeRecogniser())
     assert written == [raw / "new.draft.txt"]
+    assert lines == ["old.wav: no draft: check old.draft.txt and rename it to old.txt"]
     assert (raw / "new.draft.txt").read_text() == "3.5 s of it\n"
     assert (raw / "old.draft.txt").read_text() == "corrected by hand"
     run()
     assert flags(tmp_path)["new"] == ["missing_text"]
     assert "check new.draft.txt and rename it to new.txt" in report(tmp_path)["new"]["reasons"][0]
+
+
+def test_a_recording_of_an_odd_sample_rate_gets_no_draft_and_the_others_do(raw):
+    write_clip(raw, "a.wav", None, voice(rate=44101), rate=44101)
+    write_clip(raw, "new.wav", None)
+    written, lines = write_drafts(find_clips(raw)[0], FakeRecogniser())
+    assert written == [raw / "new.draft.txt"]
+    assert lines[0].startswith("a.wav: no draft: 44101 Hz is an odd sample rate") and len(lines) == 1
+
+
+def test_transcribe_names_what_gets_no_draft_and_advises_only_where_one_is(raw, run, monkeypatch, capsys):
+    class Deaf(FakeRecogniser):
+        def hear(self, wave: np.ndarray, language: str) -> str:
+            return " "
+
+    monkeypatch.setattr(prepare_joint_data, "Recogniser", lambda model: Deaf())
+    write_clip(raw, "long.wav", None, np.tile(voice(4), 10))
+    write_clip(raw, "noise.wav", None)
+    (raw / "broken.wav").touch()
+    write_clip(raw, "gbk.wav", None).with_suffix(".txt").write_bytes("床前明月光".encode("gbk"))
+    (raw / "metadata.csv").write_text("lost|a text\n", encoding="utf-8")
+    run("--transcribe")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:6] == [
+        "gbk.wav: no draft: gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding); save it as UTF-8",
+        "broken.wav: cannot be read: the file is empty (0 bytes); record or copy it again",
+        "long.wav: no draft: 40.0 s is over 30 s; cut it: the same command with --split",
+        "noise.wav: no draft: nothing was understood; listen whether anybody speaks",
+        "metadata.csv line 1: no audio called 'lost'",
+        "0 drafts written (*.draft.txt)",
+    ]
+    assert "Listen, correct" not in printed
+    monkeypatch.setattr(prepare_joint_data, "Recogniser", lambda model: FakeRecogniser())
+    run("--transcribe")
+    assert "Listen, correct each" in capsys.readouterr().out
+
+
+def test_of_two_files_of_one_name_the_used_one_is_transcribed(raw):
+    write_clip(raw, "new.wav", None)
+    write_clip(raw, "new.flac", None, voice(6))
+    written, lines = write_drafts(find_clips(raw)[0], FakeRecogniser())
+    assert written == [raw / "new.draft.txt"] and written[0].read_text() == "3.5 s of it\n"
+    assert lines == ["new.flac: left out, new.wav has the same name and is used"]
 
 
 def test_transcribe_without_its_package_says_how_to_install_it(tmp_path, raw, run, capsys, monkeypatch):

@@ -60,6 +60,7 @@ def test_a_stored_result_is_not_computed_again(tmp_path):
     again = TextCheck(tmp_path, "llm", clips)
     assert again.todo == [] and again.results() == first.results()
     assert TextCheck(tmp_path, "another llm", clips).todo == list(range(6))
+    assert TextCheck(tmp_path, "llm", clips, force=True).todo == list(range(6))
     assert first.results()[0] == pytest.approx(
         text_help(llm, clips[0], [c.text_token for c in first.strangers[0]]), abs=1e-4
     )
@@ -178,8 +179,8 @@ def test_a_recogniser_s_errors_stand_beside_each_clip_and_are_stored(tmp_path, m
     monkeypatch.setattr(prepare_joint_data, "missing", lambda with_model: "")
     monkeypatch.setattr(prepare_joint_data, "Recogniser", FakeRecogniser)
     arguments = ["--input-dir", str(raw), "--output-dir", str(tmp_path / "data"), "--model-dir", str(MINI)]
-    for calls in (2, 2):  # the second time nothing is heard again
-        assert prepare_joint_data.main(arguments) == 0
+    for calls, more in ((2, []), (2, []), (4, ["--force"])):  # the second time nothing is heard again
+        assert prepare_joint_data.main([*arguments, *more]) == 0
         assert FakeRecogniser.calls == calls
         first, second = json.loads((tmp_path / "data" / "report.json").read_text(encoding="utf-8"))
         assert (first["cer"], first["heard"]) == (0, "la porta")
