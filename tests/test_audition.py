@@ -635,6 +635,18 @@ def test_held_out_texts_come_in_turn_with_shipped_ones_and_trained_ones_never(au
     assert len(choose_texts(clips, held_out, audition.frontend, 12)) == 11, "nine of the ten shipped ones are left"
 
 
+def test_whether_the_base_reads_the_clips_is_asked_of_those_as_long_as_its_sentences(audition, monkeypatch):
+    said = [sum(len(utterance.tokens) for utterance in utterances) for utterances in audition.said_by_base]
+    usual = sorted(said)[len(said) // 2]
+    clips = [
+        SimpleNamespace(text_token=torch.tensor([1]), speech_token=torch.arange(count))
+        for count in (*range(400, 412), *range(usual - 6, usual + 6), 2)
+    ]
+    monkeypatch.setattr(audition, "own_clips", clips)
+    monkeypatch.setattr(audition.clarity, "of_tokens", lambda text, tokens: (len(tokens), 1.0))
+    assert abs(audition.clips_clarity() - usual) < 7, "the long and the short ones are not among the eight"
+
+
 def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
     sentences = audition.hear()
     clarity = [sentence.figures["clarity"][0] / sentence.figures["clarity"][1] for sentence in sentences]

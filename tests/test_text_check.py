@@ -75,16 +75,36 @@ def test_a_stored_result_is_not_computed_again(tmp_path):
         (
             [15.0, 17.0, 26.0, 0.0, 8.0, 30.0, 22.0, 2.0],
             [],
-            "may not know the language, or the texts do not belong",
+            "may not know the language, or clips as long as these, or the texts do not belong",
         ),
         ([-8.0, -9.0, -8.0, -7.0, 3.0, -10.0], [], "listen to a few and compare"),
         ([50.0, 0.0], [], "takes 6 clips"),
     ],
 )
 def test_a_text_is_flagged_that_helps_much_less_than_usual(helps, flagged, note):
-    findings = [Finding(str(i), f"{i}.wav") for i in range(len(helps))]
+    findings = [Finding(str(i), f"{i}.wav", {"duration_sec": 3.0}) for i in range(len(helps))]
     assert note in check_text_help(findings, helps)
     assert [i for i, finding in enumerate(findings) if "text_audio_mismatch" in finding.flags] == flagged
+
+
+def test_a_text_is_held_against_those_of_clips_as_long_as_its_own():
+    """What right and wrong texts tell the mini model about clips of a long recording: less, the longer they are."""
+    short = [(2 + i / 10, 50.0 + i % 7) for i in range(30)]
+    long = [(8.0, 24.9), (8.3, 29.5), (8.9, 12.2), (10.8, 16.0), (11.1, 16.4), (11.6, 11.4), (12.4, 18.2), (14.2, 11.0)]
+    wrong = [(3.05, 8.9), (8.7, -3.2), (12.0, -2.9), (14.0, 1.5)]
+    clips = [*wrong, *short, *long]
+    random.Random(0).shuffle(clips)
+    findings = [Finding(str(i), f"{i}.wav", {"duration_sec": seconds}) for i, (seconds, _) in enumerate(clips)]
+    assert check_text_help(findings, [help_ for _, help_ in clips]) == ""
+    flagged = [clip for clip, finding in zip(clips, findings, strict=True) if finding.flags]
+    assert sorted(flagged) == wrong
+
+
+def test_long_clips_whose_texts_are_all_wrong_are_no_measure_for_each_other():
+    clips = [(3 + i / 100, 55.0) for i in range(20)] + [(12 + i / 100, i - 3.0) for i in range(6)]
+    findings = [Finding(str(i), f"{i}.wav", {"duration_sec": seconds}) for i, (seconds, _) in enumerate(clips)]
+    check_text_help(findings, [help_ for _, help_ in clips])
+    assert [i for i, finding in enumerate(findings) if finding.flags] == [*range(20, 26)]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +136,7 @@ def test_swapped_texts_are_found(example_data, tmp_path):
                 mixed[i] = replace(clips[i], text_token=clips[j].text_token, fingerprint=f"{rows[i].utt}-{rows[j].utt}")
         check = TextCheck(tmp_path, "mini", mixed)
         check.run(llm)
-        findings = [Finding(row.utt, row.wav) for row in rows]
+        findings = [Finding(row.utt, row.wav, {"duration_sec": row.duration}) for row in rows]
         check_text_help(findings, [25 * help_ for help_ in check.results()])
         flagged = {i for i, finding in enumerate(findings) if finding.flags}
         assert len(flagged & set(drawn)) >= 5

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class Audition:
         self.centre = unit_mean([clip.utt_embedding for clip in clips])
         real = [cosine(clip.utt_embedding, self.centre) for clip in held_out]
         self.real_similarity = sum(real) / len(real) if real else math.nan  # of clips that are not trained on
-        self.own_clips = clips[:CLIPS_READ]
+        self.own_clips = clips
         self.trained_tokens = in_one_row([clip.speech_token.tolist() for clip in clips])
         strangers = [clip.text_token for clip in clips[: CLARITY_STRANGERS + 1]]
         self.clarity = Clarity(networks.llm, frontend, self.centre, strangers, autocast)
@@ -166,9 +167,14 @@ class Audition:
         return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])
 
     def clips_clarity(self) -> float:
-        """Nats a second by which the texts of the speaker's own clips foretell their speech tokens to the base."""
+        """Nats a second by which the texts of the speaker's own clips foretell their speech tokens to the base.
+
+        Of those that are about as long as what the base says: it may know their language and lose itself in long ones.
+        """
+        usual = median(sum(len(utterance.tokens) for utterance in said) for said in self.said_by_base)
+        like_said = sorted(self.own_clips, key=lambda clip: abs(len(clip.speech_token) - usual))[:CLIPS_READ]
         with self.acting(()):
-            found = [self.clarity.of_tokens(clip.text_token, clip.speech_token.tolist()) for clip in self.own_clips]
+            found = [self.clarity.of_tokens(clip.text_token, clip.speech_token.tolist()) for clip in like_said]
         return sum(nats for nats, _ in found) / sum(seconds for _, seconds in found)
 
     def measured(self, text: Text, speech: Speech) -> Sentence:
