@@ -40,6 +40,7 @@ from lora import adapter_parameters
 from training.board import Board
 from training.decisions import (
     hearing_due,
+    hearing_left_sec,
     last_trained,
     note_best,
     settle_interval,
@@ -208,10 +209,10 @@ def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
 
 
 def step_line(run: Run, results: Mapping[str, tuple[float, float]]) -> str:
-    """One aligned line about an optimizer step; the time left is reckoned by the median of the last ones."""
+    """One aligned line about an optimizer step; the time left by the median of the last ones, listening included."""
     losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
     lr = lr_at(run.place - 1, run.total_steps, run.config)
-    left = duration_words((run.total_steps - run.place) * median(run.step_sec))
+    left = duration_words((run.total_steps - run.place) * median(run.step_sec) + hearing_left_sec(run))
     return (
         f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.place:4d}/{run.total_steps}  {losses}  "
         f"lr {lr:.2e}  {run.step_sec[-1]:5.1f} s/step  at most {left} left"
@@ -279,7 +280,8 @@ def settle_hearing(run: Run) -> None:
     if run.audition is not None and run.hearings and not run.hear_every and run.step_sec:
         settle_interval(run, median(run.step_sec) * run.steps_per_epoch)
         every = f"{run.hear_every} epochs" if run.hear_every > 1 else "epoch"
-        print(f"listening test every {every}, and whenever a part stops training", flush=True)
+        left = duration_words(hearing_left_sec(run))
+        print(f"listening test every {every}, and whenever a part stops training: about {left} in all", flush=True)
 
 
 def train_loop(run: Run) -> None:
@@ -428,8 +430,8 @@ def finish(run: Run, job: Job) -> int:
     written = merge(run, job, PARTS)  # before listening: whoever has no patience for that has a voice
     if run.audition is not None:
         sentences = hear_merged(run)
-        if any(part.left_out for part in run.parts.values()):
-            merge(run, job, ["llm"])
+        if left_out := [part.name for part in run.parts.values() if part.left_out]:
+            merge(run, job, left_out)
     if run.device.type == "cuda":
         print(f"peak GPU memory: {torch.cuda.max_memory_allocated(run.device) / GIB:.2f} GiB")
     for part in run.parts.values():

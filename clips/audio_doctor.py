@@ -37,8 +37,8 @@ TEXT_HELP_SHARE = 0.25  # a text that helps the LLM less than this share of what
 LIKE_LENGTH = 11  # clips nearest in length, itself among them, by which it is judged what texts usually do
 # Nats per second of speech. Speech carries about 39 bits (27 nats) a second in any language (Coupé et al. 2019): texts
 # that usually tell the LLM less are in a language that it does not know, or belong to other clips, all of them. With an
-# English model English texts tell it about 50, Italian and French ones 16. But an LLM that learned short sentences loses
-# the thread in long ones: of clips over 8 s right texts tell the mini model 11 to 30, and wrong ones at most 5.
+# English model English texts tell it about 50, Italian and French ones 16. But an LLM that learned short sentences
+# loses the thread in long ones: of clips over 8 s right texts tell the mini model 11 to 30, and wrong ones at most 5.
 LEAST_TEXT_HELP = 27.0
 LEAST_USUAL_TEXT_HELP = LEAST_TEXT_HELP / 2  # where all long clips have wrong texts these must not pass for usual
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
@@ -266,8 +266,8 @@ def check_text_help(findings: Sequence[Finding], helps: Sequence[float | None]) 
     if usual_of_short < LEAST_TEXT_HELP:
         return (
             "texts are not checked against the audio: they tell the base model little about it "
-            f"({usual_of_short:.0f} nats a second): it may not know the language, or clips as long as these, or the texts "
-            "do not belong to them; listen to a few and compare"
+            f"({usual_of_short:.0f} nats a second): it may not know the language, or clips as long as these, or the "
+            "texts do not belong to them; listen to a few and compare"
         )
     for (finding, help_), usual in zip(known, usual_by_length(sorted_helps), strict=True):
         if help_ < TEXT_HELP_SHARE * usual:

@@ -37,6 +37,7 @@ from training.selection import (
     overfit_signs,
     verdict,
     why_alone,
+    why_further,
     why_out,
     why_unread,
 )
@@ -130,6 +131,21 @@ def test_an_llm_that_the_flow_makes_less_of_is_left_out():
     assert why_alone(hearing(clarity=38, failed=(1, 0, 0, 0)), flow_alone) == "25% of the sentences go wrong"
     foreign = hearing(token_clarity=3, clarity=2)
     assert why_alone(hearing(token_clarity=3, clarity=1), foreign) == "", "where the base cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("similarities", "reason"),
+    [
+        ((0.45, 0.46, 0.47, 0.46), "the timbre is further away (similarity 0.50 -> 0.46)"),
+        ((0.46, 0.52, 0.49, 0.51), ""),
+        ((0.6, 0.7, 0.65, 0.7), ""),
+    ],
+)
+def test_a_flow_that_is_surely_further_from_the_speaker_is_left_out(similarities, reason):
+    flow_alone = [{**figures, "similarity": (x, 1)} for figures, x in zip(BASE, similarities, strict=True)]
+    assert why_further(flow_alone, BASE) == reason
+    silent = [{name: value for name, value in figures.items() if name != "similarity"} for figures in BASE]
+    assert why_further(silent, BASE) == "", "nothing was to be heard"
 
 
 def test_where_the_base_is_not_clear_it_cannot_judge_clarity():
@@ -441,6 +457,7 @@ def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, t
     short = (*BRIEF, "--set", "keep_every_epochs=1")
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
     monkeypatch.setattr("training.listening.why_alone", lambda *_: "")
+    monkeypatch.setattr("training.listening.why_further", lambda *_: "")
     assert train(*short, "--set", f"eval_every_epochs={first}") == 0
     last = tmp_path / "output" / "joint_joint_last.ckpt"
     capsys.readouterr()
@@ -464,6 +481,7 @@ def test_the_held_out_loss_decides_where_the_user_says_so(train, tmp_path):
 @pytest.mark.scripts
 def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
+    monkeypatch.setattr("training.listening.why_further", lambda *_: "")
     monkeypatch.setattr(
         "training.listening.why_alone", lambda together, flow_alone: "70% of the clarity without it is left"
     )
@@ -483,6 +501,26 @@ def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir,
     assert choice["epoch"] == 0 and last["training"]["parts"]["llm"]["left_out"]
     assert train("--resume", str(output / "joint_joint_last.ckpt"), "--epochs", "3") == 0
     assert "this run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("mode", ["joint", "flow_only"])
+def test_a_flow_that_is_left_out_is_merged_as_in_the_base(mode, train, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
+    monkeypatch.setattr("training.listening.why_further", lambda flow_alone, base: "the timbre is further away")
+    monkeypatch.setattr("training.listening.why_alone", lambda together, without: "")
+    assert train(*HEARD, "--epochs", "2", "--mode", mode) == 0
+    printed = capsys.readouterr().out
+    assert "merged as in the base model: with it the timbre is further away" in printed
+    assert ("warning: no epoch was chosen" in printed) == (mode == "flow_only")
+    output = tmp_path / "output"
+    flow, base = (
+        load_state_dict_file(path) for path in (output / f"flow_merged_{mode}.pt", tiny_model_dir / "flow.pt")
+    )
+    assert all(torch.equal(flow[name], value) for name, value in base.items() if "spk_embed_affine_layer" not in name)
+    best = load_checkpoint(output / f"joint_{mode}_best.ckpt")
+    assert best["best_epochs"] == {"llm": 2, "flow": 0} if mode == "joint" else {"flow": 0}
+    assert not any(value.any() for value in best["adapters"]["flow"].values())
 
 
 @pytest.mark.scripts
@@ -510,6 +548,7 @@ def test_whoever_trains_the_llm_alone_is_warned_that_the_base_cannot_read_the_cl
 @pytest.mark.scripts
 def test_no_training_is_thrown_away_for_what_a_few_sentences_say(train, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, heard, *_: epoch == 2 and len(heard) == 5)
+    monkeypatch.setattr("training.listening.why_further", lambda *_: "")
     assert train(*HEARD, "--set", "eval_sentences=5", "--epochs", "2", "--mode", "flow_only") == 0
     printed = capsys.readouterr().out
     assert "flow: with all sentences heard, epoch 2 is accepted" in printed and "warning: no epoch" not in printed

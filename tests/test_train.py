@@ -30,7 +30,7 @@ from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from train_joint import main
 from training import run_files
-from training.decisions import hearing_due
+from training.decisions import hearing_due, hearing_left_sec
 from training.memory import prepare_memory
 from training.run_files import move_previous_run
 from training.selection import Heard
@@ -555,6 +555,21 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
     assert settled() == 0, "no step was timed: it is left to the next epoch"
     run.hearings = []
     assert settled(1.0) == 0, "nobody has heard the base: a run that was begun without listening"
+
+
+def test_the_time_left_knows_of_the_hearings_to_come(tiny_model_dir, data_dir, tmp_path):
+    config = load(["max_epochs=10", "training_mode=flow_only", "eval_every_epochs=4"])[0]
+    joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
+    run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
+    assert hearing_left_sec(run) == 0, "nobody listens"
+    run.audition = object()
+    assert hearing_left_sec(run) == 0, "the base is still to be heard"
+    run.hearings, run.spent_sec = [Heard(0, [{}] * 6)], {"training": 0.0, "hearing": 12.0, "pitch": 5.0}
+    judged = len(run.judged)
+    assert hearing_left_sec(run) == 2.0 * (3 * judged + 6) + 5.0, "epochs 4, 8 and 10, and what is merged"
+    run.hearings.append(Heard(4, []))
+    run.spent_sec["hearing"] += 2.0 * judged
+    assert hearing_left_sec(run) == 2.0 * (2 * judged + 6) + 5.0
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):

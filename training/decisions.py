@@ -125,11 +125,32 @@ def settle_interval(run: Run, epoch_sec: float) -> None:
     """How often the voice is heard where the settings leave it open: so that judging epochs takes HEARING_SHARE.
 
     epoch_sec: of every epoch, as if the first ones spoke for all."""
-    sentence_sec = run.spent_sec["hearing"] / len(run.hearings[0].figures)  # of the base
-    judged = len(run.judged) * len(trained_parts(run))  # the voice, and where both are trained its flow alone
+    judged = sentences_an_epoch(run)
     surely = 2 * JUDGED + judged  # the base, what is merged, and the last epoch
-    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec, 1e-9) - surely
+    affordable = HEARING_SHARE * epoch_sec * run.config.max_epochs / max(sentence_sec(run), 1e-9) - surely
     run.hear_every = math.ceil(run.config.max_epochs / max(1, affordable // judged))
+
+
+def sentences_an_epoch(run: Run) -> int:
+    """That are spoken to judge one: by the voice, and where both parts are trained by its flow alone."""
+    return len(run.judged) * len(trained_parts(run) or run.active)
+
+
+def sentence_sec(run: Run) -> float:
+    """How long a sentence took to speak and measure, in the mean over all that were heard."""
+    heard = len(run.hearings[0].figures) + (len(run.hearings) - 1) * sentences_an_epoch(run)
+    return run.spent_sec["hearing"] / heard
+
+
+def hearing_left_sec(run: Run) -> float:
+    """What listening still takes: epochs to come that are heard as planned, and what is merged; 0 if nobody listens."""
+    if run.audition is None or not run.hearings or not run.hear_every:
+        return 0.0
+    last, interval = run.config.max_epochs, run.hear_every
+    epochs = last // interval - run.hearings[-1].epoch // interval + bool(last % interval)
+    merged = len(run.hearings[0].figures) * len(trained_parts(run) or run.active)
+    pitch_sec = run.spent_sec.get("pitch", 0.0)  # of the base
+    return (epochs * sentences_an_epoch(run) + merged) * sentence_sec(run) + pitch_sec
 
 
 def why_finished(run: Run) -> str:

@@ -14,7 +14,7 @@ from training.board import Board, write_samples
 from training.decisions import bar_unread_llm, leave_out, note_heard, note_heard_again, trained_parts, unchosen
 from training.distributed import check_alone
 from training.run_files import save_best, save_last
-from training.selection import compared, means, overfit_signs, verdict, why_alone
+from training.selection import compared, means, overfit_signs, verdict, why_alone, why_further
 from training.state import Run
 from voice.evaluation import BY_NAME, Figures, Sentence, figures_of, in_words, summary, with_pitch
 
@@ -68,16 +68,18 @@ def show(run: Run, board: Board, sentences: Mapping[int, Sentence], rejections: 
 
 
 @contextmanager
-def spent(run: Run) -> Iterator[None]:
-    """Within it time is spent on hearing."""
+def spent(run: Run, on: str = "hearing") -> Iterator[None]:
+    """Within it time is spent on something that is not training."""
     started = time.monotonic()
     yield
-    run.spent_sec["hearing"] += time.monotonic() - started
+    run.spent_sec[on] = run.spent_sec.get(on, 0.0) + time.monotonic() - started
 
 
 def with_own_pitch(run: Run, sentences: Sequence[Sentence]) -> Sequence[Sentence]:
-    """The sentences with their pitch, where the speaker's is known; no part of hearing, half of which it would take."""
-    return sentences if run.own_hz is None else [with_pitch(one) for one in tqdm(sentences, "pitch", leave=False)]
+    """The sentences with their pitch, where the speaker's is known. Epochs are judged without it, for it takes as long
+    as all else that is heard; so its time is counted apart."""
+    with spent(run, "pitch"):
+        return sentences if run.own_hz is None else [with_pitch(one) for one in tqdm(sentences, "pitch", leave=False)]
 
 
 def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]) -> str:
@@ -103,19 +105,35 @@ def hear_unchosen(run: Run) -> None:
 
 
 def hear_merged(run: Run) -> list[Sentence]:
-    """All sentences by the chosen epochs; an LLM with which they are worse than by the flow alone is left out."""
-    reason = ""
+    """All sentences by what is merged: the chosen epochs, but for a part with which they are worse than without it."""
     with chosen_adapters(run), spent(run):
-        sentences = run.audition.hear(trained=trained_parts(run))
-        if run.by_sound and len(run.parts) > 1 and run.parts["llm"].choice.epoch:
-            flow_alone = run.audition.hear(trained=("flow",))
-            if reason := why_alone(figures_of(sentences), figures_of(flow_alone)):
-                sentences = flow_alone
-    if reason:
-        leave_out(run, run.parts["llm"], reason)
+        sentences, left_out = hear_chosen(run)
+    for name, reason in left_out.items():
+        leave_out(run, run.parts[name], reason)
+    if left_out:
         save_best(run)
         save_last(run)
     return list(with_own_pitch(run, sentences))
+
+
+def hear_chosen(run: Run) -> tuple[list[Sentence], dict[str, str]]:
+    """All sentences by the chosen epochs, and {part: reason to leave it out}; the sentences are already without it."""
+    parts, left_out, flow_alone = list(trained_parts(run)), {}, None
+    chosen = {name for name in parts if run.by_sound and run.parts[name].choice.epoch}
+    base = run.hearings[0].figures
+    if "flow" in chosen:
+        flow_alone = run.audition.hear(trained=("flow",))
+        if reason := why_further(figures_of(flow_alone), base):
+            left_out["flow"], flow_alone = reason, None
+            parts.remove("flow")
+    sentences = flow_alone if flow_alone and parts == ["flow"] else run.audition.hear(trained=parts)
+    if "llm" in chosen and len(run.parts) > 1:
+        without = figures_of(flow_alone) if flow_alone else base
+        if reason := why_alone(figures_of(sentences), without):
+            left_out["llm"] = reason
+            parts.remove("llm")
+            sentences = flow_alone or run.audition.hear(trained=parts)
+    return sentences, left_out
 
 
 @contextmanager
@@ -148,6 +166,6 @@ def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
     if run.own_hz is not None and "f0_hz" in before:
         print(f"  (pitch of the speaker's recordings: {run.own_hz:.0f} Hz)")
     print(f"verdict: {verdict(comparisons, figures, base)}")
-    share = run.spent_sec["hearing"] / sum(run.spent_sec.values())
+    share = 1 - run.spent_sec["training"] / sum(run.spent_sec.values())
     samples = run.output_dir / "samples"
     print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")

@@ -114,6 +114,16 @@ def why_alone(together: Sequence[Figures], flow_alone: Sequence[Figures]) -> str
     return f"{failed:.0%} of the sentences go wrong" if failed > mean(flow_alone, "failed") else ""
 
 
+def why_further(flow_alone: Sequence[Figures], base: Sequence[Figures]) -> str:
+    """Why the base's flow is better than the one chosen, "" where it is not.
+
+    Both with the base's tokens of all sentences: the epochs were told apart by a few, and within their noise."""
+    gains = {comparison.name: comparison.gain for comparison in compare(flow_alone, base, {})}
+    if CAMPPLUS not in gains or not gains[CAMPPLUS].excludes_zero or gains[CAMPPLUS].value > 0:
+        return ""
+    return f"the timbre is further away (similarity {mean(base, CAMPPLUS):.2f} -> {mean(flow_alone, CAMPPLUS):.2f})"
+
+
 @dataclass
 class Choice:
     """The epoch of one part that is the best so far; 0 is the base."""

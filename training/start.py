@@ -163,7 +163,8 @@ def measure_base(run: Run) -> None:
             every_clip = seconds * len(run.train_clips) / len(clips)
             epoch_sec += FORWARDS_PER_STEP * every_clip / (MEASURE_TIMES if part.name == "flow" else 1)
     most = duration_words(epoch_sec * run.config.max_epochs)
-    print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} in all", flush=True)
+    more = "; listening comes on top" if run.config.eval_every_epochs else ""
+    print(f"time: about {duration_words(epoch_sec)} an epoch, at most {most} of training{more}", flush=True)
 
 
 def base_line(run: Run, part: Part) -> str:
