@@ -868,6 +868,19 @@ def test_a_wrong_line_of_metadata_csv_is_named(tmp_path, lines, message):
         listed(tmp_path, *lines)
 
 
+@pytest.mark.parametrize(("sign", "name"), [(";", "a semicolon"), (",", "a comma"), ("\t", "a tab")])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_another_sign_between_the_columns_of_metadata_csv_is_named_once(tmp_path, sign, name, quote):
+    for clip in ("a.wav", "b.wav"):
+        write_clip(tmp_path, clip, None)
+    lines = [f"{quote}{file}{quote}{sign}{quote}Oh, {file};{quote}" for file in ("file", "a.wav", "b.wav", "gone.wav")]
+    with pytest.raises(UserError) as error:
+        listed(tmp_path, *lines)
+    assert str(error.value) == (
+        f"{tmp_path / 'metadata.csv'}: columns must be parted by |, and not, as in line 2, by {name}; write file|text"
+    )
+
+
 def test_metadata_csv_in_another_encoding_names_the_line(tmp_path):
     write_clip(tmp_path, "a.wav", None)
     (tmp_path / "metadata.csv").write_bytes(b"a|one\nb|" + "床".encode("gbk"))
