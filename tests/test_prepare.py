@@ -1112,6 +1112,15 @@ def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, m
     assert stamps == [path.stat().st_mtime_ns for path in pieces], "never written over"
 
 
+@pytest.mark.parametrize("text", [None, "what is said in all of it"])
+def test_a_text_of_a_long_recording_that_is_not_used_for_its_clips_is_named(tmp_path, run, capsys, monkeypatch, text):
+    write_clip(tmp_path / "录音", "talk.wav", text, np.tile(voice(4), 10))
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--split")
+    unused = "; its text is not used: each clip needs its own"
+    assert f"talk.wav: 1 clips in {tmp_path / '录音/talk_split'}{unused if text else ''}\n" in capsys.readouterr().out
+
+
 def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, run, capsys, monkeypatch):
     for name in ("talk.wav", "talk.flac"):
         write_clip(tmp_path / "录音", name, None, np.tile(voice(4), 10))
