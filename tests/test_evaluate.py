@@ -496,7 +496,7 @@ def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(
     [
         ([], SENTENCES[:2], "2 sentences say too little"),
         ([], [SENTENCES[0]] * 2 + SENTENCES[1:2], "2 sentences say too little"),
-        ([], [*SENTENCES, "…"], "nothing can be spoken in '…'"),
+        ([], ["", *SENTENCES, "…"], "sentences.txt, line 5: nothing can be spoken in '…'; remove that line"),
         (["--language", "english"], SENTENCES, "--language english: give a code"),
         (["--seed", "-1"], SENTENCES, "--seed -1"),
         (["--asr-model", "nowhere"], SENTENCES, "recogniser"),
