@@ -21,7 +21,7 @@ from tiny_model import make_tiny_model
 import clips.features
 import prepare_joint_data
 from clips import audio_doctor, audio_files, cutting
-from clips.audio_doctor import Finding, check_speakers, check_texts
+from clips.audio_doctor import Finding, check_levels, check_speakers, check_texts
 from clips.audio_files import find_clips, read_utf8
 from clips.cutting import cut_at_pauses, with_margins, write_drafts
 from clips.measuring import measure
@@ -939,6 +939,28 @@ def test_a_speaking_rate_far_off_on_either_side_is_flagged():
     check_texts(findings)
     assert flagged(findings, "speaking_rate") == [8, 9]
     assert "usual is 12" in findings[8].reasons[0]
+
+
+def test_a_level_far_off_on_either_side_is_flagged():
+    def with_levels(*levels: float) -> list[Finding]:
+        findings = [Finding(str(i), f"{i}.wav", {"level_db": level}) for i, level in enumerate(levels)]
+        check_levels(findings)
+        return findings
+
+    findings = with_levels(-18, -20, -22, -20, -19, -31, -33, -7)
+    assert flagged(findings, "uneven_level") == [6, 7]
+    assert findings[6].reasons[0].startswith("speech at -33 dBFS, usual is -20;")
+    assert flagged(with_levels(*range(-35, -5, 3)), "uneven_level") == [], "whispered and shouted, evenly spread"
+    assert flagged(with_levels(-18, -20, -40), "uneven_level") == [], "too few to tell what is usual"
+
+
+def test_a_clip_much_softer_than_the_others_is_flagged_though_it_is_not_quiet_by_itself(tmp_path, raw, run):
+    for i in range(4, 7):
+        write_clip(raw, f"{i:03}.wav", SENTENCES[i])
+    write_clip(raw, "soft.wav", SENTENCES[7], voice(seed=9) * 0.15)
+    run()
+    found = flags(tmp_path)
+    assert found.pop("soft") == ["uneven_level"] and not any("uneven_level" in names for names in found.values())
 
 
 def test_rates_are_compared_within_a_script_and_with_enough_clips_only():
