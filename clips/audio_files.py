@@ -102,6 +102,11 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     return sorted(clips, key=lambda clip: clip.name), notes + csv_notes
 
 
+def holds_recordings(folder: Path) -> bool:
+    """Whether `find_clips` finds any in a folder, which need not exist."""
+    return folder.is_dir() and any(path.suffix.lower() in AUDIO_SUFFIXES for path in _walk(folder)[0])
+
+
 def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Path, Path], list[tuple[Path, Path]]]:
     """{audio file without suffix: its .txt}, and each .txt that another one of the same name is used for, with that.
 
