@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_run
-from common.files import read_lines, write_text
+from common.files import move_aside, read_lines, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -342,6 +342,8 @@ def evaluate(args: argparse.Namespace) -> None:
     reference = read_reference(args, model_dir, split, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}
+    if folder.exists():
+        move_aside([folder], args.output_dir, "evaluation")
     for name, source in systems.items():
         model, voice = load_voice(source, model_dir, device, config.inference.precision)
         speaker = Speaker(model, frontend, voice, config.inference)

@@ -460,6 +460,12 @@ def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeyp
     html = (output / "evaluation" / "evaluation.html").read_text(encoding="utf-8")
     assert html.count("<audio") == html.count("<img") == 3
     assert not re.search(r'(src|href)="(?!data:)', html)  # nothing is fetched from elsewhere
+    assert evaluate_joint.main([*arguments, "--seed", "1", "--device", "cpu"]) == 0
+    [moved] = output.glob("previous_*_1")
+    assert f"held an earlier evaluation; it is now in {moved}" in capsys.readouterr().out
+    assert (moved / "evaluation" / "evaluation.html").read_text(encoding="utf-8") == html, "never written over"
+    assert (moved / "evaluation" / "base" / "01.wav").exists()
+    assert json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))["seed"] == 1
 
 
 def loudness_histogram(samples: np.ndarray) -> np.ndarray:
