@@ -86,7 +86,7 @@ def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
 
 
 def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
-    """{trained part: the epoch that its adapter comes from}; 0 where it is the base's."""
+    """{trained part: the last epoch in which its adapter was trained}; 0 where it still is the base model's."""
     if "best_epochs" in checkpoint:  # `epoch` is then that of the run when it was saved
         return dict(checkpoint["best_epochs"])
     epochs = dict.fromkeys(checkpoint["adapters"], checkpoint["epoch"])

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from clips.audio_files import holds_recordings
 from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 from common.files import atomic_path, read_lines
 from config import JointConfig
@@ -108,9 +109,12 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
     """The command that makes `data_dir` anew from its own recordings; model_dir: None: with the model of last time.
 
     It is complete: without its options other recordings would be prepared, and take the place of these. Where
-    meta.json does not name them, a placeholder stands in the command, and a sentence says what to put there.
+    meta.json does not name them, a placeholder stands in the command, and a sentence says what to put there. Where
+    `data_dir` is itself a folder of recordings, the command makes data of them elsewhere.
     """
     noted = made_from(Path(data_dir))
+    if not noted and holds_recordings(Path(data_dir)):
+        return _prepare_elsewhere(Path(data_dir))
     own = {"input_dir": noted.get("input_dir"), "model_dir": model_dir or noted.get("model_dir")}
     nothing_to_lose = Path(data_dir) == Path(DEFAULT_DATA_DIR) and not any(Path(data_dir).glob("*.parquet"))
     if own["input_dir"] or nothing_to_lose:
@@ -120,6 +124,17 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
         words = ", with the folder of its recordings for FOLDER, and with --model-dir where you gave one"
     command = command_line("prepare_joint_data.py", **own, output_dir=data_dir)
     return f"{command}{' --force' * force}{words}"
+
+
+def _prepare_elsewhere(recordings: Path) -> str:
+    """The command for recordings that were given as training data: that may not lie among them, nor replace others."""
+    target = Path(DEFAULT_DATA_DIR)
+    source = made_from(target).get("input_dir")
+    others = any(target.glob("*.parquet")) and (source is None or source.resolve() != recordings.resolve())
+    if others or holds_recordings(target):
+        target = Path(f"{DEFAULT_DATA_DIR}_{recordings.resolve().name}")
+    command = command_line("prepare_joint_data.py", input_dir=recordings, output_dir=target)
+    return f"{command}, and with --model-dir where you gave one; then give --data-dir {target}"
 
 
 def made_from(data_dir: Path) -> dict[str, Path]:

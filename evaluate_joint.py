@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_run
-from common.files import read_lines, write_text
+from common.files import move_aside, read_lines, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -244,12 +244,13 @@ def heard_centres(waves: Sequence[Tensor], ears: Ears) -> Vectors:
 def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
     """The user's list, else the one that ships in the language of the clips' texts, else the English one."""
     path = args.sentences or shipped_list([clip.text for clip in clips])
-    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    lines = {number: line.strip() for number, line in enumerate(read_lines(path), start=1) if line.strip()}
     by_sound: dict[tuple[str, ...], str] = {}
-    for line in lines:
-        by_sound.setdefault(tuple(speakable(frontend, line)), line)
-    if () in by_sound:
-        raise UserError(f"{path}: nothing can be spoken in {by_sound[()]!r}; remove that line")
+    for number, line in lines.items():
+        segments = tuple(speakable(frontend, line))
+        if not segments:
+            raise UserError(f"{path}, line {number}: nothing can be spoken in {line!r}; remove that line")
+        by_sound.setdefault(segments, line)
     if repeated := len(lines) - len(by_sound):  # they would count twice, and cannot be strangers to each other
         print(f"{path}: {repeated} repeated line{'s' * (repeated > 1)} left out", flush=True)
     sentences = list(by_sound.values())
@@ -341,6 +342,8 @@ def evaluate(args: argparse.Namespace) -> None:
     reference = read_reference(args, model_dir, split, ears)
 
     folder, spoken = args.output_dir / FOLDER, {}
+    if folder.exists():
+        move_aside([folder], args.output_dir, "evaluation")
     for name, source in systems.items():
         model, voice = load_voice(source, model_dir, device, config.inference.precision)
         speaker = Speaker(model, frontend, voice, config.inference)

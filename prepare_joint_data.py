@@ -28,6 +28,7 @@ from tqdm import tqdm
 from clips.audio_doctor import (
     Finding,
     audio_flags,
+    check_levels,
     check_speakers,
     check_text_help,
     check_texts,
@@ -212,6 +213,7 @@ def examine(clips: Sequence[Candidate]) -> None:
             clip.finding.flag("duplicate_audio", same_as=first[clip.audio])
     used = [clip for clip in clips if clip.used]
     check_texts([clip.finding for clip in used])
+    check_levels([clip.finding for clip in used])
     if used:
         check_speakers([clip.finding for clip in used], speaker_vectors(used))
 

@@ -41,6 +41,7 @@ LIKE_LENGTH = 11  # clips nearest in length, itself among them, by which it is j
 # loses the thread in long ones: of clips over 8 s right texts tell the mini model 11 to 30, and wrong ones at most 5.
 LEAST_TEXT_HELP = 27.0
 LEAST_USUAL_TEXT_HELP = LEAST_TEXT_HELP / 2  # where all long clips have wrong texts these must not pass for usual
+LEVEL_DB = 12.0  # floor: more than twice as loud, or less than half; the example clips lie within 3 dB of their median
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
 MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
 
@@ -90,6 +91,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "dc_offset": (WARN, "DC offset of {dc_offset:+.2f} of full scale; --fix removes it"),
     "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
+    "uneven_level": (
+        WARN,
+        "speech at {level_db:.0f} dBFS, usual is {usual_level_db:.0f}; the voice learns to be loud and soft by chance, "
+        "--fix evens it",
+    ),
     "digits_left": (WARN, "'{text}': write the digits as words"),
     "digits_in_english": (WARN, "'{text}': digits were read in English; write the numbers as words"),
     "markup_left": (WARN, "'{text}': remove what is not spoken"),
@@ -228,6 +234,14 @@ def _check_duplicates(findings: Iterable[Finding]) -> None:
         for finding in group if len(group) > 1 else []:
             others = [other.clip for other in group if other is not finding]
             finding.flag("duplicate_text", same_text_as=", ".join(others[:3]) + (" …" if len(others) > 3 else ""))
+
+
+def check_levels(findings: Sequence[Finding]) -> None:
+    """Flag uneven_level among clips with the figure level_db."""
+    distances, median = outliers([finding.figures["level_db"] for finding in findings], LEVEL_DB)
+    for finding, distance in zip(findings, distances, strict=True):
+        if distance:
+            finding.flag("uneven_level", usual_level_db=median)
 
 
 def check_speakers(findings: Sequence[Finding], vectors: np.ndarray) -> None:

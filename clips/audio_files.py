@@ -102,6 +102,11 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     return sorted(clips, key=lambda clip: clip.name), notes + csv_notes
 
 
+def holds_recordings(folder: Path) -> bool:
+    """Whether `find_clips` finds any in a folder, which need not exist."""
+    return folder.is_dir() and any(path.suffix.lower() in AUDIO_SUFFIXES for path in _walk(folder)[0])
+
+
 def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Path, Path], list[tuple[Path, Path]]]:
     """{audio file without suffix: its .txt}, and each .txt that another one of the same name is used for, with that.
 
@@ -216,6 +221,7 @@ def one_line(text: str) -> str:
 
 FILE_TITLES = {"file", "filename", "file_name", "path", "audio", "audio_file", "wav", "clip", "id", "name"}
 TEXT_TITLES = {"text", "transcript", "transcription", "sentence", "normalized_text"}
+OTHER_SIGNS = {";": "a semicolon", "\t": "a tab", ",": "a comma"}  # between columns; the rarest in names come first
 
 
 def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str], list[str]]:
@@ -232,6 +238,8 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
         raise UserError(f"{path}: {error}") from error
     places = _places(clips)
     bars = [line.count("|") for line in lines if line.strip()]
+    if not any(bars):
+        _refuse_other_signs(path, lines, places)
     most_bars = 2 if 2 * bars.count(2) > len(bars) else 1  # of file|raw text|text and of file|text
     texts: dict[str, str] = {}
     first_line: dict[str, int] = {}
@@ -259,6 +267,17 @@ def read_metadata(path: Path, clips: Sequence[RawClip]) -> tuple[dict[str, str],
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise UserError(f"{path}: {'; '.join(problems[:5])}{more}")
     return texts, notes
+
+
+def _refuse_other_signs(path: Path, lines: Sequence[str], places: Mapping[str, set[str]]) -> None:
+    """UserError where another sign than | stands after the name of a clip, as a spreadsheet writes it."""
+    for number, line in enumerate(lines, 1):
+        for sign, title in OTHER_SIGNS.items():
+            cell, found, _ = line.partition(sign)
+            if found and _meant(one_line(cell).strip('"'), places):
+                raise UserError(
+                    f"{path}: columns must be parted by |, and not, as in line {number}, by {title}; write file|text"
+                )
 
 
 def _places(clips: Iterable[RawClip]) -> dict[str, set[str]]:

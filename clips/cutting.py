@@ -59,7 +59,8 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
         left_out = (
             f", {len(spans) - len(kept)} shorter than {MIN_PIECE_SEC} s left out" if len(kept) < len(spans) else ""
         )
-        lines.append(f"{clip.file}: {len(kept)} clips in {printable(str(target))}{left_out}")
+        unused = "; its text is not used: each clip needs its own" if clip.text else ""
+        lines.append(f"{clip.file}: {len(kept)} clips in {printable(str(target))}{left_out}{unused}")
     return lines
 
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from common.files import atomic_path
 
-# Texts of other clips that each text is held against. Of the 30 example clips 0.005 are flagged falsely with 4 and 1.0
-# of 30 swapped ones are missed, over 200 draws; with 2 it was 0.06 and 1.4, with 16 it is 0 and 0.8.
+# How many other clips' texts each text is compared with. Tried on the 30 example clips, as means over 200 draws:
+# with 4 texts 0.005 of 30 right texts were flagged, and 1.0 of 30 wrong ones (texts swapped between clips) was missed;
+# with 2 texts 0.06 and 1.4, with 16 texts none and 0.8. The time that the check takes grows with their number.
 STRANGERS = 4
 
 

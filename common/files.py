@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,38 @@ def split_lines(text: str) -> list[str]:
     r"""Lines that end at \n or \r\n, in a text without any \n at \r (old Macs); str.splitlines knows more ends."""
     lines = re.split(r"\r?\n" if "\n" in text else r"\r", text)
     return lines if lines[-1] else lines[:-1]
+
+
+def move_aside(paths: Sequence[Path], folder: Path, title: str) -> None:
+    """Move results, "run" or whatever `title` calls them, to previous_<date>_<n> in their folder, and say so.
+
+    UserError where one cannot be moved; all of them then stay."""
+    date, number = time.strftime("%Y-%m-%d"), 1
+    while (target := folder / f"previous_{date}_{number}").exists():
+        number += 1
+    try:
+        move_together(paths, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot move the earlier {title} to {target}: {error.filename}: {error.strerror}; nothing was moved; "
+            "close what has its files open (TensorBoard, a player, a spreadsheet), or move them yourself"
+        ) from error
+    print(f"{folder} held an earlier {title}; it is now in {target}", flush=True)
+
+
+def move_together(paths: Sequence[Path], target: Path) -> None:
+    """Move files and folders into the new folder `target`, all or none; raises OSError naming one that refused."""
+    target.mkdir()
+    moved: list[Path] = []
+    try:
+        for path in paths:
+            path.rename(target / path.name)  # not shutil.move, which copies a folder that is in use and deletes half
+            moved.append(path)
+    except OSError:
+        for path in moved:
+            (target / path.name).rename(path)
+        target.rmdir()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -460,6 +460,12 @@ def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeyp
     html = (output / "evaluation" / "evaluation.html").read_text(encoding="utf-8")
     assert html.count("<audio") == html.count("<img") == 3
     assert not re.search(r'(src|href)="(?!data:)', html)  # nothing is fetched from elsewhere
+    assert evaluate_joint.main([*arguments, "--seed", "1", "--device", "cpu"]) == 0
+    [moved] = output.glob("previous_*_1")
+    assert f"held an earlier evaluation; it is now in {moved}" in capsys.readouterr().out
+    assert (moved / "evaluation" / "evaluation.html").read_text(encoding="utf-8") == html, "never written over"
+    assert (moved / "evaluation" / "base" / "01.wav").exists()
+    assert json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))["seed"] == 1
 
 
 def loudness_histogram(samples: np.ndarray) -> np.ndarray:
@@ -496,7 +502,7 @@ def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(
     [
         ([], SENTENCES[:2], "2 sentences say too little"),
         ([], [SENTENCES[0]] * 2 + SENTENCES[1:2], "2 sentences say too little"),
-        ([], [*SENTENCES, "…"], "nothing can be spoken in '…'"),
+        ([], ["", *SENTENCES, "…"], "sentences.txt, line 5: nothing can be spoken in '…'; remove that line"),
         (["--language", "english"], SENTENCES, "--language english: give a code"),
         (["--seed", "-1"], SENTENCES, "--seed -1"),
         (["--asr-model", "nowhere"], SENTENCES, "recogniser"),

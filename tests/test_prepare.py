@@ -21,7 +21,7 @@ from tiny_model import make_tiny_model
 import clips.features
 import prepare_joint_data
 from clips import audio_doctor, audio_files, cutting
-from clips.audio_doctor import Finding, check_speakers, check_texts
+from clips.audio_doctor import Finding, check_levels, check_speakers, check_texts
 from clips.audio_files import find_clips, read_utf8
 from clips.cutting import cut_at_pauses, with_margins, write_drafts
 from clips.measuring import measure
@@ -179,6 +179,28 @@ def test_the_remedy_for_damaged_data_can_be_typed_as_it_is_printed(tmp_path, raw
     )
     assert main([*arguments, "--device", "cpu"]) == 0
     assert [clip.utt for clip in read_rows(Path("数据"))] == ["000", "001", "002", "003"]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_recordings_given_as_training_data_are_prepared_by_the_command_as_it_is_printed(
+    tmp_path, raw, model_dir, monkeypatch, taken
+):
+    """And the data of other recordings in the usual folder stay."""
+    monkeypatch.chdir(tmp_path)
+    others = tmp_path / "data" / "clips_0000_other.parquet"
+    if taken:
+        others.parent.mkdir()
+        others.touch()
+    with pytest.raises(UserError, match=r"no training data in 录音 \(data.list is missing\); run: ") as error:
+        read_rows(Path("录音"))
+    command, _, advice = str(error.value).partition("; run: ")[2].partition(", and with --model-dir")
+    target = "data_录音" if taken else "data"
+    assert advice == f" where you gave one; then give --data-dir {target}"
+    assert main([*shlex.split(command)[2:], "--model-dir", str(model_dir), "--device", "cpu"]) == 0
+    assert [clip.utt for clip in read_rows(Path(target))] == ["000", "001", "002", "003"]
+    assert others.exists() == taken
+    with pytest.raises(UserError, match=f"then give --data-dir {target}$"):  # their own data do not count as others'
+        read_rows(Path("录音"))
 
 
 @pytest.mark.parametrize("step", ["--fix", "--split"])
@@ -868,6 +890,19 @@ def test_a_wrong_line_of_metadata_csv_is_named(tmp_path, lines, message):
         listed(tmp_path, *lines)
 
 
+@pytest.mark.parametrize(("sign", "name"), [(";", "a semicolon"), (",", "a comma"), ("\t", "a tab")])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_another_sign_between_the_columns_of_metadata_csv_is_named_once(tmp_path, sign, name, quote):
+    for clip in ("a.wav", "b.wav"):
+        write_clip(tmp_path, clip, None)
+    lines = [f"{quote}{file}{quote}{sign}{quote}Oh, {file};{quote}" for file in ("file", "a.wav", "b.wav", "gone.wav")]
+    with pytest.raises(UserError) as error:
+        listed(tmp_path, *lines)
+    assert str(error.value) == (
+        f"{tmp_path / 'metadata.csv'}: columns must be parted by |, and not, as in line 2, by {name}; write file|text"
+    )
+
+
 def test_metadata_csv_in_another_encoding_names_the_line(tmp_path):
     write_clip(tmp_path, "a.wav", None)
     (tmp_path / "metadata.csv").write_bytes(b"a|one\nb|" + "床".encode("gbk"))
@@ -926,6 +961,28 @@ def test_a_speaking_rate_far_off_on_either_side_is_flagged():
     check_texts(findings)
     assert flagged(findings, "speaking_rate") == [8, 9]
     assert "usual is 12" in findings[8].reasons[0]
+
+
+def test_a_level_far_off_on_either_side_is_flagged():
+    def with_levels(*levels: float) -> list[Finding]:
+        findings = [Finding(str(i), f"{i}.wav", {"level_db": level}) for i, level in enumerate(levels)]
+        check_levels(findings)
+        return findings
+
+    findings = with_levels(-18, -20, -22, -20, -19, -31, -33, -7)
+    assert flagged(findings, "uneven_level") == [6, 7]
+    assert findings[6].reasons[0].startswith("speech at -33 dBFS, usual is -20;")
+    assert flagged(with_levels(*range(-35, -5, 3)), "uneven_level") == [], "whispered and shouted, evenly spread"
+    assert flagged(with_levels(-18, -20, -40), "uneven_level") == [], "too few to tell what is usual"
+
+
+def test_a_clip_much_softer_than_the_others_is_flagged_though_it_is_not_quiet_by_itself(tmp_path, raw, run):
+    for i in range(4, 7):
+        write_clip(raw, f"{i:03}.wav", SENTENCES[i])
+    write_clip(raw, "soft.wav", SENTENCES[7], voice(seed=9) * 0.15)
+    run()
+    found = flags(tmp_path)
+    assert found.pop("soft") == ["uneven_level"] and not any("uneven_level" in names for names in found.values())
 
 
 def test_rates_are_compared_within_a_script_and_with_enough_clips_only():
@@ -1097,6 +1154,15 @@ def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, m
     run("--split")
     assert "长.wav is left out, its clips in 长_split are used" in capsys.readouterr().out
     assert stamps == [path.stat().st_mtime_ns for path in pieces], "never written over"
+
+
+@pytest.mark.parametrize("text", [None, "what is said in all of it"])
+def test_a_text_of_a_long_recording_that_is_not_used_for_its_clips_is_named(tmp_path, run, capsys, monkeypatch, text):
+    write_clip(tmp_path / "录音", "talk.wav", text, np.tile(voice(4), 10))
+    monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
+    run("--split")
+    unused = "; its text is not used: each clip needs its own"
+    assert f"talk.wav: 1 clips in {tmp_path / '录音/talk_split'}{unused if text else ''}\n" in capsys.readouterr().out
 
 
 def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, run, capsys, monkeypatch):

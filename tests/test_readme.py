@@ -13,6 +13,7 @@ from sources import MODEL_FILES, OWN_FILES, ROOT, SCRIPTS
 
 from clips.audio_doctor import DROP, FLAGS
 from config import JointConfig, flatten, load, to_dict
+from cosyvoice.utils.yaml_loader import SNAPSHOT
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README_zh.md"
 READMES = pytest.mark.parametrize("readme", [ENGLISH, CHINESE], ids=["en", "zh"])
@@ -167,6 +168,12 @@ def test_the_demo_without_make_is_the_demo():
     recipe = re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], recipe)
     wanted = [line.strip().removeprefix(".venv/bin/") for line in recipe.splitlines() if "_joint" in line]
     assert wanted in [block.lines for block in parsed(ENGLISH)[1]]
+
+
+@READMES
+def test_messages_advise_the_download_of_the_readme(readme: Path):
+    lines = [line for block in parsed(readme)[1] for line in block.lines if "snapshot_download" in line]
+    assert len(lines) == 2 and all(SNAPSHOT.removeprefix("python") in line for line in lines)
 
 
 # ---- settings, flags, messages ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a training run leaves on disk: checkpoints to resume from and to merge, and earlier runs moved aside."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from checkpoint import (
     load_checkpoint,
     merged_paths,
 )
-from common.files import save_torch
+from common.files import move_aside, save_torch
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
@@ -152,29 +152,4 @@ def move_previous_run(output_dir: Path) -> None:
     found = [path for pattern in RUN_FILES for path in sorted(output_dir.glob(pattern))]
     if not any(path.suffix == ".ckpt" or "_merged_" in path.name for path in found):
         return
-    date, number = time.strftime("%Y-%m-%d"), 1
-    while (target := output_dir / f"previous_{date}_{number}").exists():
-        number += 1
-    try:
-        move_together(found, target)
-    except OSError as error:
-        raise UserError(
-            f"cannot move the earlier run to {target}: {error.filename}: {error.strerror}; nothing was moved; close "
-            "what has its files open (TensorBoard, a player, a spreadsheet), or move them yourself"
-        ) from error
-    print(f"{output_dir} held an earlier run; it is now in {target}", flush=True)
-
-
-def move_together(paths: Sequence[Path], target: Path) -> None:
-    """Move files and folders into the new folder `target`, all or none; raises OSError naming one that refused."""
-    target.mkdir()
-    moved: list[Path] = []
-    try:
-        for path in paths:
-            path.rename(target / path.name)  # not shutil.move, which copies a folder that is in use and deletes half
-            moved.append(path)
-    except OSError:
-        for path in moved:
-            (target / path.name).rename(path)
-        target.rmdir()
-        raise
+    move_aside(found, output_dir, "run")

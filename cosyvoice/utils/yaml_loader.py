@@ -28,10 +28,12 @@ from torch.overrides import TorchFunctionMode
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, InputError
 
 YAML_NAME = "cosyvoice.yaml"
-DOWNLOAD = (
-    'download the model: pip install huggingface_hub, then python -c "from huggingface_hub import snapshot_download; '
-    "snapshot_download('FunAudioLLM/CosyVoice-300M', local_dir='pretrained_models/CosyVoice-300M')\""
+SNAPSHOT = (  # as in README.md; without the patterns files that nothing here reads would come too
+    'python -c "from huggingface_hub import snapshot_download; '
+    "snapshot_download('FunAudioLLM/CosyVoice-300M', local_dir='pretrained_models/CosyVoice-300M', "
+    "allow_patterns=['*.yaml', '*.pt', 'campplus.onnx', 'speech_tokenizer_v1.onnx', 'configuration.json'])\""
 )
+DOWNLOAD = f"download the model: pip install huggingface_hub, then {SNAPSHOT}"
 MAX_YAML_BYTES = 256 * 1024  # the released file has about 8 kB; the parser reads some 70 kB/s
 DEFAULT_TOKEN_RATE_HZ = 50  # class default of the flow model; the released yaml repeats it
 
