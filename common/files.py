@@ -18,6 +18,7 @@ from config import UserError
 
 GIB = 2**30
 REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk that no reading can have
 MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS take
 
 
@@ -48,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _other_file(error: OSError, part: Path, path: Path) -> Path | None:
     """The file that an error is about, where it has nothing to do with writing `path` by way of `part`."""
-    if not isinstance(error.filename, str | bytes):
+    if error.errno in NO_WRITING or not isinstance(error.filename, str | bytes):  # a copy that fails names its source
         return None
     about = Path(os.fsdecode(error.filename))
     return None if about.is_relative_to(part) or about in (path, *path.parents) else about
@@ -131,12 +132,20 @@ def write_text(path: Path, text: str) -> None:
 
 def save_torch(data: Any, path: Path) -> None:
     """torch.save that leaves either the whole new file or the old one."""
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, part.open("wb") as file:  # given a path, PyTorch would not say why a write failed
         try:
-            torch.save(data, part)
-        except RuntimeError as error:  # PyTorch's zip writer reports a full disk this way
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(f"the file could not be written ({size_words(free)} free on that disk)") from error
+            torch.save(data, file)
+        except RuntimeError as error:
+            if cause := _of_disk(error):
+                raise cause from None
+            raise
+
+
+def _of_disk(error: BaseException | None) -> OSError | None:
+    """The disk's own error that came before this one, which PyTorch's zip writer hides behind errors of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def check_output_dir(output_dir: Path, model_dir: Path) -> None:

@@ -120,20 +120,20 @@ CASES = [
     Case("an absurd rank", "train", lambda p: None, "llm_lora.lora_r = -3: must be between", ("--set", "llm_lora.lora_r=-3")),
     Case("a setting that does not exist", "train", lambda p: None, "did you mean 'max_epochs'", ("--set", "max_epoch=3")),
     Case("a target that matches nothing", "train", lambda p: None, "['linear_x'] match no Linear layer", ("--set", "flow_lora.target_modules=['linear_x']")),
-    Case("a full disk while training", "train", lambda p: None, "nothing was left half-written", (), full_disk),
+    Case("a full disk while training", "train", lambda p: None, "File too large; nothing was left half-written", (), full_disk),
     Case("a file for the output folder", "train", lambda p: (shutil.rmtree(p.output), p.output.touch()), "output"),
     Case("resuming nothing", "train", lambda p: None, "nothing.ckpt is not there", ("--resume", "nothing.ckpt")),
     Case("a checkpoint of another rank", "merge", lambda p: change(p.output / BEST, lambda c: c["config"]["llm_lora"].update(lora_r=4)), "rank 4 need"),
     Case("another base model", "merge", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].add_(1)), "another flow.pt"),
     Case("a folder for the checkpoint", "merge", lambda p: ((p.output / BEST).unlink(), (p.output / BEST).mkdir()), "is a folder"),
-    Case("a full disk while merging", "merge", lambda p: None, "nothing was left half-written", (), full_disk),
+    Case("a full disk while merging", "merge", lambda p: None, "File too large; nothing was left half-written", (), full_disk),
     Case("no run to merge", "merge", lambda p: (p.output / LAST).unlink(), "python train_joint.py"),
     Case("merged LLM of another size", "inference", lambda p: change(p.output / "llm_merged_joint.pt", lambda s: s.update({"llm_decoder.bias": torch.zeros(3)})), "llm_decoder.bias"),
     Case("LLM and flow swapped", "inference", lambda p: shutil.copy(p.model / "flow.pt", p.output / "llm_merged_joint.pt"), "llm_merged_joint.pt"),
     Case("no hift.pt", "inference", lambda p: (p.model / "hift.pt").unlink(), "hift.pt"),
     Case("text without words", "inference", lambda p: None, "nothing in it can be spoken", ("--text", "?!")),
     Case("a folder for the wav", "inference", lambda p: (p.output / "said.wav").mkdir(), "is a folder", ("--output", "said.wav")),
-    Case("a full disk while speaking", "inference", lambda p: None, "nothing was left half-written", (), lambda: full_disk(1000)),
+    Case("a full disk while speaking", "inference", lambda p: None, "File too large; nothing was left half-written", (), lambda: full_disk(1000)),
 ]  # fmt: skip
 
 

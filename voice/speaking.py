@@ -1,5 +1,6 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from common.files import atomic_path
 from common.languages import without_tags
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, sound_file_name
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM
@@ -390,9 +391,7 @@ def unreadable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
 
 def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
     """16-bit sound file under its final name only when complete."""
+    samples, sound = wave[0].clamp(-1, 1).numpy(), io.BytesIO()
+    soundfile.write(sound, samples, sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     with atomic_path(path) as part:
-        try:
-            samples, kind = wave[0].clamp(-1, 1).numpy(), path.suffix[1:].upper()
-            soundfile.write(sound_file_name(part), samples, sample_rate, format=kind, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:
-            raise OSError(str(error)) from error
+        part.write_bytes(sound.getbuffer())  # not by soundfile, which would not say why a write failed
