@@ -132,7 +132,7 @@ CASES = [
     Case("LLM and flow swapped", "inference", lambda p: shutil.copy(p.model / "flow.pt", p.output / "llm_merged_joint.pt"), "llm_merged_joint.pt"),
     Case("no hift.pt", "inference", lambda p: (p.model / "hift.pt").unlink(), "hift.pt"),
     Case("text without words", "inference", lambda p: None, "nothing in it can be spoken", ("--text", "?!")),
-    Case("a folder for the wav", "inference", lambda p: (p.output / "said.wav").mkdir(), "is a folder", ("--output", "said.wav")),
+    Case("a folder for the wav", "inference", lambda p: (p.output / "result.wav").mkdir(), "result.wav is a folder; give the name of a file with --output"),
     Case("a full disk while speaking", "inference", lambda p: None, "File too large; nothing was left half-written", (), lambda: full_disk(1000)),
 ]  # fmt: skip
 
