@@ -567,9 +567,9 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
-    assert train("--print-config", "--lr", "0", "--set", "stop.patience=7") == 0
+    assert train("--print-config", "--lr", "1e-9", "--set", "stop.patience=7") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["learning_rate"] == 0 and printed["stop"]["patience"] == 7
+    assert printed["learning_rate"] == 1e-9 and printed["stop"]["patience"] == 7
     assert not (tmp_path / "output").exists()
 
 
