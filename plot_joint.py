@@ -130,7 +130,8 @@ def draw_mel(axes: Any, path: Path, title: str) -> None:
     seconds = mel.shape[1] * MEL_HOP / SAMPLE_RATE
     extent = (0, seconds, 0, mel.shape[0])
     axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=QUIETEST, vmax=LOUDEST)
-    axes.set(title=title, xlabel="seconds", ylabel="mel bin")
+    axes.set(xlabel="seconds", ylabel="mel bin")
+    axes.set_title(title, parse_math=False)  # names may hold a $
 
 
 def picture_format(path: Path) -> str:

@@ -76,6 +76,12 @@ def test_a_picture_of_a_format_that_cannot_be_written_is_refused(name, capsys):
     assert f"--picture {name}: no format of that name can be written; end it in .png" in capsys.readouterr().err
 
 
+def test_a_name_is_no_formula(tmp_path, run):
+    soundfile.write(tmp_path / "5$^$.wav", np.full(4000, 0.1), 22050)
+    arguments = ["--spoken", tmp_path / "5$^$.wav", "--picture", tmp_path / "a.png"]
+    assert plot_joint.main([*map(str, arguments)]) == 0
+
+
 def test_letters_without_a_font_are_left_out_and_named_in_one_line(tmp_path, run, capsys):
     sounds = [tmp_path / f"\U0010fff0 {kind} \U0010fff1.wav" for kind in ("real", "spoken")]  # no font has these
     for sound in sounds:
