@@ -99,6 +99,7 @@ def merge(args: argparse.Namespace) -> int:
     print(f"{path}: mode {checkpoint['mode']}, {epoch_words(checkpoint, wanted_parts(args))}", flush=True)
     if warning := base_warning(checkpoint, path):
         print(warning, flush=True)
+    replaced: list[Path] = []
     if args.export:
         written = export(checkpoint, path, model_dir, args)
         following = export_call(args.export, checkpoint["speaker"]["name"])
@@ -106,6 +107,7 @@ def merge(args: argparse.Namespace) -> int:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
         for folder, parts in by_folder(outputs).items():
             check_disk(folder, merged_bytes(model_dir, parts), elsewhere(args, parts))
+        replaced = [file for file in outputs.values() if file.exists()]
         written = write_merged(
             checkpoint,
             path,
@@ -116,6 +118,9 @@ def merge(args: argparse.Namespace) -> int:
         )
         following = speaking_command(args, outputs, checkpoint["mode"], model_dir)
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
+    if replaced:
+        names = " and ".join(file.name for file in replaced)
+        print(f"{names} replaced earlier files; to have those back, merge their checkpoint again")
     baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
     print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
     print(f"next: {following}")

@@ -284,6 +284,18 @@ def test_one_part_goes_with_that_of_its_run_where_it_was_merged_before(merge, tm
     assert files in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
+    assert merge("--llm-only") == 0
+    assert "replaced" not in capsys.readouterr().out
+    assert merge() == 0
+    assert (
+        "llm_merged_joint.pt replaced earlier files; to have those back, merge their checkpoint again"
+        in capsys.readouterr().out
+    )
+    assert merge("--export", tmp_path / "mine") == 0
+    assert "replaced" not in capsys.readouterr().out
+
+
 def test_room_is_looked_for_where_the_files_go(merge, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(merge_joint_weights, "check_disk", lambda *request: asked.append(request))
