@@ -14,6 +14,8 @@ from random_data import write_random_data
 
 import inference_joint
 import train_joint
+from checkpoint import load_checkpoint
+from common.files import save_torch
 from config import InferenceConfig, UserError
 from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
 from voice.runaway import listen, loop_seconds
@@ -110,6 +112,20 @@ def test_speed_changes_the_duration(speak, tmp_path):
         assert speak("--text", SENTENCE, "--speed", speed, output=tmp_path / f"{speed}.wav") == 0
     slow, normal, fast = (len(samples(tmp_path / f"{speed}.wav")) for speed in ("0.5", "1.0", "2.0"))
     assert slow == pytest.approx(2 * normal, rel=0.02) and fast == pytest.approx(normal / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("lora_scale", "flow_scale", "said"),
+    [("1", 1.0, ""), ("0.8", 1.0, " at strength 0.8"), ("1", 0.5, " at strength llm 1, flow 0.5")],
+)
+def test_a_checkpoint_that_speaks_at_another_strength_says_so(
+    lora_scale, flow_scale, said, speak, trained, tmp_path, capsys
+):
+    checkpoint, path = load_checkpoint(trained / "joint_joint_last.ckpt"), tmp_path / "a.ckpt"
+    checkpoint["config"]["flow_lora"]["merge_scale"] = flow_scale
+    save_torch(checkpoint, path)
+    assert speak("--text", SENTENCE, "--ckpt", path, "--lora-scale", lora_scale) == 0
+    assert f"speaking with {path}{said}; voice: finetuned" in capsys.readouterr().out
 
 
 def test_a_checkpoint_speaks_as_its_merged_files_do(speak, trained, tmp_path):

@@ -17,6 +17,7 @@ from checkpoint import (
     base_fingerprint,
     base_warning,
     check_base,
+    checkpoint_config,
     is_baked,
     load_checkpoint,
     merged_part,
@@ -176,6 +177,16 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     return files, checkpoint
 
 
+def strength_words(checkpoint: Mapping[str, Any], source: Source) -> str:
+    """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what was learned, "" for all of it."""
+    config = checkpoint_config(checkpoint, source.ckpt)
+    strengths = {part: source.lora_scale * config.part(part).merge_scale for part in config.trained_parts}
+    if len(set(strengths.values())) > 1:
+        return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
+    strength = next(iter(strengths.values()))
+    return "" if strength == 1 else f" at strength {strength:g}"
+
+
 def load_voice(
     source: Source, model_dir: Path, device: torch.device, precision: str = "auto"
 ) -> tuple[CosyVoiceModel, Voice]:
@@ -207,7 +218,8 @@ def load_voice(
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    names = source.ckpt or ", ".join(map(str, files.values()))
+    by_name = ", ".join(map(str, files.values()))
+    names = by_name if checkpoint is None else f"{source.ckpt}{strength_words(checkpoint, source)}"
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
     if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
         print(warning, flush=True)
