@@ -296,6 +296,15 @@ def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
     assert "replaced" not in capsys.readouterr().out
 
 
+def test_a_part_that_cannot_be_written_leaves_the_other_as_it_was_too(merge, tmp_path, capsys):
+    assert merge() == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "llm_merged_joint.pt.part").mkdir()
+    assert merge("--lora-scale", "0.5") == 2
+    assert "cannot write " + str(tmp_path / "llm_merged_joint.pt.part: Is a directory; ") in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_room_is_looked_for_where_the_files_go(merge, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(merge_joint_weights, "check_disk", lambda *request: asked.append(request))
