@@ -6,6 +6,7 @@ the optimizer's state. It never holds base weights.
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import save_torch
+from common.files import atomic_path, save_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
@@ -194,9 +195,10 @@ def write_merged(
     """
 
     def write(part: str) -> None:
-        save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), outputs[part])
+        save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), unfinished[part])
 
-    with user_mistakes(), ThreadPoolExecutor() as threads:
+    with user_mistakes(), ExitStack() as all_or_none, ThreadPoolExecutor() as threads:  # parts of two voices do not fit
+        unfinished = {part: all_or_none.enter_context(atomic_path(file)) for part, file in outputs.items()}
         for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
             pass
         voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]

@@ -154,7 +154,7 @@ class JointConfig:
     flow_loss_weight: float = bounded(1.0, 1e-6, 1e6)
     llm_lora: LoraConfig = LoraConfig()
     flow_lora: LoraConfig = LoraConfig(lora_r=16, lora_alpha=32, lora_dropout=0.05, target_modules=FLOW_TARGETS)
-    learning_rate: float = bounded(2e-4, 0, 1)
+    learning_rate: float = bounded(2e-4, 1e-9, 1)  # at 0 nothing is learned
     max_epochs: int = bounded(100, 1, 1_000_000)
     batch_size: int = bounded(1, 1, 4096)
     accumulate_grad_batches: int = bounded(16, 1, 100_000)

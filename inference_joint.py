@@ -94,9 +94,9 @@ def check_output(output: Path) -> None:
     if output.suffix.lower() not in (".wav", ".flac"):
         raise UserError(f"--output {output}: the name must end in .wav or .flac")
     if too_long(output):
-        raise UserError(f"--output {output}: a name in it is too long for the disk; give a shorter one")
+        raise UserError(f"{output}: a name in it is too long for the disk; give a shorter one with --output")
     if output.is_dir():
-        raise UserError(f"--output {output} is a folder; give a file name")
+        raise UserError(f"{output} is a folder; give the name of a file with --output")
 
 
 def numbered(output: Path, number: int) -> Path:

@@ -25,7 +25,7 @@ from checkpoint import (
     newest_run,
     write_merged,
 )
-from common.files import atomic_path, check_disk, check_output_dir
+from common.files import ELSEWHERE, atomic_path, check_disk, check_output_dir
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
@@ -99,13 +99,15 @@ def merge(args: argparse.Namespace) -> int:
     print(f"{path}: mode {checkpoint['mode']}, {epoch_words(checkpoint, wanted_parts(args))}", flush=True)
     if warning := base_warning(checkpoint, path):
         print(warning, flush=True)
+    replaced: list[Path] = []
     if args.export:
         written = export(checkpoint, path, model_dir, args)
         following = export_call(args.export, checkpoint["speaker"]["name"])
     else:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
         for folder, parts in by_folder(outputs).items():
-            check_disk(folder, merged_bytes(model_dir, parts))
+            check_disk(folder, merged_bytes(model_dir, parts), elsewhere(args, parts))
+        replaced = [file for file in outputs.values() if file.exists()]
         written = write_merged(
             checkpoint,
             path,
@@ -116,6 +118,9 @@ def merge(args: argparse.Namespace) -> int:
         )
         following = speaking_command(args, outputs, checkpoint["mode"], model_dir)
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
+    if replaced:
+        names = " and ".join(file.name for file in replaced)
+        print(f"{names} replaced earlier files; to have those back, merge their checkpoint again")
     baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
     print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
     print(f"next: {following}")
@@ -149,13 +154,19 @@ def output_paths(args: argparse.Namespace, mode: str, model_dir: Path) -> dict[s
     named = {"llm": args.llm_output, "flow": args.flow_output}
     usual = merged_paths(args.output_dir, mode)
     paths = {part: named[part] or usual[part] for part in wanted_parts(args)}
-    for file in paths.values():
+    for part, file in paths.items():
         if file.suffix != ".pt" or file.is_dir():
             raise UserError(f"{file}: give the name of a .pt file to write")
-        check_output_dir(file.parent, model_dir)
+        check_output_dir(file.parent, model_dir, elsewhere(args, [part]))
     if len({file.resolve() for file in paths.values()}) < len(paths):
         raise UserError("--llm-output and --flow-output name the same file; give each its own")
     return paths
+
+
+def elsewhere(args: argparse.Namespace, parts: Sequence[str]) -> str:
+    """How to have these parts written to another folder."""
+    named = [f"--{part}-output" for part in parts if getattr(args, f"{part}_output")]
+    return f"name a file in another folder with {' and '.join(named)}" if named else ELSEWHERE
 
 
 def by_folder(outputs: Mapping[str, Path]) -> dict[Path, list[str]]:
@@ -179,7 +190,8 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     names = [*COPIED, *(name for name in COPIED_IF_THERE if (model_dir / name).is_file())]
     if args.no_bake_speaker and (model_dir / VOICES).is_file():
         names.append(VOICES)  # with a baked speaker the base's voices would be names for the trained one
-    check_disk(target, merged_bytes(model_dir) + sum((model_dir / name).stat().st_size for name in names))
+    needed = merged_bytes(model_dir) + sum((model_dir / name).stat().st_size for name in names)
+    check_disk(target, needed, "choose another folder with --export")
     with atomic_path(target) as part:
         if part.is_dir():
             shutil.rmtree(part)

@@ -5,8 +5,10 @@ python plot_joint.py --real raw_audio/001.wav --spoken output/result.wav
 
 import argparse
 import csv
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +98,40 @@ def draw_hearings(axes: Any, hearings: Sequence[Heard], merged: Mapping[str, int
     axes.legend(handles=[*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]])
 
 
+def undrawable(text: str) -> set[str]:
+    """Letters of a text that no installed font has; fonts that have what the usual one lacks are put behind it."""
+    from matplotlib import font_manager, rcParams
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of fonts without a normal weight
+    missing = set(text)
+    missing -= letters_in(font_manager.findfont(font_manager.FontProperties()), missing)
+    for font in font_manager.fontManager.ttflist:
+        if font.style == "normal" and "last" not in font.name.lower():  # "Last Resort" has a box for every letter
+            if found := letters_in(font.fname, missing):
+                rcParams["font.family"] = [*rcParams["font.family"], font.name]
+                missing -= found
+    return missing
+
+
+def letters_in(font_file: str, letters: set[str]) -> set[str]:
+    """Those of the letters that a font has."""
+    from matplotlib.font_manager import get_font
+
+    with suppress(OSError, RuntimeError):  # a font that is gone or damaged has none
+        known = get_font(font_file).get_charmap() if letters else {}
+        return {letter for letter in letters if ord(letter) in known}
+    return set()
+
+
 def draw_mel(axes: Any, path: Path, title: str) -> None:
-    """Log-mel of a sound file over seconds."""
+    """Log-mel of a sound file over seconds; title: of the picture."""
     with user_mistakes():
         mel = log_mel(load_wav(path, SAMPLE_RATE))
     seconds = mel.shape[1] * MEL_HOP / SAMPLE_RATE
     extent = (0, seconds, 0, mel.shape[0])
     axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=QUIETEST, vmax=LOUDEST)
-    axes.set(title=f"{title}: {path.name}", xlabel="seconds", ylabel="mel bin")
+    axes.set(xlabel="seconds", ylabel="mel bin")
+    axes.set_title(title, parse_math=False)  # names may hold a $
 
 
 def picture_format(path: Path) -> str:
@@ -130,7 +158,10 @@ def plot(args: argparse.Namespace) -> int:
     config, states = checkpoint_config(checkpoint, path), checkpoint["training"]["parts"]
     rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
     sounds = [(args.real, "real"), (args.spoken, "spoken")]
-    sounds = [(sound, title) for sound, title in sounds if sound is not None]
+    sounds = [(sound, f"{title}: {sound.name}") for sound, title in sounds if sound is not None]
+    unseen = undrawable("".join(title for _, title in sounds))
+    if unseen:
+        print(f"no installed font has {''.join(sorted(unseen))!r}; the picture leaves it out", flush=True)
     hearings = [Heard(**heard) for heard in checkpoint["training"].get("hearings", [])]
     lines = len(states) + len(sounds) + bool(hearings)
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
@@ -141,7 +172,7 @@ def plot(args: argparse.Namespace) -> int:
         merged = adapter_epochs(load_checkpoint(best) if best.exists() else checkpoint)
         draw_hearings(axes[len(states), 0], hearings, merged)
     for axis, (sound, title) in zip(axes[lines - len(sounds) :, 0], sounds, strict=True):
-        draw_mel(axis, sound, title)
+        draw_mel(axis, sound, "".join(letter for letter in title if letter not in unseen))
     figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")
     picture = args.picture or args.output_dir / f"joint_{mode}.png"
     with atomic_path(picture) as part:

@@ -412,7 +412,7 @@ def prepare(args: argparse.Namespace) -> None:
 def refuse_output_among_recordings(output_dir: Path, input_dir: Path, clips: Sequence[RawClip]) -> None:
     """UserError where report.txt would lie beside recordings: it is the transcript of a recording report.wav."""
     if output_dir.resolve() in {folder.resolve() for folder in (input_dir, *(clip.path.parent for clip in clips))}:
-        raise UserError(f"--output-dir {output_dir} holds recordings; choose another folder for the training data")
+        raise UserError(f"{output_dir} holds recordings; choose another folder for the training data with --output-dir")
 
 
 def make_clips(args: argparse.Namespace, input_dir: Path, clips: list[RawClip], notes: list[str]) -> None:

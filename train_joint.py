@@ -31,7 +31,7 @@ from checkpoint import (
     merged_paths,
     write_merged,
 )
-from common.files import GIB, check_disk, check_output_dir, only_run
+from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
 from common.signals import Interrupted, SignalGuard
 from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
 from cosyvoice.utils.yaml_loader import read_model_config
@@ -146,6 +146,11 @@ class Job:
     device: torch.device
     model_dir: Path
     output_dir: Path
+
+    @property
+    def elsewhere(self) -> str:
+        """What to do where the output folder will not do: a resumed run is bound to its own."""
+        return "copy the run to another folder and resume it there" if self.args.resume else ELSEWHERE
 
     @cached_property
     def disk_bytes(self) -> int:
@@ -320,8 +325,9 @@ def train(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps(to_dict(job.config), indent=2, ensure_ascii=False))
         return 0
-    check_output_dir(job.output_dir, job.model_dir)
-    with joined(job.device), only_run(job.output_dir, "train_joint.py") if is_writer() else nullcontext():
+    check_output_dir(job.output_dir, job.model_dir, job.elsewhere)
+    alone = only_run(job.output_dir, "train_joint.py", job.elsewhere)
+    with joined(job.device), alone if is_writer() else nullcontext():
         return run_training(job)
 
 
@@ -365,7 +371,7 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
         model_config = read_model_config(job.model_dir)
     clips = read_clips(job.args.data_dir, model_config)
     identity = identify(job, clips)
-    check_disk(job.output_dir, job.disk_bytes)
+    check_disk(job.output_dir, job.disk_bytes, job.elsewhere)
     dtype = choose_precision(config, device)
     torch.manual_seed(config.seed)  # the adapters' first values; what a step draws is seeded by the step
     model = load_joint_model(model_config, config, device)

@@ -18,6 +18,8 @@ from config import UserError
 
 GIB = 2**30
 REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
+NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk that no reading can have
+ELSEWHERE = "choose another folder with --output-dir"  # what to do where a folder will not do for results
 MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS take
 
 
@@ -48,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _other_file(error: OSError, part: Path, path: Path) -> Path | None:
     """The file that an error is about, where it has nothing to do with writing `path` by way of `part`."""
-    if not isinstance(error.filename, str | bytes):
+    if error.errno in NO_WRITING or not isinstance(error.filename, str | bytes):  # a copy that fails names its source
         return None
     about = Path(os.fsdecode(error.filename))
     return None if about.is_relative_to(part) or about in (path, *path.parents) else about
@@ -163,35 +165,41 @@ def write_text(path: Path, text: str) -> None:
 
 def save_torch(data: Any, path: Path) -> None:
     """torch.save that leaves either the whole new file or the old one."""
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, part.open("wb") as file:  # given a path, PyTorch would not say why a write failed
         try:
-            torch.save(data, part)
-        except RuntimeError as error:  # PyTorch's zip writer reports a full disk this way
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(f"the file could not be written ({size_words(free)} free on that disk)") from error
+            torch.save(data, file)
+        except RuntimeError as error:
+            if cause := _of_disk(error):
+                raise cause from None
+            raise
 
 
-def check_output_dir(output_dir: Path, model_dir: Path) -> None:
+def _of_disk(error: BaseException | None) -> OSError | None:
+    """The disk's own error that came before this one, which PyTorch's zip writer hides behind errors of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def check_output_dir(output_dir: Path, model_dir: Path, elsewhere: str = ELSEWHERE) -> None:
     """UserError where results would land in the base model's own folder, which stays untouched."""
     if output_dir.resolve() == model_dir.resolve():
-        raise UserError(f"--output-dir {output_dir} is the base model's folder; choose another one")
+        raise UserError(f"{output_dir} is the base model's folder, where no results go; {elsewhere}")
 
 
 @contextmanager
-def only_run(folder: Path, script: str) -> Iterator[None]:
+def only_run(folder: Path, script: str, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     """A lock on `folder` that a dying process gives up by itself; UserError where another run holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a")  # noqa: SIM115 (closed below, which unlocks)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose a folder with --output-dir") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror}; {elsewhere}") from error
     with file:
         try:
             _lock(file.fileno())
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"another {script} is writing to {folder}; wait for it, or choose another --output-dir"
-            ) from error
+            raise UserError(f"another {script} is writing to {folder}; wait for it, or {elsewhere}") from error
         except OSError:
             pass  # a file system without locks
         yield
@@ -208,14 +216,14 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def check_disk(folder: Path, needed_bytes: int) -> None:
+def check_disk(folder: Path, needed_bytes: int, elsewhere: str = ELSEWHERE) -> None:
     """UserError before the work where the disk of `folder` has too little room for its results."""
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         raise UserError(
             f"{folder} needs about {size_words(needed_bytes)} and its disk has {size_words(free)} free; "
-            "make room or choose another --output-dir"
+            f"make room or {elsewhere}"
         )
 
 

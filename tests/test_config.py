@@ -49,10 +49,6 @@ def test_yes_and_no_are_understood_as_python_and_yaml_write_them(word, value):
     assert load([f"gradient_checkpointing={word}"])[0].gradient_checkpointing is value
 
 
-def test_a_learning_rate_of_zero_is_not_ignored():
-    assert load(["learning_rate=0"])[0].learning_rate == 0
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -60,7 +56,8 @@ def test_a_learning_rate_of_zero_is_not_ignored():
         ("llm_lora.lora_r=0", "llm_lora.lora_r = 0: must be between 1 and 1024"),
         ("llm_lora.lora_r=1.5", "must be a whole number"),
         ("batch_size=True", "must be a whole number"),
-        ("learning_rate=1e999", "must be between 0 and 1"),
+        ("learning_rate=1e999", "must be between 1e-09 and 1"),
+        ("learning_rate=0", "learning_rate = 0: must be between 1e-09 and 1"),
         ("learning_rate=fast", "must be a number"),
         ("stop.rule=all", "must be one of each, any"),
         ("training_mode=both", "must be one of joint, llm_only, flow_only"),

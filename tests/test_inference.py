@@ -14,6 +14,8 @@ from random_data import write_random_data
 
 import inference_joint
 import train_joint
+from checkpoint import load_checkpoint
+from common.files import save_torch
 from config import InferenceConfig, UserError
 from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
 from voice.runaway import listen, loop_seconds
@@ -110,6 +112,20 @@ def test_speed_changes_the_duration(speak, tmp_path):
         assert speak("--text", SENTENCE, "--speed", speed, output=tmp_path / f"{speed}.wav") == 0
     slow, normal, fast = (len(samples(tmp_path / f"{speed}.wav")) for speed in ("0.5", "1.0", "2.0"))
     assert slow == pytest.approx(2 * normal, rel=0.02) and fast == pytest.approx(normal / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("lora_scale", "flow_scale", "said"),
+    [("1", 1.0, ""), ("0.8", 1.0, " at strength 0.8"), ("1", 0.5, " at strength llm 1, flow 0.5")],
+)
+def test_a_checkpoint_that_speaks_at_another_strength_says_so(
+    lora_scale, flow_scale, said, speak, trained, tmp_path, capsys
+):
+    checkpoint, path = load_checkpoint(trained / "joint_joint_last.ckpt"), tmp_path / "a.ckpt"
+    checkpoint["config"]["flow_lora"]["merge_scale"] = flow_scale
+    save_torch(checkpoint, path)
+    assert speak("--text", SENTENCE, "--ckpt", path, "--lora-scale", lora_scale) == 0
+    assert f"speaking with {path}{said}; voice: finetuned" in capsys.readouterr().out
 
 
 def test_a_checkpoint_speaks_as_its_merged_files_do(speak, trained, tmp_path):
@@ -328,8 +344,14 @@ def test_silence_is_heard():
         (("--text", "hi", "--speed", "0.1"), "give a number from 0.5"),
         (("--text", "hi", "--seed", "-1"), "give a whole number from 0"),
         (("--text", "hi", "--output", "x.mp3"), "must end in .wav or .flac"),
-        (("--text", "hi", "--output", f"{'n' * 300}.wav"), "is too long for the disk; give a shorter one"),
-        (("--text-file", __file__, "--output", f"{'n' * 250}.wav"), "is too long for the disk; give a shorter one"),
+        (
+            ("--text", "hi", "--output", f"{'n' * 300}.wav"),
+            "the disk; give a shorter one with --output",
+        ),
+        (
+            ("--text-file", __file__, "--output", f"{'n' * 250}.wav"),
+            "the disk; give a shorter one with --output",
+        ),
         (("--text", "hi", "--flow-steps", "0"), "inference.flow_steps = 0: must be between 1 and 1000"),
         (("--text", "hi", "--flow-steps", "many"), "must be a whole number"),
         (("--text", "hi", "--base", "--ckpt", "x.ckpt"), "not several"),

@@ -284,13 +284,38 @@ def test_one_part_goes_with_that_of_its_run_where_it_was_merged_before(merge, tm
     assert files in capsys.readouterr().out.splitlines()[-1]
 
 
+def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
+    assert merge("--llm-only") == 0
+    assert "replaced" not in capsys.readouterr().out
+    assert merge() == 0
+    assert (
+        "llm_merged_joint.pt replaced earlier files; to have those back, merge their checkpoint again"
+        in capsys.readouterr().out
+    )
+    assert merge("--export", tmp_path / "mine") == 0
+    assert "replaced" not in capsys.readouterr().out
+
+
+def test_a_part_that_cannot_be_written_leaves_the_other_as_it_was_too(merge, tmp_path, capsys):
+    assert merge() == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "llm_merged_joint.pt.part").mkdir()
+    assert merge("--lora-scale", "0.5") == 2
+    assert "cannot write " + str(tmp_path / "llm_merged_joint.pt.part: Is a directory; ") in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_room_is_looked_for_where_the_files_go(merge, tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(merge_joint_weights, "check_disk", lambda folder, size: asked.append((folder, size)))
+    monkeypatch.setattr(merge_joint_weights, "check_disk", lambda *request: asked.append(request))
     assert merge("--llm-output", tmp_path / "a/llm.pt", "--flow-output", tmp_path / "b/flow.pt") == 0
-    assert [folder for folder, _ in asked] == [tmp_path / "a", tmp_path / "b"]
+    (llm_folder, llm_size, llm_remedy), (flow_folder, flow_size, _) = asked
+    assert (llm_folder, flow_folder) == (tmp_path / "a", tmp_path / "b")
+    assert llm_remedy == "name a file in another folder with --llm-output"
     assert merge() == 0
-    assert asked[2:] == [(tmp_path, asked[0][1] + asked[1][1])]
+    assert asked[2:] == [(tmp_path, llm_size + flow_size, "choose another folder with --output-dir")]
+    assert merge("--export", tmp_path / "mine") == 0
+    assert asked[3][::2] == (tmp_path / "mine", "choose another folder with --export")
 
 
 @pytest.mark.parametrize("bake", [[], ["--no-bake-speaker"]], ids=["baked", "open"])
@@ -345,8 +370,8 @@ def full_disk(*_, **__):
     [
         (("--llm-output", "same.pt", "--flow-output", "same.pt"), "name the same file"),
         (("--llm-output", "joint_joint_last.ckpt"), "give the name of a .pt file"),
-        (("--llm-output", "MODEL/llm.pt"), "is the base model's folder"),
-        (("--output-dir", "MODEL"), "is the base model's folder"),
+        (("--llm-output", "MODEL/llm.pt"), "no results go; name a file in another folder with --llm-output"),
+        (("--output-dir", "MODEL"), "no results go; choose another folder with --output-dir"),
         (("--export", "mine", "--llm-only"), "--export writes both parts"),
         (("--llm-only", "--flow-output", "flow.pt"), "--llm-only writes no flow file; leave out --flow-output"),
         (("--flow-only", "--llm-output", "llm.pt"), "--flow-only writes no llm file; leave out --llm-output"),

@@ -1,10 +1,14 @@
 """The table of losses that plot_joint.py draws, and the file that it draws them to."""
 
+import io
 import math
+import warnings
 
+import matplotlib
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 
 import plot_joint
 from config import UserError, load
@@ -70,3 +74,31 @@ def test_a_picture_has_the_format_of_its_name(tmp_path, run, name, start):
 def test_a_picture_of_a_format_that_cannot_be_written_is_refused(name, capsys):
     assert plot_joint.main(["--picture", name]) == 2
     assert f"--picture {name}: no format of that name can be written; end it in .png" in capsys.readouterr().err
+
+
+def test_a_name_is_no_formula(tmp_path, run):
+    soundfile.write(tmp_path / "5$^$.wav", np.full(4000, 0.1), 22050)
+    arguments = ["--spoken", tmp_path / "5$^$.wav", "--picture", tmp_path / "a.png"]
+    assert plot_joint.main([*map(str, arguments)]) == 0
+
+
+def test_letters_without_a_font_are_left_out_and_named_in_one_line(tmp_path, run, capsys):
+    sounds = [tmp_path / f"\U0010fff0 {kind} \U0010fff1.wav" for kind in ("real", "spoken")]  # no font has these
+    for sound in sounds:
+        soundfile.write(sound, np.full(4000, 0.1), 22050)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arguments = ["--real", sounds[0], "--spoken", sounds[1], "--picture", tmp_path / "a.png"]
+        assert plot_joint.main([*map(str, arguments)]) == 0
+    said, wrote = capsys.readouterr().out.splitlines()
+    assert said == r"no installed font has '\U0010fff0\U0010fff1'; the picture leaves it out"
+    assert wrote == f"wrote {tmp_path / 'a.png'}"
+
+
+def test_a_font_that_has_the_letters_is_taken_where_the_usual_one_lacks_them():
+    with matplotlib.rc_context({"font.family": ["cmr10"]}), warnings.catch_warnings():  # a font of English letters
+        warnings.simplefilter("error")
+        assert plot_joint.undrawable("sound: Ж") == set()
+        figure = Figure()
+        figure.suptitle("sound: Ж")
+        figure.savefig(io.BytesIO(), format="png")

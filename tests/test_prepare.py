@@ -786,7 +786,7 @@ def test_an_output_among_the_recordings_is_refused_before_anything_is_written(tm
     (tmp_path / "link").symlink_to(raw)
     before = sorted(raw.rglob("*"))
     run("--output-dir", str(raw / output), code=2)
-    assert "holds recordings; choose another folder" in capsys.readouterr().err
+    assert "holds recordings; choose another folder for the training data with --output-dir" in capsys.readouterr().err
     assert sorted(raw.rglob("*")) == before
     assert (raw / "report.txt").read_text(encoding="utf-8") == "the report is in"
 

@@ -425,7 +425,16 @@ def test_of_very_many_clips_the_base_is_measured_on_some(train, tmp_path, monkey
 def test_two_runs_do_not_write_to_one_folder(train, tmp_path, capsys):
     with only_run(tmp_path / "output", "train_joint.py"):
         assert train(*FEW) == 2
-    assert "another train_joint.py is writing to" in capsys.readouterr().err
+    assert "is writing to" in (told := capsys.readouterr().err) and "another folder with --output-dir" in told
+
+
+@pytest.mark.scripts
+def test_a_resumed_run_is_not_told_of_a_flag_that_it_refuses(train, tmp_path, capsys):
+    assert train("--epochs", "1", "--set", "eval_every_epochs=0") == 0
+    with only_run(tmp_path / "output", "train_joint.py"):
+        assert train("--resume", str(tmp_path / "output" / "joint_joint_last.ckpt"), "--epochs", "2") == 2
+    told = capsys.readouterr().err
+    assert told.endswith("wait for it, or copy the run to another folder and resume it there\n")
 
 
 @pytest.mark.scripts
@@ -573,9 +582,9 @@ def test_the_time_left_knows_of_the_hearings_to_come(tiny_model_dir, data_dir, t
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
-    assert train("--print-config", "--lr", "0", "--set", "stop.patience=7") == 0
+    assert train("--print-config", "--lr", "1e-9", "--set", "stop.patience=7") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["learning_rate"] == 0 and printed["stop"]["patience"] == 7
+    assert printed["learning_rate"] == 1e-9 and printed["stop"]["patience"] == 7
     assert not (tmp_path / "output").exists()
 
 
@@ -625,7 +634,8 @@ def test_token_ids_beyond_the_model_are_refused(train, data_dir, tmp_path, capsy
 
 def test_the_base_models_folder_is_not_written_to(train, tiny_model_dir, capsys):
     assert train("--output-dir", str(tiny_model_dir)) == 2
-    assert "is the base model's folder" in capsys.readouterr().err
+    message = "is the base model's folder, where no results go; choose another folder with --output-dir"
+    assert message in capsys.readouterr().err
 
 
 def test_running_out_of_gpu_memory_is_explained(train, monkeypatch, capsys):

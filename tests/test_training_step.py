@@ -83,7 +83,7 @@ def test_a_clip_weighs_what_its_batch_says_that_it_holds(new_run):
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_clips(new_run):
-    run = new_run("llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0", "learning_rate=0")
+    run = new_run("llm_lora.lora_dropout=0", "flow_lora.lora_dropout=0", "learning_rate=1e-9")
     results = training.step.optimizer_step(run, [2, 5], SignalGuard())
     for name, part in run.parts.items():
         batches = [training.step.micro_batches(run, part, [run.train_clips[number]])[0] for number in (2, 5)]

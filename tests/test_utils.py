@@ -15,6 +15,7 @@ from common import files
 from common.files import atomic_path, read_lines, split_lines, write_text
 from config import UserError
 from utils import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
+from voice.speaking import write_audio
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,18 @@ def test_a_source_that_cannot_be_read_is_not_called_a_fault_of_the_copy(tmp_path
     with pytest.raises(UserError, match="cannot write .*copy: No such file or directory; nothing was left"):
         with atomic_path(tmp_path / "copy") as part:
             (part / "below").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot write .*copy: No space left on device; nothing was left"):
+        with atomic_path(tmp_path / "copy"):
+            raise OSError(28, "No space left on device", str(source), None, "copy.part")  # as shutil.copyfile has it
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.wav", "a.flac"])
+def test_a_file_that_cannot_be_opened_says_why_whoever_writes_it(name, tmp_path):
+    (tmp_path / f"{name}.part").mkdir()
+    write = files.save_torch if name == "a.pt" else lambda _, path: write_audio(path, torch.zeros(1, 9), 22050)
+    with pytest.raises(UserError, match=f"cannot write .*{name}: Is a directory; nothing was left half-written"):
+        write({}, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

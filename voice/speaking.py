@@ -1,5 +1,6 @@
 """Speech from weights: which files to speak with, whose voice, and the guard against runaway."""
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from checkpoint import (
     base_fingerprint,
     base_warning,
     check_base,
+    checkpoint_config,
     is_baked,
     load_checkpoint,
     merged_part,
@@ -25,7 +27,7 @@ from common.files import atomic_path
 from common.languages import without_tags
 from config import InferenceConfig, UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, sound_file_name
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import MEL_BINS, SPEAKER_DIM
@@ -175,6 +177,16 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     return files, checkpoint
 
 
+def strength_words(checkpoint: Mapping[str, Any], source: Source) -> str:
+    """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what was learned, "" for all of it."""
+    config = checkpoint_config(checkpoint, source.ckpt)
+    strengths = {part: source.lora_scale * config.part(part).merge_scale for part in config.trained_parts}
+    if len(set(strengths.values())) > 1:
+        return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
+    strength = next(iter(strengths.values()))
+    return "" if strength == 1 else f" at strength {strength:g}"
+
+
 def load_voice(
     source: Source, model_dir: Path, device: torch.device, precision: str = "auto"
 ) -> tuple[CosyVoiceModel, Voice]:
@@ -206,7 +218,8 @@ def load_voice(
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    names = source.ckpt or ", ".join(map(str, files.values()))
+    by_name = ", ".join(map(str, files.values()))
+    names = by_name if checkpoint is None else f"{source.ckpt}{strength_words(checkpoint, source)}"
     print(f"speaking with {names}; voice: {voice.name}", flush=True)
     if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
         print(warning, flush=True)
@@ -390,9 +403,7 @@ def unreadable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
 
 def write_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
     """16-bit sound file under its final name only when complete."""
+    samples, sound = wave[0].clamp(-1, 1).numpy(), io.BytesIO()
+    soundfile.write(sound, samples, sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     with atomic_path(path) as part:
-        try:
-            samples, kind = wave[0].clamp(-1, 1).numpy(), path.suffix[1:].upper()
-            soundfile.write(sound_file_name(part), samples, sample_rate, format=kind, subtype="PCM_16")
-        except soundfile.LibsndfileError as error:
-            raise OSError(str(error)) from error
+        part.write_bytes(sound.getbuffer())  # not by soundfile, which would not say why a write failed
