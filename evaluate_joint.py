@@ -65,20 +65,10 @@ from voice.evaluation import (
     unit_mean,
 )
 from voice.evaluation_page import REAL, page
+from voice.loading import Source, Voice, find_weights, load_voice, trained_file, voices_in, weight_files
 from voice.metrics import cosine, position
 from voice.recordings import read_recording, recordings_folder
-from voice.speaking import (
-    Source,
-    Speaker,
-    Voice,
-    find_weights,
-    load_voice,
-    speakable,
-    trained_file,
-    voices_in,
-    weight_files,
-    write_audio,
-)
+from voice.speaking import Speaker, speakable, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE, TUNED = "base", "tuned"

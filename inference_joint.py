@@ -34,7 +34,8 @@ from utils import (
     select_device,
     user_mistakes,
 )
-from voice.speaking import BATCH, Source, Speaker, Speech, load_voice, speakable, unreadable, write_audio
+from voice.loading import Source, load_voice
+from voice.speaking import BATCH, Speaker, Speech, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)

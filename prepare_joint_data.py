@@ -41,7 +41,7 @@ from clips.audio_files import (
     read_audio,
 )
 from clips.cutting import split_recordings, write_drafts
-from clips.features import EXTRACTION_VERSION, Job, Record, default_workers, extract_all
+from clips.features import EXTRACTION_VERSION, Extraction, Record, default_workers, extract_all
 from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from clips.report import report_entry, report_text
 from clips.report_page import report_page
@@ -191,7 +191,7 @@ def extract_clips(
         known = Record.load(path)
         # what could not be decoded is tried again: ffmpeg may have been installed
         if "duplicate_name" not in clip.raw.flags and (force or known is None or known.problem):
-            jobs[path] = Job(clip.raw.path, clip.raw.text or "", path, config.directory, device)
+            jobs[path] = Extraction(clip.raw.path, clip.raw.text or "", path, config.directory, device)
     if jobs:
         workers = min(len(jobs), workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)

@@ -43,8 +43,9 @@ from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import read_settings, run_main, user_mistakes
+from voice.loading import Source, load_voice
 from voice.metrics import position
-from voice.speaking import Source, Speaker, load_voice, speakable
+from voice.speaking import Speaker, speakable
 
 ROOT = HERE.parent
 SPEAKER_DIR = ROOT / "examples" / "en_allison" / "raw_audio"

@@ -43,25 +43,26 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
     for clip, recording in recordings_of(clips, lines):
         if recording.duration_sec <= (MAX_TOKEN_SEC if clip.text else MAX_PIECE_SEC):
             continue
-        lines += incomplete(clip)
-        target = split_folder(clip.path)
-        try:
-            speech = find_speech(recording, clip.file)
-        except AudioError as error:
-            lines.append(f"{clip.file}: cannot be cut: {error}")
-            continue
-        spans = with_margins(cut_at_pauses(speech), recording.duration_sec)
-        kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]
-        if not kept:
-            lines.append(f"{clip.file}: no speech found; nothing was cut")
-            continue
-        _write_pieces(recording, kept, target, clip.path.stem)
-        left_out = (
-            f", {len(spans) - len(kept)} shorter than {MIN_PIECE_SEC} s left out" if len(kept) < len(spans) else ""
-        )
-        unused = "; its text is not used: each clip needs its own" if clip.text else ""
-        lines.append(f"{clip.file}: {len(kept)} clips in {printable(str(target))}{left_out}{unused}")
+        lines += [*incomplete(clip), f"{clip.file}: {_split(clip, recording)}"]
     return lines
+
+
+def _split(clip: RawClip, recording: Recording) -> str:
+    """Write the pieces of one recording; what became of it, in words."""
+    try:
+        speech = find_speech(recording, clip.file)
+    except AudioError as error:
+        return f"cannot be cut: {error}"
+    spans = with_margins(cut_at_pauses(speech), recording.duration_sec)
+    kept = [(start, end) for start, end in spans if end - start >= MIN_PIECE_SEC]
+    if not kept:
+        return "no speech found; nothing was cut"
+    target = split_folder(clip.path)
+    _write_pieces(recording, kept, target, clip.path.stem)
+    made = f"{len(kept)} {'clip' if len(kept) == 1 else 'clips'} in {printable(str(target))}"
+    short = len(spans) - len(kept)
+    left_out = f", {short} shorter than {MIN_PIECE_SEC} s left out" if short else ""
+    return made + left_out + ("; its text is not used: each clip needs its own" if clip.text else "")
 
 
 def find_speech(recording: Recording, title: str) -> list[Span]:

@@ -47,7 +47,7 @@ TOKEN_COUNT_SLACK_SEC = 0.2  # speech tokens against audio; one token is 0.02-0.
 
 
 @dataclass(frozen=True)
-class Job:
+class Extraction:
     """A clip to extract; the result goes to the file `record`."""
 
     path: Path
@@ -86,7 +86,7 @@ class Record:
             return file[name]
 
 
-def extract(job: Job) -> None:
+def extract(job: Extraction) -> None:
     """Measure one clip and, where nothing drops it, make its features; store all of it in job.record.
 
     A bad clip is no error. Raises UserError where the model directory does not work or the record cannot be written.
@@ -153,7 +153,7 @@ def features(
 # ---- many clips ------------------------------------------------------------------------------------------------------
 
 
-def extract_all(jobs: Sequence[Job], workers: int) -> None:
+def extract_all(jobs: Sequence[Extraction], workers: int) -> None:
     """Run all jobs; raises what `extract` raises, and UserError where a worker process dies."""
     with tqdm(total=len(jobs), desc="extracting", unit="clip") as bar:
         if workers == 1:

@@ -42,8 +42,8 @@ from training.selection import (
     why_unread,
 )
 from voice.evaluation import Sentence, figures_of
+from voice.loading import Voice
 from voice.metrics import in_one_row, recited_tokens
-from voice.speaking import Voice
 
 MINI = Path(__file__).resolve().parent.parent / "pretrained_models" / "CosyVoice-mini"
 CPU = torch.device("cpu")

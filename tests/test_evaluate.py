@@ -28,6 +28,7 @@ from dataset import Clip, data_fingerprint, hold_out, read_rows
 from voice import evaluation
 from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
 from voice.evaluation_page import take
+from voice.loading import load_voice
 from voice.metrics import (
     difference_interval,
     mean_interval,
@@ -36,7 +37,6 @@ from voice.metrics import (
     repeated_share,
     share_interval,
 )
-from voice.speaking import load_voice
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"

@@ -18,8 +18,9 @@ from checkpoint import load_checkpoint
 from common.files import save_torch
 from config import InferenceConfig, UserError
 from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
+from voice.loading import Voice
 from voice.runaway import listen, loop_seconds
-from voice.speaking import LENGTH_SLACK_SEC, Speaker, Speech, Voice, speakable
+from voice.speaking import LENGTH_SLACK_SEC, Speaker, Speech, speakable
 
 SENTENCE = "Good morning."
 

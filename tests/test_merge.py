@@ -18,7 +18,7 @@ from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
 from llm_flow_model import JointModel
 from lora import load_adapter
-from voice.speaking import Source, load_voice
+from voice.loading import Source, load_voice
 
 CPU = torch.device("cpu")
 MEAN_SEED = 3

@@ -1162,7 +1162,7 @@ def test_a_text_of_a_long_recording_that_is_not_used_for_its_clips_is_named(tmp_
     monkeypatch.setattr(cutting, "find_speech", lambda recording, title: [(1.0, 9.0)])
     run("--split")
     unused = "; its text is not used: each clip needs its own"
-    assert f"talk.wav: 1 clips in {tmp_path / '录音/talk_split'}{unused if text else ''}\n" in capsys.readouterr().out
+    assert f"talk.wav: 1 clip in {tmp_path / '录音/talk_split'}{unused if text else ''}\n" in capsys.readouterr().out
 
 
 def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, run, capsys, monkeypatch):

@@ -32,9 +32,10 @@ from voice.evaluation import (
     text_tokens,
     unit_mean,
 )
+from voice.loading import Voice
 from voice.metrics import cosine, in_one_row, recited_tokens
 from voice.runaway import loop_seconds
-from voice.speaking import Speaker, Speech, Voice, joined, speakable
+from voice.speaking import Speaker, Speech, joined, speakable
 
 SHORTEST_TEXT_SEC = 1.5  # a held-out clip under this is no sentence
 SEED = 1

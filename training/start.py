@@ -32,9 +32,9 @@ from training.audition import Audition
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
 from utils import duration_words, user_mistakes
+from voice.loading import Voice
 from voice.metrics import pitch
 from voice.recordings import read_recording, recordings_folder
-from voice.speaking import Voice
 
 DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ

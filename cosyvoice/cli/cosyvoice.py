@@ -13,7 +13,7 @@ from cosyvoice.utils.precision import attend_without_plans, has_int8, keep_float
 from cosyvoice.utils.weights import load_spk2info, load_weights
 from cosyvoice.utils.yaml_loader import YAML_NAME, ModelConfig, read_model_config, require_files
 
-PARTS = ("llm", "flow", "hift")
+NETWORKS = ("llm", "flow", "hift")
 VOICES = "spk2info.pt"
 
 
@@ -33,8 +33,8 @@ def load_part(
     precision of `cosyvoice.utils.precision`. mapped: see `load_state_dict_file`. Raises FileNotFoundError and
     InputError, naming the file, as the loaders below do.
     """
-    if part not in PARTS:
-        raise InputError(f"unknown part '{part}'; choose one of {', '.join(PARTS)}")
+    if part not in NETWORKS:
+        raise InputError(f"unknown part '{part}'; choose one of {', '.join(NETWORKS)}")
     config = config if isinstance(config, ModelConfig) else read_model_config(config)
     keep_float32_exact()
     attend_without_plans()
@@ -81,7 +81,7 @@ class CosyVoice:
         options = {"device": device, "inference": True, "precision": precision}
         networks = {
             part: load_part(self.config, part, files[part], mapped=stay_as_read(part, device, precision), **options)
-            for part in PARTS
+            for part in NETWORKS
         }
         self.model = CosyVoiceModel(**networks, device=device)
         self.frontend = CosyVoiceFrontEnd(self.config, device)

@@ -1,0 +1,199 @@
+"""Which files to speak with, and whose voice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from checkpoint import (
+    PARTS,
+    base_fingerprint,
+    base_warning,
+    check_base,
+    checkpoint_config,
+    is_baked,
+    load_checkpoint,
+    merged_part,
+    merged_paths,
+)
+from config import UserError
+from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
+from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.utils.common import SPEAKER_DIM
+from cosyvoice.utils.weights import read_spk2info, speaker_embedding
+from cosyvoice.utils.yaml_loader import read_model_config
+from utils import command_line, user_mistakes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which weights to speak with, and whose voice: the newest merged pair in `output_dir` unless others are named."""
+
+    output_dir: Path
+    base: bool = False  # the untouched model
+    ckpt: Path | None = None
+    llm: Path | None = None
+    flow: Path | None = None
+    lora_scale: float = 1.0  # with ckpt
+    speaker: str | None = None  # a voice of spk2info.pt
+    voice: "Voice | None" = None  # whose, where no spk2info.pt is to be asked
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A speaker: vector (1, 192), and seconds of speech per text token where that was measured."""
+
+    name: str
+    embedding: Tensor
+    seconds_per_text_token: float | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Voice":
+        """The speaker that a checkpoint names."""
+        return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
+
+
+def newest_pair(output_dir: Path) -> dict[str, Path]:
+    """The newest LLM and flow that were merged together; UserError where there is none."""
+    pattern = merged_paths(output_dir, "*")["llm"].name
+    for llm in sorted(output_dir.glob(pattern), key=lambda path: -path.stat().st_mtime):
+        flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
+        if flow.is_file():
+            return {"llm": llm, "flow": flow}
+    if any(output_dir.glob("joint_*_last.ckpt")):
+        merge = command_line("merge_joint_weights.py", output_dir=output_dir)
+        raise UserError(
+            f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
+        )
+    raise UserError(
+        f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: "
+        f"{command_line('train_joint.py')}, give --llm and --flow, or use --base for the untouched model"
+    )
+
+
+def newest_part(part: str, output_dir: Path) -> Path:
+    """The newest merged LLM or flow, for one of the other part that was named; UserError where there is none."""
+    pattern = merged_paths(output_dir, "*")[part].name
+    found = max(output_dir.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
+        raise UserError(
+            f"no merged {part} in {output_dir} ({pattern}); give it with --{part}, or its folder with --output-dir"
+        )
+    return found
+
+
+def weight_files(source: Source, model_dir: Path) -> dict[str, Path]:
+    """{part: file} to load."""
+    if source.base or source.ckpt:
+        return {part: model_dir / f"{part}.pt" for part in PARTS}
+    given = {part: getattr(source, part) for part in PARTS}
+    if not any(given.values()):
+        return newest_pair(source.output_dir)
+    return {part: file or newest_part(part, source.output_dir) for part, file in given.items()}
+
+
+def voices_in(folder: Path) -> dict[str, Voice]:
+    """Named voices of the folder's spk2info.pt; {} where it has none."""
+    path = folder / VOICES
+    with user_mistakes():
+        entries = read_spk2info(path)
+        return {
+            name: Voice(name, speaker_embedding(entry), entry.get("seconds_per_text_token"))
+            for name, entry in entries.items()
+        }
+
+
+def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) -> Voice:
+    """The voice given, else the named one, else the trained one (last in `folder`), else the model directory's first.
+
+    needed: False where the weights speak in one voice whatever vector they get.
+    """
+    if source.voice is not None:
+        return source.voice
+    trained, own = voices_in(folder), voices_in(model_dir)
+    known = {**own, **trained}
+    if source.speaker is not None:
+        if source.speaker not in known:
+            raise UserError(f"--speaker {source.speaker}: no such voice; known: {', '.join(known) or 'none'}")
+        return known[source.speaker]
+    if trained:
+        return list(trained.values())[-1]
+    if not needed:
+        return Voice("baked in", torch.zeros(1, SPEAKER_DIM))
+    if own:
+        return next(iter(own.values()))
+    raise UserError(
+        f"no speaker vector: neither {folder / VOICES} nor {model_dir / VOICES} holds a voice; train one "
+        f"({command_line('train_joint.py')}), point --output-dir to one, or use a model with named voices "
+        "(CosyVoice-300M-SFT)"
+    )
+
+
+def trained_file(files: Mapping[str, Path], model_dir: Path) -> Path:
+    """The file beside which the voice lies: the LLM, or the flow where the LLM is the base's."""
+    return files["flow" if files["llm"].resolve() == (model_dir / "llm.pt").resolve() else "llm"]
+
+
+def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict[str, Any] | None]:
+    """({part: file} to load, checkpoint to put into them if any). UserError where they are not there or do not fit."""
+    files = weight_files(source, model_dir)
+    for path in files.values():
+        if not path.is_file():
+            raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a merged .pt file")
+    if source.ckpt is None:
+        return files, None
+    checkpoint = load_checkpoint(source.ckpt)
+    check_base(checkpoint, source.ckpt, base_fingerprint(model_dir), model_dir)
+    return files, checkpoint
+
+
+def strength_words(checkpoint: Mapping[str, Any], source: Source) -> str:
+    """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what was learned, "" for all of it."""
+    config = checkpoint_config(checkpoint, source.ckpt)
+    strengths = {part: source.lora_scale * config.part(part).merge_scale for part in config.trained_parts}
+    if len(set(strengths.values())) > 1:
+        return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
+    strength = next(iter(strengths.values()))
+    return "" if strength == 1 else f" at strength {strength:g}"
+
+
+def load_voice(
+    source: Source, model_dir: Path, device: torch.device, precision: str = "auto"
+) -> tuple[CosyVoiceModel, Voice]:
+    """The three networks with the chosen weights, and the voice to feed them; prints which.
+
+    precision: "full", "fast", or "auto", which is the fast one wherever the device gains by it.
+    """
+    precision = "fast" if precision == "auto" else precision
+    files, checkpoint = find_weights(source, model_dir)
+
+    with user_mistakes():
+        config = read_model_config(model_dir)
+
+    def load(part: str) -> nn.Module:
+        with user_mistakes():
+            mapped = checkpoint is not None or stay_as_read(part, device, precision)
+            network = load_part(config, part, files.get(part), mapped=mapped)
+            if checkpoint is not None and part in PARTS:
+                state = merged_part(checkpoint, source.ckpt, model_dir, part, lora_scale=source.lora_scale)
+                network.load_state_dict(state, assign=True)
+        return ready_to_speak(network.to(device), precision)  # before the next one is read: it may be far smaller then
+
+    llm, flow, hift = map(load, (*PARTS, "hift"))
+    if checkpoint is not None:
+        voice = Voice.of(checkpoint["speaker"])
+    else:
+        folder = source.output_dir if source.base else trained_file(files, model_dir).parent
+        open_input = not (is_baked(llm.state_dict()) and is_baked(flow.state_dict()))
+        voice = choose_voice(source, model_dir, folder, needed=open_input)
+        if source.speaker and not open_input:
+            raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
+    by_name = ", ".join(map(str, files.values()))
+    names = by_name if checkpoint is None else f"{source.ckpt}{strength_words(checkpoint, source)}"
+    print(f"speaking with {names}; voice: {voice.name}", flush=True)
+    if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
+        print(warning, flush=True)
+    return CosyVoiceModel(llm, flow, hift, device), voice
