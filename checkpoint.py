@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import atomic_path, save_torch
+from common.files import atomic_path, save_torch, write_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
@@ -191,14 +191,20 @@ def write_merged(
 ) -> list[Path]:
     """Write merged files to `outputs`, part -> path; returns the paths of all that was written.
 
-    The voice goes into the spk2info.pt beside them, where synthesis looks for it.
+    None appears under its name before all are complete: a full disk leaves no LLM of one voice with the flow of
+    another. The voice goes into the spk2info.pt beside them, where synthesis looks for it.
     """
 
     def write(part: str) -> None:
-        save_torch(merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake), unfinished[part])
+        merged = merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake)
+        try:
+            write_torch(merged, unfinished[part])
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write {outputs[part]}: {reason}; nothing was left half-written") from error
 
-    with user_mistakes(), ExitStack() as all_or_none, ThreadPoolExecutor() as threads:  # parts of two voices do not fit
-        unfinished = {part: all_or_none.enter_context(atomic_path(file)) for part, file in outputs.items()}
+    with user_mistakes(), ExitStack() as together, ThreadPoolExecutor() as threads:
+        unfinished = {part: together.enter_context(atomic_path(file)) for part, file in outputs.items()}
         for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
             pass
         voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from clips.audio_files import holds_recordings
 from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 from common.files import atomic_path, read_lines
 from config import JointConfig
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.cli.frontend import AUDIO_SUFFIXES, SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
@@ -110,11 +109,12 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
 
     It is complete: without its options other recordings would be prepared, and take the place of these. Where
     meta.json does not name them, a placeholder stands in the command, and a sentence says what to put there. Where
-    `data_dir` is itself a folder of recordings, the command makes data of them elsewhere.
+    `data_dir` is itself a folder of recordings, the command makes data of them in another.
     """
     noted = made_from(Path(data_dir))
-    if not noted and holds_recordings(Path(data_dir)):
-        return _prepare_elsewhere(Path(data_dir))
+    if not noted and _holds_recordings(Path(data_dir)):
+        command = command_line("prepare_joint_data.py", input_dir=data_dir, model_dir=model_dir, output_dir="NEW")
+        return f"{command}, with a new folder for NEW, and with --model-dir where you gave one; then --data-dir NEW"
     own = {"input_dir": noted.get("input_dir"), "model_dir": model_dir or noted.get("model_dir")}
     nothing_to_lose = Path(data_dir) == Path(DEFAULT_DATA_DIR) and not any(Path(data_dir).glob("*.parquet"))
     if own["input_dir"] or nothing_to_lose:
@@ -126,15 +126,11 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
     return f"{command}{' --force' * force}{words}"
 
 
-def _prepare_elsewhere(recordings: Path) -> str:
-    """The command for recordings that were given as training data: that may not lie among them, nor replace others."""
-    target = Path(DEFAULT_DATA_DIR)
-    source = made_from(target).get("input_dir")
-    others = any(target.glob("*.parquet")) and (source is None or source.resolve() != recordings.resolve())
-    if others or holds_recordings(target):
-        target = Path(f"{DEFAULT_DATA_DIR}_{recordings.resolve().name}")
-    command = command_line("prepare_joint_data.py", input_dir=recordings, output_dir=target)
-    return f"{command}, and with --model-dir where you gave one; then give --data-dir {target}"
+def _holds_recordings(folder: Path) -> bool:
+    """Whether a folder has sounds of its own and nothing that these scripts make."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    suffixes = {Path(name).suffix.lower() for name in names}
+    return not suffixes.isdisjoint(AUDIO_SUFFIXES) and suffixes.isdisjoint({".parquet", ".ckpt", ".pt"})
 
 
 def made_from(data_dir: Path) -> dict[str, Path]:

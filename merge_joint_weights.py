@@ -120,7 +120,7 @@ def merge(args: argparse.Namespace) -> int:
     print("wrote " + ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in written))
     if replaced:
         names = " and ".join(file.name for file in replaced)
-        print(f"{names} replaced earlier files; to have those back, merge their checkpoint again")
+        print(f"{names} replaced earlier files; merged ones can be made again from their checkpoint")
     baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
     print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
     print(f"next: {following}")

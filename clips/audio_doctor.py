@@ -70,7 +70,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "text_audio_mismatch": (
         WARN,
         "the text is probably not what is said: it tells the model {text_help:.0f} nats a second about the sound, "
-        "usual is {usual_text_help:.0f}; listen and correct it",
+        "right ones tell about {usual_text_help:.0f}; listen and correct it",
     ),
     "speaking_rate": (
         WARN,

@@ -21,7 +21,6 @@ from cosyvoice.cli import frontend
 from cosyvoice.utils.common import InputError
 
 # In order of preference where two files differ only in the suffix.
-AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + frontend.FFMPEG_SUFFIXES
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 PART_SUFFIX = ".part"
@@ -74,13 +73,13 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     broken.
     """
     files, notes = _walk(input_dir)
-    audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    audio = [path for path in files if path.suffix.lower() in frontend.AUDIO_SUFFIXES]
     if not audio:
         raise UserError(
             f"no audio in {input_dir} ({len(files)} other files); put recordings there "
             "(001.wav, 001.flac, 001.mp3, ...) and beside each its text (001.txt)"
         )
-    audio.sort(key=lambda path: (_name(path, input_dir), AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
+    audio.sort(key=lambda path: (_name(path, input_dir), frontend.AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
     clips: list[RawClip] = []
     used: dict[str, RawClip] = {}
     for path in audio:
@@ -100,11 +99,6 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     for clip in clips:
         _attach_text(clip, transcripts.get(clip.path.with_suffix("")), listed.get(clip.name))
     return sorted(clips, key=lambda clip: clip.name), notes + csv_notes
-
-
-def holds_recordings(folder: Path) -> bool:
-    """Whether `find_clips` finds any in a folder, which need not exist."""
-    return folder.is_dir() and any(path.suffix.lower() in AUDIO_SUFFIXES for path in _walk(folder)[0])
 
 
 def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Path, Path], list[tuple[Path, Path]]]:
@@ -297,7 +291,8 @@ def _meant(cell: str, places: Mapping[str, set[str]]) -> set[str]:
     """Names of the clips that a cell may mean: by its path, by the file alone, or by either with another suffix."""
     place = _place(cell)
     stem, dot, suffix = place.rpartition(".")
-    spellings = [place, stem] if dot + suffix.lower() in AUDIO_SUFFIXES else [place]  # a wav was made a flac since
+    is_sound = dot + suffix.lower() in frontend.AUDIO_SUFFIXES
+    spellings = [place, stem] if is_sound else [place]  # a wav was made a flac since
     spellings = [part for spelling in spellings for part in (spelling, spelling.rpartition("/")[2])]
     return next((places[spelling] for spelling in spellings if spelling in places), set())
 

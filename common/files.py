@@ -165,7 +165,13 @@ def write_text(path: Path, text: str) -> None:
 
 def save_torch(data: Any, path: Path) -> None:
     """torch.save that leaves either the whole new file or the old one."""
-    with atomic_path(path) as part, part.open("wb") as file:  # given a path, PyTorch would not say why a write failed
+    with atomic_path(path) as part:
+        write_torch(data, part)
+
+
+def write_torch(data: Any, path: Path) -> None:
+    """torch.save that raises the disk's own OSError."""
+    with path.open("wb") as file:  # given a path, PyTorch would not say why a write failed
         try:
             torch.save(data, file)
         except RuntimeError as error:

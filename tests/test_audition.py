@@ -29,6 +29,7 @@ from lora import adapter_parameters, lora_layers
 from train_joint import main
 from training.audition import Audition, choose_texts
 from training.board import write_samples
+from training.listening import hear_chosen
 from training.selection import (
     CLEAR,
     Choice,
@@ -139,10 +140,14 @@ def test_an_llm_that_the_flow_makes_less_of_is_left_out():
         ((0.45, 0.46, 0.47, 0.46), "the timbre is further away (similarity 0.50 -> 0.46)"),
         ((0.46, 0.52, 0.49, 0.51), ""),
         ((0.6, 0.7, 0.65, 0.7), ""),
+        ((0.497, 0.496, 0.497, 0.498), ""),
+        ((None, 0.46, 0.47, 0.46), "the timbre is further away (similarity 0.50 -> 0.46)"),
     ],
 )
 def test_a_flow_that_is_surely_further_from_the_speaker_is_left_out(similarities, reason):
     flow_alone = [{**figures, "similarity": (x, 1)} for figures, x in zip(BASE, similarities, strict=True)]
+    if similarities[0] is None:
+        del flow_alone[0]["similarity"]  # no sound
     assert why_further(flow_alone, BASE) == reason
     silent = [{name: value for name, value in figures.items() if name != "similarity"} for figures in BASE]
     assert why_further(silent, BASE) == "", "nothing was to be heard"
@@ -501,6 +506,43 @@ def test_an_llm_that_is_left_out_is_merged_as_in_the_base(train, tiny_model_dir,
     assert choice["epoch"] == 0 and last["training"]["parts"]["llm"]["left_out"]
     assert train("--resume", str(output / "joint_joint_last.ckpt"), "--epochs", "3") == 0
     assert "this run is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("further", "alone", "heard", "left_out"),
+    [
+        ("", "", ["llm", "flow"], []),
+        ("", "less clear", ["flow"], ["llm"]),
+        ("further away", "", ["llm"], ["flow"]),
+        ("further away", "less clear", [], ["flow", "llm"]),
+    ],
+)
+def test_what_is_heard_at_the_end_is_without_what_is_left_out(further, alone, heard, left_out, monkeypatch):
+    """And each part is held against what is merged without it."""
+    judged = []
+
+    def judge(reason):
+        return lambda *heard: judged.append([sorted(figures[0]) for figures in heard]) or reason
+
+    class Ears:
+        def hear(self, numbers, trained, between):
+            return [SimpleNamespace(figures={name: (1, 1) for name in trained})]
+
+    monkeypatch.setattr("training.listening.why_further", judge(further))
+    monkeypatch.setattr("training.listening.why_alone", judge(alone))
+    monkeypatch.setattr("training.listening.trained_parts", lambda run: ("llm", "flow"))
+    run = SimpleNamespace(
+        audition=Ears(),
+        by_sound=True,
+        parts={name: SimpleNamespace(choice=Choice(epoch=3)) for name in ("llm", "flow")},
+        hearings=[SimpleNamespace(figures=[{}])],
+        spent_sec={"hearing": 0.0},
+        sentences_heard=0,
+    )
+    sentences, why = hear_chosen(run)
+    assert sorted(sentences[0].figures) == sorted(heard) and list(why) == left_out
+    without_llm = [] if further else ["flow"]
+    assert judged == [[["flow"], []], [sorted(["llm", *without_llm]), without_llm]]
 
 
 @pytest.mark.scripts

@@ -27,7 +27,7 @@ OWN_IMPORTS = {
     "config": set(),
     "utils": {"config", "cosyvoice"},
     "lora": {"config", "matcha"},
-    "dataset": {"clips.audio_files", "clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
+    "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
     "clips.audio_doctor": {"clips.measuring", "common.languages", "cosyvoice"},
     "clips.measuring": set(),

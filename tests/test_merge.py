@@ -289,7 +289,7 @@ def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
     assert "replaced" not in capsys.readouterr().out
     assert merge() == 0
     assert (
-        "llm_merged_joint.pt replaced earlier files; to have those back, merge their checkpoint again"
+        "llm_merged_joint.pt replaced earlier files; merged ones can be made again from their checkpoint"
         in capsys.readouterr().out
     )
     assert merge("--export", tmp_path / "mine") == 0
@@ -301,7 +301,7 @@ def test_a_part_that_cannot_be_written_leaves_the_other_as_it_was_too(merge, tmp
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "llm_merged_joint.pt.part").mkdir()
     assert merge("--lora-scale", "0.5") == 2
-    assert "cannot write " + str(tmp_path / "llm_merged_joint.pt.part: Is a directory; ") in capsys.readouterr().err
+    assert "cannot write " + str(tmp_path / "llm_merged_joint.pt: Is a directory; ") in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -181,26 +181,24 @@ def test_the_remedy_for_damaged_data_can_be_typed_as_it_is_printed(tmp_path, raw
     assert [clip.utt for clip in read_rows(Path("数据"))] == ["000", "001", "002", "003"]
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_recordings_given_as_training_data_are_prepared_by_the_command_as_it_is_printed(
-    tmp_path, raw, model_dir, monkeypatch, taken
+def test_recordings_given_as_training_data_are_prepared_by_the_command_that_is_printed(
+    tmp_path, raw, model_dir, monkeypatch
 ):
-    """And the data of other recordings in the usual folder stay."""
     monkeypatch.chdir(tmp_path)
-    others = tmp_path / "data" / "clips_0000_other.parquet"
-    if taken:
-        others.parent.mkdir()
-        others.touch()
     with pytest.raises(UserError, match=r"no training data in 录音 \(data.list is missing\); run: ") as error:
         read_rows(Path("录音"))
-    command, _, advice = str(error.value).partition("; run: ")[2].partition(", and with --model-dir")
-    target = "data_录音" if taken else "data"
-    assert advice == f" where you gave one; then give --data-dir {target}"
+    command, _, advice = str(error.value).partition("; run: ")[2].partition(", with")
+    assert advice == " a new folder for NEW, and with --model-dir where you gave one; then --data-dir NEW"
     assert main([*shlex.split(command)[2:], "--model-dir", str(model_dir), "--device", "cpu"]) == 0
-    assert [clip.utt for clip in read_rows(Path(target))] == ["000", "001", "002", "003"]
-    assert others.exists() == taken
-    with pytest.raises(UserError, match=f"then give --data-dir {target}$"):  # their own data do not count as others'
-        read_rows(Path("录音"))
+    assert [clip.utt for clip in read_rows(Path("NEW"))] == ["000", "001", "002", "003"]
+
+
+@pytest.mark.parametrize("beside", ["joint_joint_last.ckpt", "foreign.parquet"])
+def test_sounds_among_results_are_no_recordings(tmp_path, beside):
+    for name in ("result.wav", beside):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="--input-dir FOLDER"):
+        read_rows(tmp_path)
 
 
 @pytest.mark.parametrize("step", ["--fix", "--split"])

@@ -550,7 +550,7 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
     run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     run.audition, run.hearings = object(), [Heard(0, [{}] * 4)]
     run.history = [{"epoch": 1, "step": 8, "flow_train": 1.0}]
-    run.spent_sec["hearing"] = 8.0
+    run.spent_sec["hearing"], run.sentences_heard = 8.0, 4
     assert run.steps_per_epoch == 8
 
     def settled(*step_sec: float) -> int:
@@ -566,19 +566,28 @@ def test_an_interruption_in_the_first_epoch_does_not_settle_that_the_voice_is_he
     assert settled(1.0) == 0, "nobody has heard the base: a run that was begun without listening"
 
 
-def test_the_time_left_knows_of_the_hearings_to_come(tiny_model_dir, data_dir, tmp_path):
-    config = load(["max_epochs=10", "training_mode=flow_only", "eval_every_epochs=4"])[0]
-    joint = JointModel(None, load_part(tiny_model_dir, "flow"), config)
+@pytest.mark.parametrize("mode", ["flow_only", "joint"])
+def test_the_time_left_knows_of_the_hearings_to_come(mode, tiny_model_dir, data_dir, tmp_path):
+    config = load(["max_epochs=10", f"training_mode={mode}", "eval_every_epochs=4"])[0]
+    joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
     run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     assert hearing_left_sec(run) == 0, "nobody listens"
     run.audition = object()
     assert hearing_left_sec(run) == 0, "the base is still to be heard"
-    run.hearings, run.spent_sec = [Heard(0, [{}] * 6)], {"training": 0.0, "hearing": 12.0, "pitch": 5.0}
-    judged = len(run.judged)
-    assert hearing_left_sec(run) == 2.0 * (3 * judged + 6) + 5.0, "epochs 4, 8 and 10, and what is merged"
+    run.hearings, run.sentences_heard = [Heard(0, [{}] * 6)], 6
+    run.spent_sec = {"training": 0.0, "hearing": 12.0, "pitch": 5.0}
+    voices, judged = (
+        (2 if mode == "joint" else 1),
+        len(run.judged),
+    )  # where both are trained the flow alone is heard too
+    assert hearing_left_sec(run) == 2.0 * voices * (3 * judged + 6) + 5.0, "epochs 4, 8 and 10, and what is merged"
+    run.epoch = 4
+    assert hearing_left_sec(run) == 2.0 * voices * (3 * judged + 6) + 5.0, "epoch 4 is still to be heard"
     run.hearings.append(Heard(4, []))
-    run.spent_sec["hearing"] += 2.0 * judged
-    assert hearing_left_sec(run) == 2.0 * (2 * judged + 6) + 5.0
+    run.sentences_heard, run.spent_sec["hearing"] = 12, 18.0
+    assert hearing_left_sec(run) == 1.5 * voices * (2 * judged + 6) + 5.0
+    run.hearings, run.epoch = run.hearings[:1], 9
+    assert hearing_left_sec(run) == 1.5 * voices * (judged + 6) + 5.0, "a base that was heard late"
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):

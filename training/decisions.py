@@ -138,16 +138,15 @@ def sentences_an_epoch(run: Run) -> int:
 
 def sentence_sec(run: Run) -> float:
     """How long a sentence took to speak and measure, in the mean over all that were heard."""
-    heard = len(run.hearings[0].figures) + (len(run.hearings) - 1) * sentences_an_epoch(run)
-    return run.spent_sec["hearing"] / heard
+    return run.spent_sec["hearing"] / max(1, run.sentences_heard)
 
 
 def hearing_left_sec(run: Run) -> float:
     """What listening still takes: epochs to come that are heard as planned, and what is merged; 0 if nobody listens."""
     if run.audition is None or not run.hearings or not run.hear_every:
         return 0.0
-    last, interval = run.config.max_epochs, run.hear_every
-    epochs = last // interval - run.hearings[-1].epoch // interval + bool(last % interval)
+    last, interval, done = run.config.max_epochs, run.hear_every, max(run.hearings[-1].epoch, run.epoch - 1)
+    epochs = last // interval - done // interval + bool(last % interval)
     merged = len(run.hearings[0].figures) * len(trained_parts(run) or run.active)
     pitch_sec = run.spent_sec.get("pitch", 0.0)  # of the base
     return (epochs * sentences_an_epoch(run) + merged) * sentence_sec(run) + pitch_sec

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -36,8 +36,7 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
 
 def hear_base(run: Run, between: Callable[[], None], board: Board) -> None:
     """All sentences by the base, and their pitch; what it says of the speaker's clips may bar the LLM."""
-    with spent(run):
-        spoken = run.audition.hear(trained=(), between=between)
+    spoken = speak(run, trained=(), between=between)
     run.texts = [sentence.text for sentence in spoken]
     measured = figures_of(with_own_pitch(run, spoken))
     rejections = note_heard(run, measured, measured)
@@ -49,9 +48,8 @@ def hear_base(run: Run, between: Callable[[], None], board: Board) -> None:
 def hear_epoch(run: Run, between: Callable[[], None], board: Board) -> None:
     """The judged sentences by what was trained so far, and by its flow alone."""
     trained = trained_parts(run)
-    with spent(run):
-        spoken = run.audition.hear(run.judged, trained, between)
-        flow_alone = run.audition.hear(run.judged, ("flow",), between) if len(trained) > 1 else spoken
+    spoken = speak(run, run.judged, trained, between)
+    flow_alone = speak(run, run.judged, ("flow",), between) if len(trained) > 1 else spoken
     rejections = note_heard(run, figures_of(spoken), figures_of(flow_alone))
     show(run, board, dict(zip(run.judged, spoken, strict=True)), rejections)
     signs = overfit_signs(figures_of(spoken), run.judged_base, run.config.inference.max_silence_sec)
@@ -65,6 +63,19 @@ def show(run: Run, board: Board, sentences: Mapping[int, Sentence], rejections: 
     with spent(run):
         board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
     print(hearing_line(run, figures, rejections), flush=True)
+
+
+def speak(
+    run: Run,
+    numbers: Sequence[int] | None = None,
+    trained: Collection[str] = (),
+    between: Callable[[], None] = lambda: None,
+) -> list[Sentence]:
+    """`Audition.hear`, its time and its sentences counted."""
+    with spent(run):
+        spoken = run.audition.hear(numbers, trained, between)
+    run.sentences_heard += len(spoken)
+    return spoken
 
 
 @contextmanager
@@ -96,8 +107,7 @@ def hear_unchosen(run: Run) -> None:
     """What a few sentences spoke against is heard once more with all, before a whole training is thrown away."""
     for part in unchosen(run):
         trained = ("flow",) if part.name == "flow" else trained_parts(run)
-        with spent(run):
-            spoken = run.audition.hear(trained=trained)
+        spoken = speak(run, trained=trained)
         if note_heard_again(run, part, figures_of(spoken)):
             print(f"{part.name}: with all sentences heard, epoch {part.choice.epoch} is accepted", flush=True)
             save_best(run)
@@ -106,14 +116,14 @@ def hear_unchosen(run: Run) -> None:
 
 def hear_merged(run: Run) -> list[Sentence]:
     """All sentences by what is merged: the chosen epochs, but for a part with which they are worse than without it."""
-    with chosen_adapters(run), spent(run):
+    with chosen_adapters(run):
         sentences, left_out = hear_chosen(run)
     for name, reason in left_out.items():
         leave_out(run, run.parts[name], reason)
     if left_out:
         save_best(run)
         save_last(run)
-    return list(with_own_pitch(run, sentences))
+    return sentences
 
 
 def hear_chosen(run: Run) -> tuple[list[Sentence], dict[str, str]]:
@@ -122,17 +132,17 @@ def hear_chosen(run: Run) -> tuple[list[Sentence], dict[str, str]]:
     chosen = {name for name in parts if run.by_sound and run.parts[name].choice.epoch}
     base = run.hearings[0].figures
     if "flow" in chosen:
-        flow_alone = run.audition.hear(trained=("flow",))
+        flow_alone = speak(run, trained=("flow",))
         if reason := why_further(figures_of(flow_alone), base):
             left_out["flow"], flow_alone = reason, None
             parts.remove("flow")
-    sentences = flow_alone if flow_alone and parts == ["flow"] else run.audition.hear(trained=parts)
+    sentences = flow_alone if flow_alone and parts == ["flow"] else speak(run, trained=parts)
     if "llm" in chosen and len(run.parts) > 1:
         without = figures_of(flow_alone) if flow_alone else base
         if reason := why_alone(figures_of(sentences), without):
             left_out["llm"] = reason
             parts.remove("llm")
-            sentences = flow_alone or run.audition.hear(trained=parts)
+            sentences = flow_alone or speak(run, trained=parts)
     return sentences, left_out
 
 
@@ -152,7 +162,7 @@ def chosen_adapters(run: Run) -> Iterator[None]:
 def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
     """One screen: the base and what was merged, each figure with its interval, the verdict, and where to listen."""
     write_samples(run.output_dir / "samples", "merged", dict(enumerate(sentences)))
-    base, figures = run.hearings[0].figures, figures_of(sentences)
+    base, figures = run.hearings[0].figures, figures_of(with_own_pitch(run, sentences))
     comparisons = compared(figures, base, run.own_hz)
     verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
     before, after = summary(base), summary(figures)

@@ -19,6 +19,7 @@ UNREAD = 0.4  # of the base's own clarity: clips that it foresees less from thei
 # When an epoch is out of the race, beside the base
 CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
 NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
+LOST = 0.02  # cosine by which the mean over all sentences must surely be lower to be worth throwing a flow away
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
 # Changes that the verdict names also where they may be chance
 MARKED_CHANGE = 0.15  # of the base's clarity
@@ -118,10 +119,12 @@ def why_further(flow_alone: Sequence[Figures], base: Sequence[Figures]) -> str:
     """Why the base's flow is better than the one chosen, "" where it is not.
 
     Both with the base's tokens of all sentences: the epochs were told apart by a few, and within their noise."""
+    pairs = [(a, b) for a, b in zip(flow_alone, base, strict=True) if CAMPPLUS in a and CAMPPLUS in b]
     gains = {comparison.name: comparison.gain for comparison in compare(flow_alone, base, {})}
-    if CAMPPLUS not in gains or not gains[CAMPPLUS].excludes_zero or gains[CAMPPLUS].value > 0:
+    if not pairs or not gains[CAMPPLUS].excludes_zero or gains[CAMPPLUS].value > -LOST:
         return ""
-    return f"the timbre is further away (similarity {mean(base, CAMPPLUS):.2f} -> {mean(flow_alone, CAMPPLUS):.2f})"
+    after, before = (mean(heard, CAMPPLUS) for heard in zip(*pairs, strict=True))
+    return f"the timbre is further away (similarity {before:.2f} -> {after:.2f})"
 
 
 @dataclass
