@@ -28,6 +28,7 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, read_rows, split_by
+from training.start import own_pitch
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -154,6 +155,7 @@ class Reference:
     real: list[Sentence]  # held-out clips
     ceiling: float | None  # mean campplus cosine of held-out clips
     floor: float | None  # mean campplus cosine of other voices
+    own_hz: float | None = None  # median pitch of some recordings
 
 
 NOTHING = Reference({}, [], None, None)
@@ -330,6 +332,9 @@ def evaluate(args: argparse.Namespace) -> None:
     recogniser = open_recogniser(args)
     ears = Ears(frontend, recogniser, args.language, open_clarity(frontend, device, clips, sentences))
     reference = read_reference(args, model_dir, split, ears)
+    if reference.real:
+        own_hz = own_pitch(split[0], args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio)
+        reference = replace(reference, own_hz=own_hz)
 
     folder, spoken = args.output_dir / FOLDER, {}
     if folder.exists():
@@ -356,14 +361,15 @@ def report(
     """Print the table and the verdicts; write JSON and page."""
     folder = args.output_dir / FOLDER
     everything = spoken | ({REAL: reference.real} if reference.real else {})
-    real = summary(figures_of(reference.real))
-    targets = {name: interval.value for name, interval in real.items()} | {"duration_ratio": 1.0}
+    targets = own_values(reference)
     first, *others = spoken
     comparisons = {
         f"{name} against {first}": compare(figures_of(spoken[name]), figures_of(spoken[first]), targets)
         for name in others
     }
     scale = meaning(reference, spoken)
+    if reference.own_hz is not None:
+        scale += f"\npitch of the speaker's recordings: {reference.own_hz:.0f} Hz"
     print(f"\n{table(everything)}\n{scale}")
     for heading, found in comparisons.items():
         print(f"\n{heading}:\n{words(found)}")
@@ -372,12 +378,22 @@ def report(
         "seed": args.seed,
         "systems": {name: as_json(found) for name, found in everything.items()},
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
+        "own_hz": reference.own_hz,
         "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
     }
     written = json.dumps(finite(figures), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(folder / "evaluation.json", written + "\n")
     write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
+
+
+def own_values(reference: Reference) -> dict[str, float]:
+    """The speaker's own value of the figures that are to be near it, as far as it is known.
+
+    The pitch is the one that training compares with: that of the few held-out clips may lie elsewhere."""
+    real = {name: interval.value for name, interval in summary(figures_of(reference.real)).items()}
+    pitch = {} if reference.own_hz is None else {"f0_hz": reference.own_hz}
+    return real | {"duration_ratio": 1.0} | pitch
 
 
 def as_rows(comparisons: Sequence[Comparison]) -> dict[str, dict[str, object]]:

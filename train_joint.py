@@ -473,7 +473,7 @@ def outcome(run: Run, part: Part) -> str:
         return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
     held_out = f"{part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
     if run.by_sound:
-        why_base = f"with it {part.left_out}" if part.left_out else "no epoch sounded better"
+        why_base = f"with it {part.left_out}" if part.left_out else "no epoch was better by the rules of select_by"
         merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"as in the base model: {why_base}"
         held_out = f", held out {held_out}" if held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"

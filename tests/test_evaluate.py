@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -494,7 +495,17 @@ def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(
     assert report["scale"]["floor"] < base < real
     assert report["scale"]["ceiling"] == pytest.approx(real, abs=1e-3)
     assert {"similarity", "similarity_ge2e"} <= report["systems"]["base"]["figures"].keys()
-    assert "on a scale with 0 = other voices" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "on a scale with 0 = other voices" in printed
+    assert report["own_hz"] == pytest.approx(194, abs=8)
+    assert f"pitch of the speaker's recordings: {report['own_hz']:.0f} Hz" in printed
+
+
+def test_a_pitch_is_held_against_that_which_training_compares_with():
+    clip = Sentence("text", torch.zeros(1, 9), 100, {"f0_hz": (210.0, 1), "duration_ratio": (0.9, 1)})
+    reference = evaluate_joint.Reference({}, [clip], None, None)
+    assert evaluate_joint.own_values(reference) == {"f0_hz": 210.0, "duration_ratio": 1.0}
+    assert evaluate_joint.own_values(replace(reference, own_hz=198.0)) == {"f0_hz": 198.0, "duration_ratio": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -112,11 +112,12 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     return audition
 
 
-def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
+def own_pitch(clips: Sequence[Clip], data_dir: Path, recordings: Path | None = None) -> float | None:
     """The speaker's median pitch in Hz, told from some recordings; None, with a line that says so, where none tells.
 
-    Recordings without the voice's lowest harmonic are warned of."""
-    waves, reason = some_recordings(spread_out(clips, PITCH_CLIPS), data_dir)
+    recordings: their folder, where it is not the one that the data notes. Those without the voice's lowest harmonic are
+    warned of."""
+    waves, reason = some_recordings(spread_out(clips, PITCH_CLIPS), data_dir, recordings)
     found = [tone for wave in waves if (tone := pitch(wave))]
     if not found:
         print(
@@ -128,11 +129,11 @@ def own_pitch(clips: Sequence[Clip], data_dir: Path) -> float | None:
     return median(tone.hz for tone in found)
 
 
-def some_recordings(clips: Sequence[Clip], data_dir: Path) -> tuple[list[Tensor], UserError | None]:
+def some_recordings(clips: Sequence[Clip], data_dir: Path, given: Path | None) -> tuple[list[Tensor], UserError | None]:
     """Waves (1, N) at EXTRACTOR_RATE of the clips whose recordings are there, and why the last of the others is not."""
     waves, reason = [], None
     try:
-        folder = recordings_folder(data_dir, None, RECORDINGS)
+        folder = recordings_folder(data_dir, given, RECORDINGS)
     except UserError as error:
         return [], error
     for clip in clips:
