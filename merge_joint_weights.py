@@ -102,7 +102,7 @@ def merge(args: argparse.Namespace) -> int:
     replaced: list[Path] = []
     if args.export:
         written = export(checkpoint, path, model_dir, args)
-        following = export_call(args.export, checkpoint["speaker"]["name"])
+        following = export_command(args, checkpoint["speaker"]["name"])
     else:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
         for folder, parts in by_folder(outputs).items():
@@ -212,10 +212,12 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     return sorted(target.iterdir())
 
 
-def export_call(target: Path, voice: str) -> str:
-    """What to run in Python after an export."""
-    call = f"""CosyVoice("{target.as_posix()}").inference_sft("...", "{voice}")"""
-    return f"from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
+def export_command(args: argparse.Namespace, voice: str) -> str:
+    """What to type to hear an export, and what to run in Python."""
+    named = voice if args.no_bake_speaker else None
+    command = command_line("inference_joint.py", model_dir=args.export, speaker=named, text=SAMPLE_TEXT)
+    call = f"""CosyVoice("{args.export.as_posix()}").inference_sft("...", "{voice}")"""
+    return f"{command} --base\nin Python: from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
 
 
 def speaking_command(args: argparse.Namespace, outputs: dict[str, Path], mode: str, model_dir: Path) -> str:

@@ -342,6 +342,19 @@ def test_an_exported_directory_is_a_complete_model_with_the_voice_by_name(merge,
     assert all(torch.equal(exported_state[key], value) for key, value in state.items())
 
 
+@pytest.mark.parametrize("open_input", [False, True])
+def test_the_command_that_is_printed_speaks_with_the_export(open_input, merge, trained, tmp_path, monkeypatch, capsys):
+    """Although a voice lies in the output folder."""
+    assert merge("--export", tmp_path / "my voice", *(["--no-bake-speaker"] if open_input else [])) == 0
+    [command] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(command)[3:]
+    output = ["--output-dir", str(trained), "--output", str(tmp_path / "a.wav"), "--device", "cpu"]
+    assert inference_joint.main([*words, *output]) == 0
+    said = capsys.readouterr().out
+    assert f"speaking with {tmp_path / 'my voice' / 'llm.pt'}, " in said
+    assert ("voice: finetuned" in said) or not open_input
+
+
 def test_an_existing_folder_is_not_exported_over(merge, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").write_text("x", encoding="utf-8")
