@@ -380,6 +380,7 @@ def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, mo
     assert "sentence_5" in tags["audio"] and "sentence_5_mel" in tags["images"]
 
     assert "heard the base: similarity" in printed and "heard epoch   4: similarity" in printed
+    assert printed.count("by the flow alone similarity") == printed.count("heard epoch") > 0
     summary = printed[printed.index("base -> merged, 5 sentences") :]
     assert "verdict: timbre" in summary and "merged_*.wav" in summary and "of the time" in summary
     assert "pitch, Hz   " in summary and "(pitch of the speaker's recordings: 100 Hz)" in summary

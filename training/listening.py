@@ -14,9 +14,9 @@ from training.board import Board, write_samples
 from training.decisions import bar_unread_llm, leave_out, note_heard, note_heard_again, trained_parts, unchosen
 from training.distributed import check_alone
 from training.run_files import save_best, save_last
-from training.selection import compared, means, overfit_signs, verdict, why_alone, why_further
+from training.selection import compared, mean, means, overfit_signs, verdict, why_alone, why_further
 from training.state import Run
-from voice.evaluation import BY_NAME, Figures, Sentence, figures_of, in_words, summary, with_pitch
+from voice.evaluation import BY_NAME, CAMPPLUS, Figures, Sentence, figures_of, in_words, summary, with_pitch
 
 SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
@@ -51,18 +51,27 @@ def hear_epoch(run: Run, between: Callable[[], None], board: Board) -> None:
     spoken = speak(run, run.judged, trained, between)
     flow_alone = speak(run, run.judged, ("flow",), between) if len(trained) > 1 else spoken
     rejections = note_heard(run, figures_of(spoken), figures_of(flow_alone))
-    show(run, board, dict(zip(run.judged, spoken, strict=True)), rejections)
+    by_flow = mean(figures_of(flow_alone), CAMPPLUS) if len(trained) > 1 else math.nan
+    show(run, board, dict(zip(run.judged, spoken, strict=True)), rejections, by_flow)
     signs = overfit_signs(figures_of(spoken), run.judged_base, run.config.inference.max_silence_sec)
     for sign, remedy in signs.items():
         print(f"sign of overfitting in epoch {run.epoch}: {sign}: {remedy}", flush=True)
 
 
-def show(run: Run, board: Board, sentences: Mapping[int, Sentence], rejections: Sequence[str]) -> None:
-    """Sounds of these sentences, by number, and figures of the judged ones, in files and in a line."""
+def show(
+    run: Run,
+    board: Board,
+    sentences: Mapping[int, Sentence],
+    rejections: Sequence[str],
+    by_flow: float = math.nan,
+) -> None:
+    """Sounds of these sentences, by number, and figures of the judged ones, in files and in a line.
+
+    by_flow: similarity by which the flow is judged, where the LLM is trained too."""
     figures, epoch = figures_of(sentences[number] for number in run.judged), run.hearings[-1].epoch
     with spent(run):
         board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
-    print(hearing_line(run, figures, rejections), flush=True)
+    print(hearing_line(run, figures, rejections, by_flow), flush=True)
 
 
 def speak(
@@ -93,10 +102,11 @@ def with_own_pitch(run: Run, sentences: Sequence[Sentence]) -> Sequence[Sentence
         return sentences if run.own_hz is None else [with_pitch(one) for one in tqdm(sentences, "pitch", leave=False)]
 
 
-def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]) -> str:
+def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str], by_flow: float) -> str:
     """What was heard, in one line."""
     found, epoch = summary(figures), run.hearings[-1].epoch
     values = ", ".join(f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in found)
+    values += "" if math.isnan(by_flow) else f", by the flow alone similarity {by_flow:.3f}"
     kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""
     when = f"epoch {epoch:3d}" if epoch else "the base"
