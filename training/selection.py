@@ -70,7 +70,7 @@ def why_unread(clips_clarity: float, base: Sequence[Figures]) -> str:
 
     clips_clarity: nats a second by which their texts foretell their tokens. base: its own speech. On the mini model the
     clips of two English speakers have 0.63 and 0.71 of it, those of Italian, French and Spanish ones 0.13 to 0.16; but
-    of its own speaker's clips, too, those over 10 s have only 0.2 to 0.4.
+    an English speaker's clips of more than 10 s, too, have only 0.2 to 0.4.
     """
     spoken = mean(base, "token_clarity")
     if not spoken >= CLEAR or not clips_clarity < UNREAD * spoken:
