@@ -108,6 +108,17 @@ def epoch_words(checkpoint: Mapping[str, Any], parts: Iterable[str]) -> str:
     return ", ".join(f"{part} {where}" for part, where in words.items())
 
 
+def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float, parts: Iterable[str] = PARTS) -> str:
+    """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what these parts learned, "" for all of it."""
+    config = checkpoint_config(checkpoint, path)
+    trained = [part for part, epoch in adapter_epochs(checkpoint).items() if epoch and part in parts]
+    strengths = {part: lora_scale * config.part(part).merge_scale for part in trained}
+    if len(set(strengths.values())) > 1:
+        return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
+    strength = next(iter(strengths.values()), 1)
+    return "" if strength == 1 else f" at strength {strength:g}"
+
+
 def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
     """What to say of a checkpoint that speaks as the base model does, "" for any other."""
     if any(adapter_epochs(checkpoint).values()):

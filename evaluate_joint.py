@@ -14,13 +14,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, newest_run
-from common.files import move_aside, read_lines, write_text
+from common.files import move_aside, read_lines, text_name, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -66,7 +67,16 @@ from voice.evaluation import (
     unit_mean,
 )
 from voice.evaluation_page import REAL, page
-from voice.loading import Source, Voice, find_weights, load_voice, trained_file, voices_in, weight_files
+from voice.loading import (
+    Source,
+    Voice,
+    find_weights,
+    load_voice,
+    trained_file,
+    voices_in,
+    weight_files,
+    weights_words,
+)
 from voice.metrics import cosine, position
 from voice.recordings import read_recording, recordings_folder
 from voice.speaking import Speaker, speakable, write_audio
@@ -233,23 +243,29 @@ def heard_centres(waves: Sequence[Tensor], ears: Ears) -> Vectors:
     return {GE2E: unit_mean(vectors)} if vectors else {}
 
 
-def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
+def sentence_list(args: argparse.Namespace, clips: Sequence[Clip]) -> Path:
     """The user's list, else the one that ships in the language of the clips' texts, else the English one."""
-    path = args.sentences or shipped_list([clip.text for clip in clips])
+    return args.sentences or shipped_list([clip.text for clip in clips])
+
+
+def read_sentences(args: argparse.Namespace, clips: Sequence[Clip], frontend: CosyVoiceFrontEnd) -> list[str]:
+    """The sentences to speak, each once. UserError for a line that cannot be spoken, and for too few."""
+    path = sentence_list(args, clips)
+    name = text_name(path)
     lines = {number: line.strip() for number, line in enumerate(read_lines(path), start=1) if line.strip()}
     by_sound: dict[tuple[str, ...], str] = {}
     for number, line in lines.items():
         segments = tuple(speakable(frontend, line))
         if not segments:
-            raise UserError(f"{path}, line {number}: nothing can be spoken in {line!r}; remove that line")
+            raise UserError(f"{name}, line {number}: nothing can be spoken in {line!r}; remove that line")
         by_sound.setdefault(segments, line)
     if repeated := len(lines) - len(by_sound):  # they would count twice, and cannot be strangers to each other
-        print(f"{path}: {repeated} repeated line{'s' * (repeated > 1)} left out", flush=True)
+        print(f"{name}: {repeated} repeated line{'s' * (repeated > 1)} left out", flush=True)
     sentences = list(by_sound.values())
     if len(sentences) < FEWEST_SENTENCES:
-        raise UserError(f"{path}: {len(sentences)} sentences say too little; give {FEWEST_SENTENCES} or more")
+        raise UserError(f"{name}: {len(sentences)} sentences say too little; give {FEWEST_SENTENCES} or more")
     hint = "" if args.sentences else "; give --sentences FILE for others, in the speaker's language"
-    print(f"{len(sentences)} sentences of {path}{hint}", flush=True)
+    print(f"{len(sentences)} sentences of {name}{hint}", flush=True)
     return sentences
 
 
@@ -322,8 +338,9 @@ def evaluate(args: argparse.Namespace) -> None:
     overrides = ["inference.max_retries=0", *args.overrides]  # what the model does, not what the guard makes of it
     config = read_settings(overrides, model_dir)[0]
     systems = choose_systems(args, model_dir)
-    for source in systems.values():
-        find_weights(source, model_dir)  # all mistakes before the first sentence
+    weights = {  # all mistakes before the first sentence
+        name: weights_words(source, *find_weights(source, model_dir)) for name, source in systems.items()
+    }
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
         clips = read_clips(args)
@@ -336,18 +353,27 @@ def evaluate(args: argparse.Namespace) -> None:
         own_hz = own_pitch(split[0], args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio)
         reference = replace(reference, own_hz=own_hz)
 
-    folder, spoken = args.output_dir / FOLDER, {}
+    folder, spoken, spoken_by = args.output_dir / FOLDER, {}, {}
     if folder.exists():
         move_aside([folder], args.output_dir, "evaluation")
     for name, source in systems.items():
         model, voice = load_voice(source, model_dir, device, config.inference.precision)
         speaker = Speaker(model, frontend, voice, config.inference)
+        spoken_by[name] = {"weights": weights[name], "voice": voice.name}
         spoken[name] = [
             speak_sentence(speaker, text, args.seed, ears, reference.centres) for text in tqdm(sentences, name)
         ]
         for number, sentence in enumerate(spoken[name], start=1):
             write_audio(folder / file_name(name) / f"{number:02d}.wav", sentence.wave, sentence.sample_rate)
-    report(args, model_dir, reference, spoken)
+    asked = {
+        "model_dir": str(model_dir),
+        "data_dir": str(args.data_dir or DEFAULT_DATA_DIR) if clips else None,
+        "clips": {"trained on": len(split[0]), "held out": len(split[1])},
+        "sentences": text_name(sentence_list(args, clips)),
+        "seed": args.seed,
+        "set": args.overrides,
+    }
+    report(folder, asked, reference, spoken, spoken_by)
 
 
 def file_name(name: str) -> str:
@@ -356,10 +382,15 @@ def file_name(name: str) -> str:
 
 
 def report(
-    args: argparse.Namespace, model_dir: Path, reference: Reference, spoken: Mapping[str, Sequence[Sentence]]
+    folder: Path,
+    asked: Mapping[str, Any],
+    reference: Reference,
+    spoken: Mapping[str, Sequence[Sentence]],
+    spoken_by: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Print the table and the verdicts; write JSON and page."""
-    folder = args.output_dir / FOLDER
+    """Print the table and the verdicts; write JSON and page.
+
+    asked: what was evaluated on, for the record. spoken_by: weights and voice of each system."""
     everything = spoken | ({REAL: reference.real} if reference.real else {})
     targets = own_values(reference)
     first, *others = spoken
@@ -374,16 +405,17 @@ def report(
     for heading, found in comparisons.items():
         print(f"\n{heading}:\n{words(found)}")
     figures = {
-        "model_dir": str(model_dir),
-        "seed": args.seed,
-        "systems": {name: as_json(found) for name, found in everything.items()},
+        **asked,
+        "systems": {name: spoken_by.get(name, {}) | as_json(found) for name, found in everything.items()},
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
         "own_hz": reference.own_hz,
         "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
     }
     written = json.dumps(finite(figures), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(folder / "evaluation.json", written + "\n")
-    write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, scale))
+    origins = [f"{name}: {by['weights']}; voice: {by['voice']}" for name, by in spoken_by.items()]
+    notes = "\n".join([scale, *origins])
+    write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, notes))
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from clips.audio_doctor import text_flags
-from common.files import read_lines, too_long
+from common.files import read_lines, text_name, too_long
 from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
@@ -127,9 +127,9 @@ def infer(args: argparse.Namespace) -> int:
         if args.text is not None:
             raise UserError(f"--text {args.text!r}: nothing in it can be spoken; give words or numbers")
         del texts[number]
-        print(f"{args.text_file}, line {number}: nothing that can be spoken; skipped", flush=True)
+        print(f"{text_name(args.text_file)}, line {number}: nothing that can be spoken; skipped", flush=True)
     if not texts:
-        raise UserError(f"{args.text_file}: no line holds anything that can be spoken")
+        raise UserError(f"{text_name(args.text_file)}: no line holds anything that can be spoken")
 
     source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
     model, voice = load_voice(source, model_dir, device, config.inference.precision)

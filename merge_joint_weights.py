@@ -23,6 +23,7 @@ from checkpoint import (
     merged_bytes,
     merged_paths,
     newest_run,
+    strength_words,
     write_merged,
 )
 from common.files import ELSEWHERE, atomic_path, check_disk, check_output_dir
@@ -96,7 +97,9 @@ def merge(args: argparse.Namespace) -> int:
     path = args.ckpt or choose_checkpoint(args.output_dir)
     checkpoint = load_checkpoint(path)
     check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
-    print(f"{path}: mode {checkpoint['mode']}, {epoch_words(checkpoint, wanted_parts(args))}", flush=True)
+    parts = wanted_parts(args)
+    strength = strength_words(checkpoint, path, args.lora_scale, parts)
+    print(f"{path}: mode {checkpoint['mode']}, {epoch_words(checkpoint, parts)}{strength}", flush=True)
     if warning := base_warning(checkpoint, path):
         print(warning, flush=True)
     replaced: list[Path] = []

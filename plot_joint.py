@@ -65,14 +65,19 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def draw_losses(axes: Any, part: str, rows: Sequence[dict[str, float]], base: float, threshold: float) -> None:
-    """Training and held-out loss of one part over epochs, its base loss and its threshold."""
+def draw_losses(
+    axes: Any, part: str, rows: Sequence[dict[str, float]], base: Mapping[str, float], threshold: float
+) -> None:
+    """Training and held-out loss of one part over epochs, each with the base's dotted, and where the part stops.
+
+    base: the base's loss by kind, "train" and "held_out"; NaN where it was not measured."""
     epochs = [row["epoch"] for row in rows]
-    for kind, style in (("train", "C0-"), ("held_out", "C1-")):
-        values = [row[f"{part}_{kind}"] for row in rows]
+    for kind, color in (("train", "C0"), ("held_out", "C1")):
+        values, title = [row[f"{part}_{kind}"] for row in rows], kind.replace("_", " ")
         if not all(map(math.isnan, values)):
-            axes.plot(epochs, values, style, label=kind.replace("_", " "))
-    axes.axhline(base, color="0.6", linestyle=":", label=f"base model {base:.2f}")
+            axes.plot(epochs, values, color=color, label=title)
+        if not math.isnan(base[kind]):
+            axes.axhline(base[kind], color=color, linestyle=":", label=f"base model, {title} {base[kind]:.2f}")
     if threshold:
         axes.axhline(threshold, color="C3", linestyle="--", label=f"stops at {threshold:g}")
     axes.set(title=f"{part} loss", xlabel="epoch", ylabel=LOSS_UNITS[part])
@@ -166,7 +171,8 @@ def plot(args: argparse.Namespace) -> int:
     lines = len(states) + len(sounds) + bool(hearings)
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
-        draw_losses(axis, part, rows, states[part]["base_loss"], stop_loss(config, part))
+        base = {"train": states[part]["base_loss"], "held_out": states[part].get("base_held_out", math.nan)}
+        draw_losses(axis, part, rows, base, stop_loss(config, part))
     if hearings:
         best = best_beside(path)
         merged = adapter_epochs(load_checkpoint(best) if best.exists() else checkpoint)

@@ -23,7 +23,7 @@ DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "
 
 
 def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
-    """Exit code of a script: 0, 2 after one clear line for what the user can mend, 130 after Ctrl-C.
+    """Exit code of a script: 0, 2 after one clear line for what the user can mend, else 128 + the signal's number.
 
     saves_memory: what to do in this script where a GPU's memory ran out. Bugs keep their traceback. What the terminal
     or file cannot show is printed escaped (Windows code pages).
@@ -32,9 +32,15 @@ def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return work() or 0
+        code = work() or 0
+        sys.stdout.flush()  # what is still to be written fails here, and not unseen at the exit
+        return code
     except UserError as error:
         return tell(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit writes once more
+        print("stopped: nobody reads the output any more", file=sys.stderr, flush=True)
+        return 141
     except torch.OutOfMemoryError:
         remedies = f"{saves_memory}, " if saves_memory else ""
         return tell(f"the GPU is out of memory; close other programs that use it, {remedies}or use --device cpu")
@@ -54,6 +60,8 @@ def user_mistakes() -> Iterator[None]:
     """Around calls that read the user's files: what is wrong with them is for him to mend; other errors are ours."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # of the output, which is no file of his
     except OSError as error:
         where = f"{error.filename}: " if error.filename and error.strerror else ""
         remedy = "; check its permissions" if isinstance(error, PermissionError) else ""

@@ -107,9 +107,14 @@ def _remove(part: Path) -> None:
             part.unlink()
 
 
+def text_name(path: Path) -> str:
+    """What to call a text file in messages."""
+    return "standard input" if path == Path("-") else str(path)
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 text file as editors number them; "-" is standard input."""
-    name = "standard input" if path == Path("-") else path
+    name = text_name(path)
     try:
         data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
         return split_lines(data.decode("utf-8-sig"))

@@ -210,12 +210,11 @@ def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
 
 
 def test_figures_that_are_no_numbers_cost_nobody_the_report(tmp_path, capsys):
-    args = evaluate_joint.parse_args(["--output-dir", str(tmp_path)])
     spoken = {name: sentences(clarity=[math.nan] * 3, similarity=[0.5, 0.6, 0.7]) for name in ("base", "tuned")}
     for sentence in [sentence for found in spoken.values() for sentence in found]:
         object.__setattr__(sentence, "wave", torch.zeros(1, 16000))
-    evaluate_joint.report(args, MINI, evaluate_joint.Reference({}, [], math.nan, 0.1), spoken)
-    written = json.loads((tmp_path / "evaluation/evaluation.json").read_text(encoding="utf-8"))
+    evaluate_joint.report(tmp_path, {}, evaluate_joint.Reference({}, [], math.nan, 0.1), spoken, {})
+    written = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
     assert written["systems"]["tuned"]["figures"]["clarity"]["value"] is None and written["scale"]["ceiling"] is None
     assert written["systems"]["base"]["sentences"][0]["clarity"] is None
     assert "similarity" in capsys.readouterr().out
@@ -448,7 +447,7 @@ def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeyp
     monkeypatch.setattr(evaluate_joint, "missing", lambda with_model: "no recogniser here")
     output = tmp_path / "输出"
     arguments = ["--base", "--model-dir", str(MINI), "--output-dir", str(output), "--sentences", str(sentence_file)]
-    assert evaluate_joint.main([*arguments, "--device", "cpu"]) == 0
+    assert evaluate_joint.main([*arguments, "--set", "llm_lora.lora_r=4", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "speaker similarity is skipped" in printed and "word error rates are left out: no recogniser here" in printed
     report = json.loads((output / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
@@ -457,9 +456,13 @@ def test_the_base_is_evaluated_without_any_data(tmp_path, sentence_file, monkeyp
     assert "similarity" not in figures
     assert 80 < figures["f0_hz"]["value"] < 260
     assert [row["text"] for row in report["systems"]["base"]["sentences"]] == SENTENCES
+    weights = f"{MINI / 'llm.pt'}, {MINI / 'flow.pt'}"
+    assert (report["systems"]["base"]["weights"], report["systems"]["base"]["voice"]) == (weights, "slt")
+    assert (report["sentences"], report["data_dir"], report["set"]) == (str(sentence_file), None, ["llm_lora.lora_r=4"])
     assert sorted(path.name for path in (output / "evaluation" / "base").iterdir()) == ["01.wav", "02.wav", "03.wav"]
     html = (output / "evaluation" / "evaluation.html").read_text(encoding="utf-8")
     assert html.count("<audio") == html.count("<img") == 3
+    assert f"base: {weights}; voice: slt" in html and "bound a figure with 95 % confidence" in html
     assert not re.search(r'(src|href)="(?!data:)', html)  # nothing is fetched from elsewhere
     assert evaluate_joint.main([*arguments, "--seed", "1", "--device", "cpu"]) == 0
     [moved] = output.glob("previous_*_1")
@@ -495,6 +498,7 @@ def test_a_voice_is_placed_between_other_voices_and_the_speakers_own_clips(
     assert report["scale"]["floor"] < base < real
     assert report["scale"]["ceiling"] == pytest.approx(real, abs=1e-3)
     assert {"similarity", "similarity_ge2e"} <= report["systems"]["base"]["figures"].keys()
+    assert report["data_dir"] == str(data) and sum(report["clips"].values()) == 8
     printed = capsys.readouterr().out
     assert "on a scale with 0 = other voices" in printed
     assert report["own_hz"] == pytest.approx(194, abs=8)

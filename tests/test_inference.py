@@ -102,10 +102,11 @@ def test_a_text_file_gives_one_numbered_file_a_line_and_skips_unspeakable_lines(
     torch.testing.assert_close(samples(tmp_path / "book_0004.wav"), samples(tmp_path / "alone.wav"))
 
 
-def test_text_comes_from_standard_input_and_goes_to_a_name_of_any_length(speak, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffGood\x0bmorning.\n".encode())))
+def test_text_comes_from_standard_input_and_goes_to_a_name_of_any_length(speak, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffGood\x0bmorning.\n...\n".encode())))
     assert speak("--text-file", "-", output=tmp_path / f"{'n' * 246}.wav") == 0
     assert [path.name for path in tmp_path.iterdir()] == [f"{'n' * 246}_0001.wav"]
+    assert "standard input, line 2: nothing that can be spoken; skipped" in capsys.readouterr().out
 
 
 def test_speed_changes_the_duration(speak, tmp_path):

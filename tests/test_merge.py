@@ -153,6 +153,19 @@ def test_lora_scale_goes_from_base_to_full_strength(merge, trained, tiny_model_d
     torch.testing.assert_close(half, (base + full) / 2)
 
 
+def test_what_is_merged_at_another_strength_says_so(merge, trained, tmp_path, capsys):
+    checkpoint, path = load_checkpoint(trained / "joint_joint_last.ckpt"), tmp_path / "shares.ckpt"
+    checkpoint["config"]["llm_lora"]["merge_scale"] = 0.6
+    save_torch(checkpoint, path)
+    for options, said in [
+        ([], "flow epoch 2 at strength llm 0.6, flow 1"),
+        (["--lora-scale", "0.5", "--llm-only"], "llm epoch 2 at strength 0.3"),
+        (["--flow-only"], "flow epoch 2"),
+    ]:
+        assert merge(*options, ckpt=path) == 0
+        assert capsys.readouterr().out.splitlines()[0].endswith(said)
+
+
 def test_the_best_of_the_newest_run_is_merged_by_default(merge, trained, tmp_path, capsys):
     for kind in ("last", "best"):
         shutil.copy(trained / f"joint_joint_{kind}.ckpt", tmp_path)

@@ -51,6 +51,22 @@ def test_another_encoding_is_named_and_a_byte_order_mark_does_no_harm(tmp_path):
         read_metrics(path)
 
 
+def test_each_loss_is_drawn_beside_the_bases(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(HEAD + "1,4,2.5,,1.5,1.6\n2,8,2.4,,1.4,1.7\n", encoding="utf-8")
+    rows, figure = read_metrics(path), Figure()
+    for part, base, expected in [
+        ("flow", {"train": 1.9, "held_out": 2.0}, ["train", "base model, train 1.90", "held out"]),
+        ("llm", {"train": 3.0, "held_out": math.nan}, ["train", "base model, train 3.00"]),
+    ]:
+        axes = figure.add_subplot()
+        plot_joint.draw_losses(axes, part, rows, base, threshold=0.3)
+        expected += ["base model, held out 2.00"] if part == "flow" else []
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [*expected, "stops at 0.3"]
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        assert lines["train"].get_color() == lines[expected[1]].get_color()
+
+
 @pytest.fixture
 def run(monkeypatch) -> None:
     """A run without losses: only sounds are drawn."""

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
     assert (
         speaking == other == ("error: the GPU is out of memory; close other programs that use it, or use --device cpu")
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error there")
+@pytest.mark.parametrize("length", [1, 10**6])  # in the stream's buffer to the end, and far more
+def test_output_that_nobody_reads_ends_a_script_without_a_traceback(length):
+    printing = f"import sys, utils; sys.exit(utils.run_main(lambda: print('x' * {length})))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", printing], cwd=utils.PROJECT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"stopped: nobody reads the output any more\n")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,14 @@ from voice.evaluation import BY_NAME, FIGURES, Comparison, Sentence, figures_of,
 from voice.metrics import Interval
 
 REAL, REAL_SHOWN = "real clips, held out", 3
+HELP = (
+    "The small numbers bound a figure with 95 % confidence, as far as so few sentences can tell. One system is better "
+    "or worse than another only where the lists below say so.",
+    "Clarity is how much likelier the text makes the sound than other texts do, in the eyes of the untouched base "
+    "model; more is clearer. It can be compared within one model and one list of sentences only.",
+    "Similarity is the cosine between the sound's speaker vector and the mean of the speaker's clips. The clips "
+    "themselves do not reach 1 either: theirs is the figure to hold it against.",
+)
 STYLE = """
 td, th { white-space: nowrap }
 .takes { display: flex; flex-wrap: wrap; gap: 1.5rem }
@@ -32,10 +40,10 @@ def page(
 
     comparisons: by a heading such as "tuned against base". notes: lines of plain text below the table.
     """
-    body = [table(spoken | ({REAL: real} if real else {}))]
+    body = [table(spoken | ({REAL: real} if real else {})), *map(small, HELP)]
     for heading, found in comparisons.items():
         body.append(f"<h2>{html.escape(heading)}</h2><ul>{''.join(map(verdict, found))}</ul>")
-    body += [f"<p><small>{html.escape(line)}</small></p>" for line in notes.splitlines()]
+    body += map(small, notes.splitlines())
     body.append("<h2>Listen</h2>")
     for row in zip(*spoken.values(), strict=True):
         takes = "".join(take(name, sentence) for name, sentence in zip(spoken, row, strict=True))
@@ -44,6 +52,11 @@ def page(
         takes = "".join(take(sentence.text, sentence) for sentence in real[:REAL_SHOWN])
         body.append(f'<h2>{REAL}</h2><div class="takes">{takes}</div>')
     return document(title, "".join(body), style=STYLE)
+
+
+def small(line: str) -> str:
+    """A paragraph of small print."""
+    return f"<p><small>{html.escape(line)}</small></p>"
 
 
 def table(systems: Mapping[str, Sequence[Sentence]]) -> str:

@@ -13,11 +13,11 @@ from checkpoint import (
     base_fingerprint,
     base_warning,
     check_base,
-    checkpoint_config,
     is_baked,
     load_checkpoint,
     merged_part,
     merged_paths,
+    strength_words,
 )
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
@@ -150,14 +150,11 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     return files, checkpoint
 
 
-def strength_words(checkpoint: Mapping[str, Any], source: Source) -> str:
-    """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what was learned, "" for all of it."""
-    config = checkpoint_config(checkpoint, source.ckpt)
-    strengths = {part: source.lora_scale * config.part(part).merge_scale for part in config.trained_parts}
-    if len(set(strengths.values())) > 1:
-        return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
-    strength = next(iter(strengths.values()))
-    return "" if strength == 1 else f" at strength {strength:g}"
+def weights_words(source: Source, files: Mapping[str, Path], checkpoint: Mapping[str, Any] | None) -> str:
+    """What `find_weights` found, as it is named to the user."""
+    if checkpoint is None:
+        return ", ".join(map(str, files.values()))
+    return f"{source.ckpt}{strength_words(checkpoint, source.ckpt, source.lora_scale)}"
 
 
 def load_voice(
@@ -191,9 +188,7 @@ def load_voice(
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    by_name = ", ".join(map(str, files.values()))
-    names = by_name if checkpoint is None else f"{source.ckpt}{strength_words(checkpoint, source)}"
-    print(f"speaking with {names}; voice: {voice.name}", flush=True)
+    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {voice.name}", flush=True)
     if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
         print(warning, flush=True)
     return CosyVoiceModel(llm, flow, hift, device), voice
