@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -32,8 +32,18 @@ from checkpoint import (
     write_merged,
 )
 from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
-from common.signals import Interrupted, SignalGuard
-from config import MODES, ConfigError, JointConfig, UserError, flatten, parse_override, resolve, to_dict
+from common.signals import Interrupted, SignalGuard, interrupted_at_once
+from config import (
+    MODES,
+    ConfigError,
+    InferenceConfig,
+    JointConfig,
+    UserError,
+    flatten,
+    parse_override,
+    resolve,
+    to_dict,
+)
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint
 from lora import adapter_parameters
@@ -90,6 +100,7 @@ FIXED_ON_RESUME = {
     "select_by",
     "eval_sentences",
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
+    *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
 CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
@@ -355,13 +366,14 @@ def run_training(job: Job) -> int:
         train_loop(run)
     except Interrupted as error:
         print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
-        return 130 if str(error) == "SIGINT" else 143
+        return error.exit_code
     print(f"finished: {why_finished(run)}", flush=True)
     try:
-        return finish(run, job) if is_writer() else 0
-    except KeyboardInterrupt:
-        print(f"SIGINT: training is over and saved in {run.last_path}; merge and hear its voice with: {again}")
-        return 130
+        with interrupted_at_once():
+            return finish(run, job) if is_writer() else 0
+    except Interrupted as error:
+        print(f"{error}: training is over and saved in {run.last_path}; merge and hear its voice with: {again}")
+        return error.exit_code
 
 
 def set_up(job: Job) -> tuple[Run, MemoryPlan]:

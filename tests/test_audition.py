@@ -175,6 +175,8 @@ def test_epochs_are_judged_by_what_the_base_says_clearly():
     assert judged_sentences([foreign[0], clearer[0], foreign[1], BASE[0]]) == [1, 3], "two at least"
     assert judged_sentences([{}, {}, foreign[0], {}]) == [0, 2], "and silent ones last"
     assert judged_sentences([*foreign, *BASE, *BASE]) == [4, 5, 6, 7], "the first four that are clear"
+    russian, english = hearing(token_clarity=20), hearing(token_clarity=60)  # of the mini model, which knows English
+    assert judged_sentences([russian[0], *english[:2], russian[1], *english]) == [1, 2, 4, 5], "beside the others"
 
 
 def test_similarity_decides_where_it_differs_and_the_loss_where_it_does_not():
@@ -392,21 +394,22 @@ def at_pitch(hz: float) -> Callable[[Sentence], Sentence]:
 
 
 @pytest.mark.scripts
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_voice_that_nobody_waited_for_is_merged_and_judged_when_the_run_is_resumed(
-    train, tmp_path, monkeypatch, capsys
+    number, train, tmp_path, monkeypatch, capsys
 ):
     def stop(*_) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(train_joint, "summarise", stop)
-    assert train(*HEARD) == 130
+    assert train(*HEARD) == 128 + number
     printed = capsys.readouterr().out
     last = tmp_path / "output" / "joint_joint_last.ckpt"
-    assert f"SIGINT: training is over and saved in {last}; merge and hear its voice with: " in printed
+    assert f"{number.name}: training is over and saved in {last}; merge and hear its voice with: " in printed
     monkeypatch.undo()
     assert train("--resume", str(last)) == 0
     assert "verdict: timbre" in capsys.readouterr().out
-    monkeypatch.setattr(train_joint, "own_pitch", stop)
+    monkeypatch.setattr(train_joint, "own_pitch", lambda *_: pytest.fail("it was finished"))
     assert train("--resume", str(last)) == 0
     assert "this run is finished" in capsys.readouterr().out
 

@@ -672,6 +672,7 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, 
         (("--set", "flow_time=uniform"), "was trained with flow_time = cosine"),
         (("--set", "select_by=val_loss"), "was trained with select_by = audio"),
         (("--set", "speaker_name=bob"), "was trained with speaker_name = finetuned"),
+        (("--set", "inference.flow_steps=4"), "was trained with inference.flow_steps = 8"),
         (("--output-dir", str(tmp_path / "elsewhere")), "leave out --output-dir"),
     ]
     for arguments, message in wrong:

@@ -7,6 +7,7 @@ what it makes of the base's. What they are together is judged at the end.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from voice.evaluation import BY_NAME, CAMPPLUS, FAILED_BY, Comparison, Figures, compare, octaves, ratios
 
@@ -52,15 +53,18 @@ def most(heard: Sequence[Figures], name: str) -> float:
 def judged_sentences(base: Sequence[Figures]) -> list[int]:
     """Numbers of the first JUDGED sentences that the base says clearly: of these it can tell how clear others are.
 
-    base: all its sentences. The first from CLEAR up and not the clearest: what was picked for its luck looks better
-    than any later take, its own second one too. Only where there are too few the clearest of the others join them.
+    base: all its sentences. The first that are clear and not the clearest: what was picked for its luck looks better
+    than any later take, its own second one too. Clear is what has CLEAR, and is not so far below the others as the
+    text of a held-out clip is in a language that the base does not know. Only where there are too few the clearest of
+    the others join them.
     """
 
     def clarity(number: int) -> float:
         value = mean([base[number]], "token_clarity")
         return -math.inf if math.isnan(value) else value
 
-    clear = [number for number in range(len(base)) if clarity(number) >= CLEAR][:JUDGED]
+    clear_from = max(CLEAR, UNREAD * median(map(clarity, range(len(base)))))
+    clear = [number for number in range(len(base)) if clarity(number) >= clear_from][:JUDGED]
     others = sorted(set(range(len(base))) - set(clear), key=clarity, reverse=True)
     return sorted(clear + others[: max(0, FEWEST_JUDGED - len(clear))])
 
