@@ -225,13 +225,16 @@ def train_epoch(run: Run, guard: SignalGuard, board: Board | None) -> None:
 
 
 def step_line(run: Run, results: Mapping[str, tuple[float, float]]) -> str:
-    """One aligned line about an optimizer step; the time left by the median of the last ones, listening included."""
+    """One aligned line about an optimizer step; the time left by the median of the last ones.
+
+    Listening is included as soon as it is known how often it will be done."""
     losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
     lr = lr_at(run.place - 1, run.total_steps, run.config)
     left = duration_words((run.total_steps - run.place) * median(run.step_sec) + hearing_left_sec(run))
+    unknown = " and listening" if run.audition is not None and not run.hear_every else ""
     return (
         f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.place:4d}/{run.total_steps}  {losses}  "
-        f"lr {lr:.2e}  {run.step_sec[-1]:5.1f} s/step  at most {left} left"
+        f"lr {lr:.2e}  {run.step_sec[-1]:5.1f} s/step  at most {left}{unknown} left"
     )
 
 
@@ -483,15 +486,15 @@ def outcome(run: Run, part: Part) -> str:
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
     if not run.chooses:
         return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
-    held_out = f"{part.base_held_out:.3f} -> {part.best_loss:.3f} at best" if run.held_out else ""
     if run.by_sound:
+        lowest = f"{part.best_loss:.3f} in epoch {part.best_epoch}" if part.best_epoch else "never lower"
+        held_out = f", held out {part.base_held_out:.3f} -> {lowest}" if run.held_out else ""
         why_base = f"with it {part.left_out}" if part.left_out else "no epoch was better by the rules of select_by"
         merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"as in the base model: {why_base}"
-        held_out = f", held out {held_out}" if held_out else ""
         return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
     if not part.choice.epoch:
         return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
-    return f"held-out loss {held_out}; merged epoch {part.choice.epoch}"
+    return f"held-out loss {part.base_held_out:.3f} -> {part.best_loss:.3f}; merged epoch {part.choice.epoch}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Which epoch is best by its sound, the signs of overfitting, and what listening does to a training run: nothing."""
 
+import csv
 import random
 import re
 import shutil
@@ -383,6 +384,10 @@ def test_listening_changes_nothing_in_training_and_is_logged(train, tmp_path, mo
 
     assert "heard the base: similarity" in printed and "heard epoch   4: similarity" in printed
     assert printed.count("by the flow alone similarity") == printed.count("heard epoch") > 0
+    rows = (tmp_path / "output" / "joint_logs" / "joint" / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    held_out = [float(row["flow_held_out"]) for row in csv.DictReader(rows)]
+    lowest = min(held_out)
+    assert f" -> {lowest:.3f} in epoch {held_out.index(lowest) + 1}; merged " in printed
     summary = printed[printed.index("base -> merged, 5 sentences") :]
     assert "verdict: timbre" in summary and "merged_*.wav" in summary and "of the time" in summary
     assert "pitch, Hz   " in summary and "(pitch of the speaker's recordings: 100 Hz)" in summary

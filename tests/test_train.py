@@ -576,10 +576,7 @@ def test_the_time_left_knows_of_the_hearings_to_come(mode, tiny_model_dir, data_
     assert hearing_left_sec(run) == 0, "the base is still to be heard"
     run.hearings, run.sentences_heard = [Heard(0, [{}] * 6)], 6
     run.spent_sec = {"training": 0.0, "hearing": 12.0, "pitch": 5.0}
-    voices, judged = (
-        (2 if mode == "joint" else 1),
-        len(run.judged),
-    )  # where both are trained the flow alone is heard too
+    voices, judged = 2 if mode == "joint" else 1, len(run.judged)  # where both are trained the flow alone is heard too
     assert hearing_left_sec(run) == 2.0 * voices * (3 * judged + 6) + 5.0, "epochs 4, 8 and 10, and what is merged"
     run.epoch = 4
     assert hearing_left_sec(run) == 2.0 * voices * (3 * judged + 6) + 5.0, "epoch 4 is still to be heard"
@@ -588,6 +585,10 @@ def test_the_time_left_knows_of_the_hearings_to_come(mode, tiny_model_dir, data_
     assert hearing_left_sec(run) == 1.5 * voices * (2 * judged + 6) + 5.0
     run.hearings, run.epoch = run.hearings[:1], 9
     assert hearing_left_sec(run) == 1.5 * voices * (judged + 6) + 5.0, "a base that was heard late"
+    run.step_sec.append(1.0)
+    assert "listening" not in train_joint.step_line(run, {})
+    run.hear_every = 0  # as in the first epoch where the settings leave it open
+    assert train_joint.step_line(run, {}).endswith(" and listening left")
 
 
 def test_the_settings_are_printed_and_nothing_else_happens(train, tmp_path, capsys):
