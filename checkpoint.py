@@ -4,7 +4,7 @@ A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model
 the optimizer's state. It never holds base weights.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from common.files import atomic_path, save_torch, write_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
-from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info
+from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
 from utils import command_line, user_mistakes
@@ -108,15 +108,16 @@ def epoch_words(checkpoint: Mapping[str, Any], parts: Iterable[str]) -> str:
     return ", ".join(f"{part} {where}" for part, where in words.items())
 
 
-def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float, parts: Iterable[str] = PARTS) -> str:
+def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float, parts: Sequence[str] = PARTS) -> str:
     """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what these parts learned, "" for all of it."""
     config = checkpoint_config(checkpoint, path)
     trained = [part for part, epoch in adapter_epochs(checkpoint).items() if epoch and part in parts]
     strengths = {part: lora_scale * config.part(part).merge_scale for part in trained}
-    if len(set(strengths.values())) > 1:
+    if all(strength == 1 for strength in strengths.values()):
+        return ""
+    if len(set(strengths.values())) > 1 or len(trained) < len(parts):
         return " at strength " + ", ".join(f"{part} {strength:g}" for part, strength in strengths.items())
-    strength = next(iter(strengths.values()), 1)
-    return "" if strength == 1 else f" at strength {strength:g}"
+    return f" at strength {strengths[trained[0]]:g}"
 
 
 def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
@@ -227,7 +228,13 @@ def write_merged(
 def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:
     """Write the speaker into the spk2info.pt at `path`, beside the voices that are already there."""
     voices = read_spk2info(path)
-    voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
+    earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
+    if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
+        print(
+            f"{path}: the vector of '{speaker['name']}' is replaced by this run's; where both voices are to stay, "
+            "merge into folders of their own, or train with another speaker_name",
+            flush=True,
+        )
     voices[speaker["name"]] = {
         "embedding": speaker["embedding"],
         "seconds_per_text_token": speaker["seconds_per_text_token"],

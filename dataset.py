@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import math
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -277,6 +277,9 @@ def _check(cells: Mapping[str, pa.Scalar], path: Path, row: int, meta: Mapping[s
         raise DataError(f"{path}, row {row}: {', '.join(nulls)} is empty; run: {prepare_again(path.parent)}")
     tensors = {name: as_tensor(cell) for name, cell in cells.items() if isinstance(cell, pa.ListScalar)}
     problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
+    problems += [f"{name} has empty values" for name in tensors if cells[name].values.null_count]
+    if not 0 < (seconds := cells["duration_sec"].as_py()) < math.inf:
+        problems.append(f"duration_sec is {seconds}")
     if problems:
         where = f"{path}, clip '{cells['utt'].as_py()}'"
         raise DataError(f"{where}: {'; '.join(problems)}; run: {prepare_again(path.parent)}")
@@ -334,21 +337,35 @@ def hold_out(clips: Sequence[Clip], seed: int, count: int | None = None) -> tupl
     """(training clips, validation clips), both in the given order; the same clips and seed give the same choice.
 
     count None: a tenth, at least 2 and at most 5, none below 8 clips. One clip is drawn from each of `count` equal
-    slices of the clips sorted by duration. A clip whose text occurs twice is held out only if nothing else is left:
-    its twin would be trained on. Raises DataError where no training clip would remain.
+    slices of the clips sorted by duration. Clips whose text occurs twice are held out only where the others are too
+    few, and then together, so more of them: a twin that is trained on would tell the text. Raises DataError where no
+    training clip would remain.
     """
     if count is None:
         low, high = HOLD_OUT_LIMITS
         count = 0 if len(clips) < MIN_CLIPS_TO_HOLD_OUT else min(max(round(len(clips) * HOLD_OUT_SHARE), low), high)
     if count >= max(len(clips), 1):
         raise DataError(f"validation_clips = {count} leaves none of {len(clips)} clips for training; make it smaller")
-    texts = Counter(clip.text for clip in clips)
-    unique = [clip for clip in clips if texts[clip.text] == 1]
-    candidates = sorted(unique if len(unique) >= count else clips, key=lambda clip: (clip.duration, clip.utt))
-    rng = random.Random(seed)
+    rng, candidates = random.Random(seed), held_out_candidates(clips, count)
     edges = [len(candidates) * i // count for i in range(count + 1)] if count else []
-    held = {candidates[rng.randrange(low, high)].utt for low, high in zip(edges, edges[1:], strict=False)}
+    drawn = [candidates[rng.randrange(low, high)] for low, high in zip(edges, edges[1:], strict=False)]
+    held = {clip.utt for takes in drawn for clip in takes}
     return [clip for clip in clips if clip.utt not in held], [clip for clip in clips if clip.utt in held]
+
+
+def held_out_candidates(clips: Sequence[Clip], count: int) -> list[list[Clip]]:
+    """Clips to draw `count` times from, those that are held out together in one list, by duration.
+
+    Where there are hardly more texts than that, every clip by itself: some text is then trained on in any case."""
+    takes: dict[str, list[Clip]] = {}
+    for clip in sorted(clips, key=lambda clip: (clip.duration, clip.utt)):
+        takes.setdefault(clip.text, []).append(clip)
+    unique = [same for same in takes.values() if len(same) == 1]
+    if len(unique) >= count:
+        return unique
+    if len(takes) > count:
+        return list(takes.values())
+    return sorted(([clip] for clip in clips), key=lambda same: (same[0].duration, same[0].utt))
 
 
 def split_by(config: JointConfig, clips: Sequence[Clip]) -> tuple[list[Clip], list[Clip]]:

@@ -307,8 +307,8 @@ def table(systems: Mapping[str, Sequence[Sentence]]) -> str:
 
 def meaning(reference: Reference, systems: Mapping[str, Sequence[Sentence]]) -> str:
     """What the similarity means: where it lies between other voices and the speaker's own clips; "" where unknown."""
-    if reference.ceiling is None or reference.floor is None:
-        return ""
+    if reference.ceiling is None or reference.floor is None or not reference.floor < reference.ceiling:
+        return ""  # an exported model's only voice is the speaker
     values = {name: summary(figures_of(sentences)).get(CAMPPLUS) for name, sentences in systems.items()}
     places = [
         f"{name} {position(interval.value, reference.floor, reference.ceiling):.2f}"

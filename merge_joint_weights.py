@@ -219,8 +219,9 @@ def export_command(args: argparse.Namespace, voice: str) -> str:
     """What to type to hear an export, and what to run in Python."""
     named = voice if args.no_bake_speaker else None
     command = command_line("inference_joint.py", model_dir=args.export, speaker=named, text=SAMPLE_TEXT)
-    call = f"""CosyVoice("{args.export.as_posix()}").inference_sft("...", "{voice}")"""
-    return f"{command} --base\nin Python: from cosyvoice.cli.cosyvoice import CosyVoice; {call}"
+    model = f"""CosyVoice("{args.export.resolve().as_posix()}")"""
+    spoken = f"""[piece["tts_speech"] for piece in {model}.inference_sft("{SAMPLE_TEXT}", "{voice}")]"""
+    return f"{command} --base\nin Python: from cosyvoice.cli.cosyvoice import CosyVoice; waves = {spoken}"
 
 
 def speaking_command(args: argparse.Namespace, outputs: dict[str, Path], mode: str, model_dir: Path) -> str:

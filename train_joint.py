@@ -477,21 +477,24 @@ def merge(run: Run, job: Job, parts: Sequence[str]) -> list[Path]:
 
 
 def outcome(run: Run, part: Part) -> str:
-    """What training did to one part, base and merged weights measured alike.
+    """What training did to one part: the base's losses, those of the epoch that is merged, and the lowest held-out one.
 
-    The merged epoch is that of the adapters which are kept: it need not be the one of the lowest loss where the run was
-    listened to for a while only.
+    The merged epoch need not be the one of the lowest loss where its sound decides.
     """
-    if not last_trained(run, part)[0]:
+    last = last_trained(run, part)[0]
+    if not last:
         return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
     if not run.chooses:
-        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {run.epoch}"
+        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {last}"
     if run.by_sound:
         lowest = f"{part.best_loss:.3f} in epoch {part.best_epoch}" if part.best_epoch else "never lower"
         held_out = f", held out {part.base_held_out:.3f} -> {lowest}" if run.held_out else ""
         why_base = f"with it {part.left_out}" if part.left_out else "no epoch was better by the rules of select_by"
         merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"as in the base model: {why_base}"
-        return f"loss {part.base_loss:.3f} -> {part.last_loss:.3f}{held_out}; merged {merged} (select_by = audio)"
+        shown = part.choice.epoch or last
+        rows = (row for row in run.history if row["epoch"] == shown)
+        loss = next(rows, {}).get(f"{part.name}_train", part.last_loss)
+        return f"loss {part.base_loss:.3f} -> {loss:.3f}{held_out}; merged {merged} (select_by = audio)"
     if not part.choice.epoch:
         return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
     return f"held-out loss {part.base_held_out:.3f} -> {part.best_loss:.3f}; merged epoch {part.choice.epoch}"

@@ -37,7 +37,7 @@ from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
-EXTRACTION_VERSION = 5
+EXTRACTION_VERSION = 6
 ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.

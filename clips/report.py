@@ -7,9 +7,9 @@ from typing import Any
 from clips.audio_doctor import FLAGS, Finding
 
 REPORT_FIGURES = (
-    "text duration_sec sample_rate channels peak_db level_db channel_db snr_db clipped_share lead_silence_sec "
-    "trail_silence_sec edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard text_tokens "
-    "speech_tokens"
+    "text duration_sec sample_rate channels peak_db level_db dc_offset channel_db snr_db clipped_share "
+    "lead_silence_sec trail_silence_sec edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard "
+    "text_tokens speech_tokens"
 ).split()
 
 

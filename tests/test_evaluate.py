@@ -73,7 +73,7 @@ def test_pitch_of_a_tone_that_glides_an_octave():
 
 
 def test_an_error_rate_weighs_sentences_by_their_words():
-    interval = mean_interval([(1, 2), (0, 8)])
+    interval = BY_NAME["wer"].interval([(1, 2), (0, 8)])
     assert interval.value == pytest.approx(0.1)
     assert interval.low == 0, "no rate is negative"
     assert interval.high == pytest.approx(0.1 + 12.7062 * 0.16)  # t of one degree of freedom; residuals 0.16 and -0.16
@@ -88,7 +88,15 @@ def test_one_sentence_alone_proves_nothing():
     assert rows["clarity"]["gain"] == {"value": 2.0, "low": None, "high": None}
     assert shown(mean_interval([(-0.5, 1)]), 2) == ("-0.50", "?", "?")
     lonely = Sentence("a", torch.zeros(1, 1), 16000, {"clarity": (1.0, 1)})
-    assert finite(as_json([lonely]))["figures"]["clarity"] == {"value": 1.0, "low": 0.0, "high": None}
+    assert finite(as_json([lonely]))["figures"]["clarity"] == {"value": 1.0, "low": None, "high": None}
+
+
+def test_an_interval_holds_nothing_that_its_figure_cannot_be():
+    similar = BY_NAME["similarity"].interval([(0.2, 1), (0.9, 1)])
+    assert (similar.low, similar.high) == (-1, 1), "a cosine"
+    assert (
+        BY_NAME["clarity"].interval([(1, 1), (9, 1)]).low < 0 == BY_NAME["silence_sec"].interval([(1, 1), (9, 1)]).low
+    )
 
 
 def test_what_never_happened_in_ten_sentences_may_happen_in_the_next():

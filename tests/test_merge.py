@@ -12,7 +12,7 @@ from random_data import write_random_data
 import inference_joint
 import merge_joint_weights
 import train_joint
-from checkpoint import PARTS, adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part
+from checkpoint import PARTS, adapter_epochs, add_voice, bake_speaker, is_baked, load_checkpoint, merged_part
 from common.files import save_torch
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
@@ -295,6 +295,48 @@ def test_one_part_goes_with_that_of_its_run_where_it_was_merged_before(merge, tm
     assert merge() == 0 and merge("--llm-only") == 0
     files = f"--llm {tmp_path / 'llm_merged_joint.pt'} --flow {tmp_path / 'flow_merged_joint.pt'} "
     assert files in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_an_export_speaks_as_its_own_voice_whatever_lies_in_the_output_folder(merge, trained, tiny_model_dir, tmp_path):
+    for name, options in (("open", ["--no-bake-speaker"]), ("baked", [])):
+        assert merge("--export", tmp_path / name, *options) == 0
+    own = load_checkpoint(trained / "joint_joint_last.ckpt")["speaker"]
+    other = {**own, "embedding": -own["embedding"], "seconds_per_text_token": 9.0}
+    for name, speaker in (("open", "finetuned"), ("baked", None)):
+        folder = tmp_path / f"{name}_output"
+        folder.mkdir()
+        for there in (False, True):  # another voice of that name, trained since
+            if there:
+                add_voice(folder / "spk2info.pt", other)
+            voice = load_voice(Source(folder, base=True, speaker=speaker), tmp_path / name, CPU)[1]
+            assert torch.equal(voice.embedding, own["embedding"])
+            assert (voice.name, voice.seconds_per_text_token) == ("finetuned", own["seconds_per_text_token"])
+
+
+def test_a_voice_that_takes_the_place_of_another_is_named(merge, trained, tmp_path, capsys):
+    other, path = load_checkpoint(trained / "joint_joint_last.ckpt"), tmp_path / "other.ckpt"
+    other["speaker"]["embedding"] = -other["speaker"]["embedding"]
+    save_torch(other, path)
+    for ckpt, said in ((path, False), (path, False), (trained / "joint_joint_last.ckpt", True)):
+        assert merge(ckpt=ckpt) == 0
+        assert ("the vector of 'finetuned' is replaced by this run's" in capsys.readouterr().out) == said
+
+
+def test_no_voice_is_trained_on_a_model_that_has_one_fixed_in_it(merge, data_dir, tmp_path, capsys):
+    assert merge("--export", tmp_path / "mine") == 0
+    where = ["--data-dir", data_dir, "--model-dir", tmp_path / "mine", "--output-dir", tmp_path / "out"]
+    assert train_joint.main([*map(str, where), *UNHEARD]) == 2
+    assert "has a voice fixed in it, as merging leaves it, and would learn no other" in capsys.readouterr().err
+
+
+def test_halves_of_two_runs_in_one_folder_are_named_with_the_way_to_speak(merge, tiny_model_dir, tmp_path, capsys):
+    files = {part: tmp_path / f"{part}_merged_{mode}.pt" for part, mode in (("llm", "llm_only"), ("flow", "flow_only"))}
+    for part, file in files.items():
+        assert merge(f"--{part}-only", f"--{part}-output", file) == 0
+    where = ["--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path)]
+    assert inference_joint.main([*where, "--text", "Hello there."]) == 2
+    both = f"--llm {files['llm']} --flow {files['flow']}"
+    assert f"are of different runs; to speak with both give {both}" in capsys.readouterr().err
 
 
 def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):

@@ -174,7 +174,8 @@ def test_every_clip_comes_once_an_epoch_in_another_order():
     [
         (Part("llm", base_loss=1.4), "already below stop.llm_loss = 1.5"),
         (Part("flow", base_loss=0.9, last_loss=0.3), "reached stop.flow_loss = 0.3"),
-        (Part("llm", base_loss=4.0, last_loss=2.0, stale_epochs=10), "no improvement for 10 epochs"),
+        (Part("llm", 4.0, base_held_out=4.1, last_loss=2.0, stale_epochs=10), "no improvement for 10 epochs"),
+        (Part("llm", base_loss=4.0, last_loss=2.0, stale_epochs=10), "^$"),  # nothing is held out
         (Part("llm", base_loss=4.0, last_loss=1.51, stale_epochs=9), "^$"),
     ],
 )
@@ -401,7 +402,7 @@ def test_a_run_begun_on_a_gpu_goes_on_on_a_cpu():
     assert stepped(resumed).state_dict()["state"][0]["step"] == 2
 
 
-@pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 2, 4]), (9, [0, 3, 6])])
+@pytest.mark.parametrize(("clips", "taken"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3]), (9, [0, 2, 4, 6])])
 def test_the_base_is_measured_on_at_most_so_many_clips(clips, taken):
     assert [*spread_out(range(clips), 4)] == taken
 

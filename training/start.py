@@ -1,6 +1,5 @@
 """What a run starts from: the clips, the networks, who listens to them, and what the untouched base can do."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import PARTS
+from checkpoint import PARTS, is_baked
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
@@ -88,6 +87,11 @@ def load_joint_model(model_config: ModelConfig, config: JointConfig, device: tor
     for name in PARTS if config.eval_every_epochs else config.trained_parts:
         with user_mistakes():
             parts[name] = load_part(model_config, name, device=device, inference=name not in config.trained_parts)
+        if is_baked(parts[name].state_dict()):
+            raise UserError(
+                f"{model_config.directory / name}.pt has a voice fixed in it, as merging leaves it, and would learn no "
+                "other; give the original model with --model-dir"
+            )
     return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
 
 
@@ -176,5 +180,6 @@ def base_line(run: Run, part: Part) -> str:
 
 
 def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
-    """At most so many of the clips, at even distances."""
-    return clips[:: max(1, math.ceil(len(clips) / most))]
+    """So many of the clips, or all where there are fewer, at even distances."""
+    count = min(most, len(clips))
+    return [clips[len(clips) * number // count] for number in range(count)]

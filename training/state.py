@@ -90,7 +90,8 @@ class Part:
             return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
         if self.reached(config):
             return f"loss {self.last_loss:.3f} reached stop.{self.name}_loss = {threshold:g}"
-        if patience and self.stale_epochs >= patience:
+        judged = math.isfinite(self.base_held_out)  # a training loss alone goes up and down with what is drawn
+        if patience and judged and self.stale_epochs >= patience:
             return f"no improvement for {self.stale_epochs} epochs (stop.patience)"
         return ""
 
@@ -131,9 +132,17 @@ def to_plain(progress: Mapping[str, Any]) -> dict[str, Any]:
 
 def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Progress in plain data, which may lack some and hold more."""
-    found = {item.name: data[item.name] for item in fields(Progress) if item.name in data}
-    parts = {name: Part(**{**part, "choice": Choice(**part.get("choice", {}))}) for name, part in data["parts"].items()}
-    return {**found, "parts": parts, "hearings": [Heard(**heard) for heard in data.get("hearings", [])]}
+    parts = {}
+    for name, part in data["parts"].items():
+        choice = Choice(**known(Choice, part.get("choice", {})))
+        parts[name] = Part(**{**known(Part, part), "choice": choice})
+    hearings = [Heard(**known(Heard, heard)) for heard in data.get("hearings", [])]
+    return {**known(Progress, data), "parts": parts, "hearings": hearings}
+
+
+def known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of some plain data is a field of a dataclass: another version may have written more."""
+    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
 
 
 @dataclass(kw_only=True)

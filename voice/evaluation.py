@@ -56,10 +56,11 @@ class Figure:
     digits: int = 2
     distance: Callable[[float, float], float] = lambda value, target: abs(value - target)  # for "near"
     yes_or_no: bool = False  # 1 or 0 in each sentence
+    limits: tuple[float, float] = (0.0, math.inf)  # what it can be
 
     def interval(self, ratios: Sequence[Ratio]) -> Interval | None:
         """The figure over sentences, and the range in which it lies."""
-        return share_interval([a > 0 for a, _ in ratios]) if self.yes_or_no else mean_interval(ratios)
+        return share_interval([a > 0 for a, _ in ratios]) if self.yes_or_no else mean_interval(ratios, *self.limits)
 
 
 def octaves(value: float, target: float) -> float:
@@ -67,12 +68,13 @@ def octaves(value: float, target: float) -> float:
     return abs(math.log2(max(value, 1e-6) / max(target, 1e-6)))
 
 
+ANY, COSINE = (-math.inf, math.inf), (-1.0, 1.0)
 FIGURES = (
     Figure("wer", "word error rate", "less"),
-    Figure("clarity", "clarity, nats/s by which the text foretells the sound", "more", 1),
-    Figure("token_clarity", "clarity of the speech tokens, nats/s", "more", 1),
-    Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3),
-    Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3),
+    Figure("clarity", "clarity, nats/s by which the text foretells the sound", "more", 1, limits=ANY),
+    Figure("token_clarity", "clarity of the speech tokens, nats/s", "more", 1, limits=ANY),
+    Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3, limits=COSINE),
+    Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3, limits=COSINE),
     Figure("duration_ratio", "duration / at the speaker's own rate", "near", 2, octaves),
     Figure("run_on", "share that runs on", "less", yes_or_no=True),
     Figure("early_stop", "share that stops early", "less", yes_or_no=True),

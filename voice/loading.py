@@ -68,6 +68,10 @@ def newest_pair(output_dir: Path) -> dict[str, Path]:
         raise UserError(
             f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
         )
+    parts = {part: next(output_dir.glob(merged_paths(output_dir, "*")[part].name), None) for part in PARTS}
+    if all(parts.values()):
+        both = " ".join(f"--{part} {file}" for part, file in parts.items())
+        raise UserError(f"LLM and flow in {output_dir} are of different runs; to speak with both give {both}")
     raise UserError(
         f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: "
         f"{command_line('train_joint.py')}, give --llm and --flow, or use --base for the untouched model"
@@ -109,22 +113,24 @@ def voices_in(folder: Path) -> dict[str, Voice]:
 def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) -> Voice:
     """The voice given, else the named one, else the trained one (last in `folder`), else the model directory's first.
 
-    needed: False where the weights speak in one voice whatever vector they get.
+    needed: False where the weights speak in one voice whatever vector they get; that of an exported model stands in its
+    own spk2info.pt, whatever voice was trained since.
     """
     if source.voice is not None:
         return source.voice
-    trained, own = voices_in(folder), voices_in(model_dir)
-    known = {**own, **trained}
+    exported = source.base and not needed
+    trained, own = {} if exported else voices_in(folder), voices_in(model_dir)
+    known = {**trained, **own} if source.base else {**own, **trained}
     if source.speaker is not None:
         if source.speaker not in known:
             raise UserError(f"--speaker {source.speaker}: no such voice; known: {', '.join(known) or 'none'}")
         return known[source.speaker]
     if trained:
         return list(trained.values())[-1]
+    if own and (needed or exported):
+        return next(iter(own.values()))
     if not needed:
         return Voice("baked in", torch.zeros(1, SPEAKER_DIM))
-    if own:
-        return next(iter(own.values()))
     raise UserError(
         f"no speaker vector: neither {folder / VOICES} nor {model_dir / VOICES} holds a voice; train one "
         f"({command_line('train_joint.py')}), point --output-dir to one, or use a model with named voices "

@@ -121,17 +121,19 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def mean_interval(parts: Sequence[tuple[float, float]]) -> Interval | None:
+def mean_interval(
+    parts: Sequence[tuple[float, float]], lowest: float = -math.inf, highest: float = math.inf
+) -> Interval | None:
     """Sum of numerators over sum of denominators, one pair a sentence, with its interval; None without any.
 
-    A plain mean has denominators of 1; a word error rate has errors over words. Where no numerator is negative the
-    interval does not go below 0. One sentence alone has an interval without ends.
+    A plain mean has denominators of 1; a word error rate has errors over words. lowest, highest: what the figure can
+    be, which bounds the interval. One sentence alone has an interval without other ends.
     """
     if not parts:
         return None
     pairs = np.asarray(parts, dtype=np.float64)
     found = _interval(*_linearised(pairs))
-    return found if pairs[:, 0].min() < 0 else replace(found, low=max(found.low, 0.0))
+    return replace(found, low=max(found.low, lowest), high=min(found.high, highest))
 
 
 def share_interval(outcomes: Sequence[bool]) -> Interval | None:
