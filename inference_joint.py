@@ -39,7 +39,7 @@ from voice.speaking import BATCH, Speaker, Speech, speakable, unreadable, write_
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
-MAX_NAMED = 20  # letters in a warning
+MAX_NAMED = 20  # letters or lines in a warning
 SIGNS = {  # flags of a text, and what is said about them
     "markup_left": "contains markup or symbols that are read aloud; remove what should not be spoken",
     "digits_in_english": "digits are read in English; write the numbers as words",
@@ -168,8 +168,9 @@ def warn_of_signs(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapp
     flags = {number: text_flags("".join(texts[number]), line) for number, line in enumerate(lines, 1)}
     for flag, warning in SIGNS.items():
         if found := [number for number, names in flags.items() if flag in names]:
-            where = f"line {found[0]}" + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-            print(f"warning: {where if len(lines) > 1 else 'the text'}: {warning}", flush=True)
+            named = ", ".join(map(str, found[:MAX_NAMED])) + (" ..." if len(found) > MAX_NAMED else "")
+            where = f"line{'s' * (len(found) > 1)} {named}" if len(lines) > 1 else "the text"
+            print(f"warning: {where}: {warning}", flush=True)
 
 
 def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:

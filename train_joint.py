@@ -382,6 +382,8 @@ def run_training(job: Job) -> int:
 def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     """The run before its first step (of this process) and its plan of memory; everything is checked before it."""
     config, device = job.config, job.device
+    if job.checkpoint is not None and not job.args.data_dir.is_dir():
+        raise UserError(f"{job.args.data_dir} does not exist; give --data-dir as where {job.args.resume} was trained")
     with user_mistakes():
         model_config = read_model_config(job.model_dir)
     clips = read_clips(job.args.data_dir, model_config)

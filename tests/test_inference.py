@@ -213,7 +213,7 @@ def test_markup_is_warned_of(text, capsys):
     assert capsys.readouterr().out.startswith("warning: the text: contains markup or symbols that are read aloud")
     lines = ["Fine.", text, text]
     inference_joint.warn_of_signs(OnlyLatin(), lines, {n: speakable(OnlyLatin(), t) for n, t in enumerate(lines, 1)})
-    assert capsys.readouterr().out.startswith("warning: line 2 and 1 more: contains markup")
+    assert capsys.readouterr().out.startswith("warning: lines 2, 3: contains markup")
 
 
 def test_digits_that_are_read_in_english_in_another_language_are_warned_of(capsys):

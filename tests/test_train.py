@@ -680,6 +680,8 @@ def test_what_a_resumed_run_cannot_change_is_refused(train, tmp_path, data_dir, 
     for arguments, message in wrong:
         assert train("--resume", str(last), *arguments) == 2
         assert message in capsys.readouterr().err
+    assert train("--resume", str(last), data=tmp_path / "nowhere") == 2
+    assert f"nowhere does not exist; give --data-dir as where {last} was trained" in capsys.readouterr().err
     assert train("--resume", str(last), data=write_random_data(tmp_path / "other", seed=5)) == 2
     assert "is not the data that" in capsys.readouterr().err
     assert train("--resume", str(last.with_name("joint_flow_only_best.ckpt"))) == 2
