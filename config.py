@@ -54,7 +54,7 @@ JOINT_TRAINING_CONFIG = {
     "stop": {
         "llm_loss": 1.5,  # raw, nats per speech token | 原始 LLM loss
         "flow_loss": 0.3,  # raw, squared error per mel bin | 原始 Flow loss
-        "patience": 10,  # epochs without improvement | 连续多少轮无改善
+        "patience": 10,  # epochs without a better held-out loss | 连续多少轮留出 loss 无改善
         "rule": "each",  # each: a part stops by itself; any: one reached loss ends the run | each 各自停，any 任一停
     },
     # The voice speaks texts that it never trained on, and is measured | 训练中试听：朗读没练过的文本并测量
