@@ -210,6 +210,23 @@ def test_verdicts_know_what_is_good_and_call_noise_noise():
     assert back == {"wer": "the same within the noise", "similarity": "worse"}  # no target: no verdict on pitch
 
 
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        ([203, 189, 211, 218], "better"),  # the whole came nearer, sentence by sentence as scattered as before
+        ([190, 176, 198, 205], "the same within the noise"),  # as far below as it was above
+        ([146, 135, 152, 158], "worse"),
+        ([217, 204, 225, 234], "the same within the noise"),
+    ],
+)
+def test_what_is_to_be_near_the_speakers_own_is_judged_by_its_mean(ours, verdict):
+    theirs = figures_of(sentences(f0_hz=[218, 203, 225, 234]))
+    (found,) = compare(figures_of(sentences(f0_hz=ours)), theirs, {"f0_hz": 204.0})
+    assert found.verdict == verdict
+    expected = math.log2(np.exp(np.log([218, 203, 225, 234]).mean()) / 204)
+    assert found.gain.value == pytest.approx(expected - abs(math.log2(np.exp(np.log(ours).mean()) / 204)))
+
+
 def test_a_sentence_that_could_not_be_measured_is_left_out_on_both_sides():
     ours, theirs = sentences(similarity=[0.5, 0.6, 0.7]), sentences(similarity=[0.1, 0.2, 0.3])
     del ours[1].figures["similarity"]

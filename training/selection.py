@@ -103,7 +103,7 @@ def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str
     if part == "flow":
         return ""
     ratio, before = mean(heard, "duration_ratio"), mean(base, "duration_ratio")
-    if not FASTEST <= ratio <= SLOWEST and octaves(ratio, 1) > octaves(before, 1):
+    if not FASTEST <= ratio <= SLOWEST and abs(octaves(ratio, 1)) > abs(octaves(before, 1)):
         return f"sentences take {ratio:.2f} of the speaker's own time"
     return ""
 
@@ -225,7 +225,7 @@ def told(figure: Told, comparison: Comparison, before: float, after: float) -> s
         return f"{figure.what} {word}"
     near = BY_NAME[figure.name].better == "near"
     ratio = after / before if before > 0 else 1.0
-    moved = octaves(ratio, 1) if near else abs(gain) if figure.name == CAMPPLUS else abs(ratio - 1)
+    moved = abs(octaves(ratio, 1)) if near else abs(gain) if figure.name == CAMPPLUS else abs(ratio - 1)
     if moved < figure.marked:
         return f"{figure.what} unchanged"
     shown = figure.shown.format(before, after, ratio)

@@ -54,7 +54,7 @@ class Figure:
     title: str
     better: str  # more, less, or near (to the speaker's own)
     digits: int = 2
-    distance: Callable[[float, float], float] = lambda value, target: abs(value - target)  # for "near"
+    above: Callable[[float, float], float] = lambda value, target: value - target  # for "near"
     yes_or_no: bool = False  # 1 or 0 in each sentence
     limits: tuple[float, float] = (0.0, math.inf)  # what it can be
 
@@ -64,8 +64,8 @@ class Figure:
 
 
 def octaves(value: float, target: float) -> float:
-    """Distance of two frequencies or ratios, in octaves."""
-    return abs(math.log2(max(value, 1e-6) / max(target, 1e-6)))
+    """By how much a frequency or ratio lies above another, in octaves; negative below it."""
+    return math.log2(max(value, 1e-6) / max(target, 1e-6))
 
 
 ANY, COSINE = (-math.inf, math.inf), (-1.0, 1.0)
@@ -336,16 +336,21 @@ def compare(ours: Sequence[Figures], theirs: Sequence[Figures], targets: Mapping
         ]
         if not pairs or figure.better == "near" and figure.name not in targets:
             continue
-        a, b = ([as_cost(figure, side, targets) for side in sides] for sides in zip(*pairs, strict=True))
+        a, b = (as_costs(figure, side, targets) for side in zip(*pairs, strict=True))
         found.append(Comparison(figure.name, difference_interval(b, a)))
     return found
 
 
-def as_cost(figure: Figure, ratio: Ratio, targets: Mapping[str, float]) -> Ratio:
-    """The ratio as something of which less is better."""
+def as_costs(figure: Figure, side: Sequence[Ratio], targets: Mapping[str, float]) -> list[Ratio]:
+    """One system's sentences as something of which less is better.
+
+    What is to be near a target is judged by its mean: single sentences scatter around the target also where all is
+    well, and their distances would hide that the voice as a whole came nearer."""
     if figure.better == "near":
-        return figure.distance(ratio[0] / ratio[1], targets[figure.name]), 1
-    return (-ratio[0], ratio[1]) if figure.better == "more" else ratio
+        above = [figure.above(a / b, targets[figure.name]) for a, b in side]
+        sign = math.copysign(1, sum(above))
+        return [(sign * value, 1) for value in above]
+    return [(-a, b) for a, b in side] if figure.better == "more" else list(side)
 
 
 def finite(data: Any) -> Any:
