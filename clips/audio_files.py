@@ -4,7 +4,7 @@ import io
 import os
 import struct
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +24,7 @@ from cosyvoice.utils.common import InputError
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 PART_SUFFIX = ".part"
+SHOWN_TEXTS = 5  # without a recording, in one note
 
 # Of a wav file's header
 UNKNOWN_BYTES = 0x7FFFF000  # this or more stands for the size of the sound where it was not known beforehand: in a pipe
@@ -95,6 +96,7 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
                 used[name].flags["incomplete"] = figures
     transcripts, twins = _transcripts(files, audio)
     notes += [f"{_file(path, input_dir)} is left out, {_file(other, input_dir)} is used" for path, other in twins]
+    notes += _lone_texts(files, {*transcripts.values(), *(path for path, _ in twins)}, input_dir)
     listed, csv_notes = read_metadata(input_dir / METADATA, clips)
     for clip in clips:
         _attach_text(clip, transcripts.get(clip.path.with_suffix("")), listed.get(clip.name))
@@ -117,6 +119,14 @@ def _transcripts(files: Iterable[Path], audio: Sequence[Path]) -> tuple[dict[Pat
     spare = {_place(str(stem)): path for stem, path in exact.items() if stem not in stems}
     found = {stem: exact.get(stem) or spare.get(_place(str(stem))) for stem in stems}
     return {stem: path for stem, path in found.items() if path is not None}, twins
+
+
+def _lone_texts(files: Iterable[Path], used: Container[Path], input_dir: Path) -> list[str]:
+    """A note that names texts without a recording, such as 02.txt where 002.wav lies; a machine's drafts are none."""
+    texts = (path for path in files if path.suffix.lower() == ".txt" and not path.name.endswith(DRAFT_SUFFIX))
+    lone = [_file(path, input_dir) for path in texts if path not in used]
+    more = f" and {len(lone) - SHOWN_TEXTS} more" if len(lone) > SHOWN_TEXTS else ""
+    return [f"no audio beside {', '.join(lone[:SHOWN_TEXTS])}{more}"] if lone else []
 
 
 def recordings_of(

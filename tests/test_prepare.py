@@ -914,6 +914,18 @@ def test_a_line_without_audio_is_only_a_note(tmp_path):
     assert find_clips(tmp_path)[1] == ["metadata.csv line 2: no audio called 'gone'"]
 
 
+def test_texts_without_a_recording_are_named(tmp_path):
+    write_clip(tmp_path, "002.wav", None)
+    write_clip(tmp_path, "é.wav", None)
+    (tmp_path / "sub").mkdir()
+    for name in ("02.txt", "sub/a.TXT", "e\u0301.txt", "3.draft.txt", "4.md"):
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    assert find_clips(tmp_path)[1] == ["no audio beside 02.txt, sub/a.TXT"]
+    for number in range(5):
+        (tmp_path / f"1{number}.txt").write_text("text", encoding="utf-8")
+    assert find_clips(tmp_path)[1] == ["no audio beside 02.txt, 10.txt, 11.txt, 12.txt, 13.txt and 2 more"]
+
+
 def test_of_files_that_differ_in_the_suffix_only_one_is_used_and_the_others_are_named(tmp_path):
     for name in ("a.wav", "a.mp3", "a.mp3.wav"):
         write_clip(tmp_path, name, None)
@@ -927,7 +939,7 @@ def test_of_files_that_differ_in_the_suffix_only_one_is_used_and_the_others_are_
     twins = {clip.file: clip.flags["duplicate_name"]["used_file"] for clip in clips if "duplicate_name" in clip.flags}
     assert twins == {"a.mp3": "a.wav"}, "a.mp3.wav has a name of its own"
     assert [clip.text for clip in clips if clip.name == "b"] == ["lower"]
-    assert notes == ["b.TXT is left out, b.txt is used"]
+    assert notes == ["b.TXT is left out, b.txt is used", "no audio beside liesmich.TXT, liesmich.txt"]
 
 
 def test_hidden_files_and_links_that_lead_back_are_passed_over(tmp_path):
