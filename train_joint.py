@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +27,6 @@ from checkpoint import (
     check_base,
     checkpoint_config,
     load_checkpoint,
-    merged_bytes,
     merged_paths,
     write_merged,
 )
@@ -62,6 +61,7 @@ from training.listening import hear, hear_merged, hear_unchosen, summarise
 from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
     check_resumable,
+    disk_bytes,
     is_merged,
     move_previous_run,
     note_merged,
@@ -102,7 +102,6 @@ FIXED_ON_RESUME = {
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
     *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
-CHECKPOINTS_BYTES = 2**28  # room for _last, _best and one of them in the making
 SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
@@ -162,11 +161,6 @@ class Job:
     def elsewhere(self) -> str:
         """What to do where the output folder will not do: a resumed run is bound to its own."""
         return "copy the run to another folder and resume it there" if self.args.resume else ELSEWHERE
-
-    @cached_property
-    def disk_bytes(self) -> int:
-        """What the run may write; opens the base's files to count."""
-        return merged_bytes(self.model_dir) + CHECKPOINTS_BYTES
 
 
 def make_job(args: argparse.Namespace) -> Job:
@@ -348,7 +342,9 @@ def train(args: argparse.Namespace) -> int:
 def run_training(job: Job) -> int:
     """Training, new or resumed, in an output folder that is ours alone."""
     run, memory = set_up(job)
-    print_start(run, job, memory)
+    needed = disk_bytes(run, job.model_dir)
+    check_disk(job.output_dir, needed, job.elsewhere)
+    print_start(run, job, memory, needed)
     if job.checkpoint is None:
         begin(run)
     else:
@@ -388,7 +384,6 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
         model_config = read_model_config(job.model_dir)
     clips = read_clips(job.args.data_dir, model_config)
     identity = identify(job, clips)
-    check_disk(job.output_dir, job.disk_bytes, job.elsewhere)
     dtype = choose_precision(config, device)
     torch.manual_seed(config.seed)  # the adapters' first values; what a step draws is seeded by the step
     model = load_joint_model(model_config, config, device)
@@ -427,7 +422,7 @@ def begin(run: Run) -> None:
         save_last(run)
 
 
-def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
+def print_start(run: Run, job: Job, memory: MemoryPlan, disk: int) -> None:
     """What will happen, before it does."""
     values = flatten(to_dict(run.config))
     for key, source in job.sources.items():
@@ -444,7 +439,7 @@ def print_start(run: Run, job: Job, memory: MemoryPlan) -> None:
     )
     epochs = run.config.max_epochs
     print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
-    print(f"{memory}; disk: {job.disk_bytes / GIB:.2f} GiB", flush=True)
+    print(f"{memory}; disk: {disk / GIB:.2f} GiB", flush=True)
 
 
 def finish(run: Run, job: Job) -> int:

@@ -251,6 +251,18 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
 
 
 @pytest.mark.scripts
+def test_the_room_that_is_asked_for_covers_kept_epochs_and_large_ranks(train, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_joint, "check_disk", lambda folder, needed, elsewhere: asked.append(needed))
+    monkeypatch.setattr(run_files, "SAMPLES_BYTES", 0)
+    large = ("--set", "flow_lora.lora_r=48", "--set", "flow_lora.lora_alpha=48", "--set", "keep_every_epochs=1")
+    assert train(*FEW, *large) == 0
+    (needed,) = asked
+    left = sum(path.stat().st_size for path in (tmp_path / "output").glob("*.*") if path.suffix in (".ckpt", ".pt"))
+    assert left < needed < 2 * left
+
+
+@pytest.mark.scripts
 def test_a_finished_run_says_so_and_can_be_prolonged(train, tmp_path, capsys):
     assert train(*FEW, "--mode", "llm_only") == 0
     last = tmp_path / "output" / "joint_llm_only_last.ckpt"

@@ -14,13 +14,14 @@ from checkpoint import (
     checkpoint_paths,
     kept_path,
     load_checkpoint,
+    merged_bytes,
     merged_paths,
 )
 from common.files import move_aside, save_torch
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
-from lora import adapter_state_dict, load_adapter
+from lora import adapter_parameters, adapter_state_dict, load_adapter
 from training.audition import read_texts
 from training.decisions import keep, last_trained, why_finished
 from training.distributed import is_writer
@@ -37,6 +38,17 @@ RUN_FILES = (
     "joint_logs",
     "samples",
 )
+SAMPLES_BYTES = 2**26  # what was heard, and the logs
+
+
+def disk_bytes(run: Run, model_dir: Path) -> int:
+    """What a run may write at most; opens the base's files to count."""
+    adapters = [parameter for name in run.parts for parameter in adapter_parameters(run.model.part(name))]
+    size = sum(parameter.nbytes for parameter in adapters)
+    every = run.config.keep_every_epochs
+    kept = run.config.max_epochs // every if every else 0
+    copies = 2 * 3 + 1 + kept  # _last with two moments, and the next one in the making; _best; those kept
+    return merged_bytes(model_dir) + copies * size + SAMPLES_BYTES
 
 
 def save_last(run: Run) -> None:
