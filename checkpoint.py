@@ -29,13 +29,13 @@ REQUIRED = ("format", "run_id", "mode", "config", "base", "data", "speaker", "ad
 
 
 def checkpoint_paths(output_dir: Path, mode: str) -> tuple[Path, Path]:
-    """(`_last.ckpt`, `_best.ckpt`) of a run."""
+    """(`_last.ckpt`, `_best.ckpt`) of a run; mode "*" makes patterns of them."""
     return output_dir / f"joint_{mode}_last.ckpt", output_dir / f"joint_{mode}_best.ckpt"
 
 
-def kept_path(output_dir: Path, mode: str, epoch: int) -> Path:
-    """Where the adapters of one epoch are kept."""
-    return output_dir / f"joint_{mode}_epoch{epoch:04d}.ckpt"
+def kept_path(output_dir: Path, mode: str, epoch: int | None) -> Path:
+    """Where the adapters of one epoch are kept; mode "*" and None for the epoch make a pattern."""
+    return output_dir / f"joint_{mode}_epoch{'*' if epoch is None else f'{epoch:04d}'}.ckpt"
 
 
 def best_beside(path: Path) -> Path:
@@ -48,9 +48,15 @@ def merged_paths(output_dir: Path, mode: str) -> dict[str, Path]:
     return {part: output_dir / f"{part}_merged_{mode}.pt" for part in PARTS}
 
 
+def runs_in(output_dir: Path) -> list[Path]:
+    """`_last.ckpt` of the runs in a folder, the newest last."""
+    pattern = checkpoint_paths(output_dir, "*")[0].name
+    return sorted(output_dir.glob(pattern), key=lambda path: path.stat().st_mtime)
+
+
 def newest_run(output_dir: Path) -> Path:
     """`_last.ckpt` of the newest run in a folder; UserError where there is none."""
-    found = sorted(output_dir.glob("joint_*_last.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = runs_in(output_dir)
     if not found:
         raise UserError(
             f"no checkpoint in {output_dir}; run: {command_line('train_joint.py')}, "

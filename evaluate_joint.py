@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import checkpoint_config, load_checkpoint, newest_run
+from checkpoint import checkpoint_config, load_checkpoint, runs_in
 from common.files import move_aside, read_lines, text_name, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
@@ -178,8 +178,7 @@ def split_clips(args: argparse.Namespace, clips: Sequence[Clip]) -> Split:
     """The clips as the named checkpoints split them, else the newest run in the output folder, else the defaults."""
     if not clips:
         return [], []
-    ran = any(args.output_dir.glob("joint_*_last.ckpt"))
-    paths = args.ckpt or ([newest_run(args.output_dir)] if ran else [])
+    paths = args.ckpt or runs_in(args.output_dir)[-1:]
     return split_of(paths, args, clips) if paths else split_by(JointConfig(), clips)
 
 
@@ -193,7 +192,7 @@ def split_of(paths: Sequence[Path], args: argparse.Namespace, clips: Sequence[Cl
     for path in paths:
         if path not in own:
             print(
-                f"warning: {path} was trained on other clips than those of {args.data_dir or DEFAULT_DATA_DIR}: "
+                f"warning: {path} was trained on other clips than those of {data_folder(args)}: "
                 "similarity is to the speaker of these, and some that count as held out may be known to it",
                 flush=True,
             )
@@ -202,9 +201,14 @@ def split_of(paths: Sequence[Path], args: argparse.Namespace, clips: Sequence[Cl
     return split
 
 
+def data_folder(args: argparse.Namespace) -> Path:
+    """Where the prepared clips are, named or not."""
+    return args.data_dir or Path(DEFAULT_DATA_DIR)
+
+
 def read_clips(args: argparse.Namespace) -> list[Clip]:
     """The speaker's prepared clips; [], with a line that says so, where none were named and none are at hand."""
-    data_dir = args.data_dir or Path(DEFAULT_DATA_DIR)
+    data_dir = data_folder(args)
     if args.data_dir is None and not data_dir.is_dir():
         print(f"speaker similarity is skipped: no prepared clips in {data_dir} (give --data-dir)", flush=True)
         return []
@@ -222,7 +226,7 @@ def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears
     ceiling = sum(cosine(clip.utt_embedding, centre) for clip in held_out) / len(held_out) if held_out else None
     voice, real = [] if ears.ge2e is None else train[:VOICE_CLIPS], held_out[:REAL_CLIPS]
     try:
-        folder = recordings_folder(args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio, RECORDINGS)
+        folder = recordings_folder(data_folder(args), args.raw_audio, RECORDINGS)
         waves = {clip.utt: read_recording(clip, folder, RECORDINGS) for clip in [*voice, *real]}
     except UserError as error:
         if args.raw_audio is not None:
@@ -350,7 +354,7 @@ def evaluate(args: argparse.Namespace) -> None:
     ears = Ears(frontend, recogniser, args.language, open_clarity(frontend, device, clips, sentences))
     reference = read_reference(args, model_dir, split, ears)
     if reference.real:
-        own_hz = own_pitch(split[0], args.data_dir or Path(DEFAULT_DATA_DIR), args.raw_audio)
+        own_hz = own_pitch(split[0], data_folder(args), args.raw_audio)
         reference = replace(reference, own_hz=own_hz)
 
     folder, spoken, spoken_by = args.output_dir / FOLDER, {}, {}
@@ -367,7 +371,7 @@ def evaluate(args: argparse.Namespace) -> None:
             write_audio(folder / file_name(name) / f"{number:02d}.wav", sentence.wave, sentence.sample_rate)
     asked = {
         "model_dir": str(model_dir),
-        "data_dir": str(args.data_dir or DEFAULT_DATA_DIR) if clips else None,
+        "data_dir": str(data_folder(args)) if clips else None,
         "clips": {"trained on": len(split[0]), "held out": len(split[1])},
         "sentences": text_name(sentence_list(args, clips)),
         "seed": args.seed,

@@ -46,7 +46,7 @@ from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from clips.report import report_entry, report_text
 from clips.report_page import report_page
 from clips.text_check import Spoken, TextCheck
-from common.files import only_run, write_text
+from common.files import PART_SUFFIX, only_run, write_text
 from common.languages import digits_in_english, language_of, tagged_language
 from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
@@ -358,7 +358,7 @@ def forget_old_files(cache: Path, clips: Iterable[Candidate]) -> None:
     """Delete what clips left that are gone or have changed, and what a killed run left half-done."""
     fingerprints = {clip.fingerprint for clip in clips}
     for path in (path for pattern in CACHED for path in cache.glob(pattern)):
-        if path.is_file() and (path.name.partition(".")[0] not in fingerprints or path.suffix == ".part"):
+        if path.is_file() and (path.name.partition(".")[0] not in fingerprints or path.suffix == PART_SUFFIX):
             path.unlink(missing_ok=True)
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 
 from ablation_report import table, write_report  # noqa: E402
 
-from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint  # noqa: E402
+from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint, runs_in  # noqa: E402
 from clips.audio_files import find_clips  # noqa: E402
 from common.files import save_torch  # noqa: E402
 from config import JointConfig, UserError  # noqa: E402
@@ -179,7 +179,7 @@ def prepare(args: argparse.Namespace, count: int | None) -> Path:
 def train(args: argparse.Namespace, name: str, run: Run) -> None:
     """One training, begun or gone on with; nothing to do where it is finished."""
     folder = args.work / name
-    found = sorted(folder.glob("joint_*_last.ckpt"))
+    found = runs_in(folder)
     if found and load_checkpoint(found[0])["finished"]:
         return
     data = prepare(args, run.clips)
@@ -193,7 +193,7 @@ def train(args: argparse.Namespace, name: str, run: Run) -> None:
 
 def checkpoint_of(work: Path, adapter: Adapter) -> dict[str, Any]:
     """The checkpoint that an adapter is in."""
-    [last] = (work / adapter.run).glob("joint_*_last.ckpt")
+    [last] = runs_in(work / adapter.run)
     mode = load_checkpoint(last)["mode"]
     path = {
         "last": last,

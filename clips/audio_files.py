@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 from clips.audio_doctor import FLAGS
-from common.files import split_lines
+from common.files import PART_SUFFIX, split_lines
 from config import UserError
 from cosyvoice.cli import frontend
 from cosyvoice.utils.common import InputError
 
-# In order of preference where two files differ only in the suffix.
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
-PART_SUFFIX = ".part"
 SHOWN_TEXTS = 5  # without a recording, in one note
 
 # Of a wav file's header

@@ -17,6 +17,7 @@ import torch
 from config import UserError
 
 GIB = 2**30
+PART_SUFFIX = ".part"  # of what is being written
 REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk that no reading can have
 ELSEWHERE = "choose another folder with --output-dir"  # what to do where a folder will not do for results
@@ -77,9 +78,9 @@ def dispensable(otherwise: str) -> Iterator[None]:
 
 def part_name(name: str) -> str:
     """The name of a file while it is being written; never too long where the file's own is not."""
-    if name_length(name + ".part") <= MAX_NAME:
-        return name + ".part"
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + ".part"
+    if name_length(name + PART_SUFFIX) <= MAX_NAME:
+        return name + PART_SUFFIX
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + PART_SUFFIX
 
 
 def name_length(name: str) -> int:

@@ -30,9 +30,8 @@ from training.state import Run, from_plain, to_plain
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
 RUN_FILES = (
-    "joint_*_last.ckpt",
-    "joint_*_best.ckpt",
-    "joint_*_epoch*.ckpt",
+    *(path.name for path in checkpoint_paths(Path(), "*")),
+    kept_path(Path(), "*", None).name,
     *(path.name for path in merged_paths(Path(), "*").values()),
     VOICES,
     "joint_logs",

@@ -17,6 +17,7 @@ from checkpoint import (
     load_checkpoint,
     merged_part,
     merged_paths,
+    runs_in,
     strength_words,
 )
 from config import UserError
@@ -63,7 +64,7 @@ def newest_pair(output_dir: Path) -> dict[str, Path]:
         flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
         if flow.is_file():
             return {"llm": llm, "flow": flow}
-    if any(output_dir.glob("joint_*_last.ckpt")):
+    if runs_in(output_dir):
         merge = command_line("merge_joint_weights.py", output_dir=output_dir)
         raise UserError(
             f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"

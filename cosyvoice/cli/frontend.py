@@ -42,6 +42,7 @@ MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200
 MIN_SPEAKER_SAMPLES = 400  # one frame of the filterbank
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
 FFMPEG_SUFFIXES = ".m4a .aac .mp4 .wma .webm .amr .ape .mka".split()  # what libsndfile does not know
+# In order of preference, where two files differ only in the suffix
 AUDIO_SUFFIXES = ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3".split() + FFMPEG_SUFFIXES
 FFMPEG_TIMEOUT_SEC = 300
 FFMPEG_FORMATS = "aac,ac3,aiff,amr,ape,asf,caf,eac3,flac,g722,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # no playlists
