@@ -59,7 +59,6 @@ REAL_TRAINING, REAL_HELD_OUT, OTHERS = "real, trained on", "real, held out", "ot
 
 TRAIN_CLIPS, TRAIN_SHARE = 30, 0.75  # clips to fine-tune on: so many, or this share where there are fewer than 40
 HELD_OUT_CLIPS = 20  # most real clips for the ceiling
-TUNED_SENTENCES = 10
 VOICE_CLIPS = 16  # of a voice that clips are converted to
 OTHER_CLIPS = 10  # of each other voice, for the floor
 
@@ -592,8 +591,7 @@ def finetune(setup: Setup) -> dict[str, Table]:
         BASE_TUNED: Source(trained_once, base=True),
         **{mode: Source(folder / mode) for mode in modes},
     }
-    texts = setup.sentences[:TUNED_SENTENCES]
-    spoken = {name: speak_tuned(setup, name, source, texts) for name, source in systems.items()}
+    spoken = {name: speak_tuned(setup, name, source, setup.sentences) for name, source in systems.items()}
     real = {
         REAL_TRAINING: [setup.real(clip) for clip in tqdm(train, REAL_TRAINING)],
         REAL_HELD_OUT: [setup.real(clip) for clip in tqdm(held_out, REAL_HELD_OUT)],
@@ -690,9 +688,7 @@ def speak_tuned(setup: Setup, system: str, source: Source, texts: Sequence[str])
 
 def floor(setup: Setup, middle: np.ndarray) -> float:
     """Mean cosine of other voices to the speaker's centroid; every voice weighs the same."""
-    voices = [
-        [setup.flite(name, text) for text in setup.sentences[:TUNED_SENTENCES]] for name in tqdm(FLITE_VOICES, "flite")
-    ]
+    voices = [[setup.flite(name, text) for text in setup.sentences] for name in tqdm(FLITE_VOICES, "flite")]
     further = setup.further_clips()
     voices += [[setup.real(clip) for clip in tqdm(clips, name)] for name, clips in further.items()]
     return float(np.mean([cosine(clips, middle) for clips in voices]))

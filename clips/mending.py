@@ -17,7 +17,7 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET
-from clips.audio_files import RawClip, incomplete, printable, recordings_of, write_wav
+from clips.audio_files import METADATA, RawClip, incomplete, printable, recordings_of, write_wav
 from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
@@ -149,6 +149,16 @@ def mend(samples: np.ndarray, sample_rate: int) -> Mended:
     return Mended(samples.astype(np.float32), done)
 
 
+def text_words(clip: RawClip) -> list[str]:
+    """What the copies no longer tell about a clip's text."""
+    if "unreadable_text" in clip.flags:
+        return [f"copied without its text: {clip.flags['unreadable_text']['text_problem']}"]
+    if clip.text == "":
+        return ["copied without its text, which is empty"]
+    conflict = clip.flags.get("text_conflict")
+    return [f"copied with the text of its .txt; {METADATA} has '{conflict['other_text']}'"] if conflict else []
+
+
 def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
     """Write fixed copies with their texts to `fixed_folder`, in place of an earlier run's; what was done, by file.
 
@@ -168,14 +178,12 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
-            lines += incomplete(clip)
-            if "unreadable_text" in clip.flags:
-                lines.append(f"{clip.file}: copied without its text: {clip.flags['unreadable_text']['text_problem']}")
+            lines += incomplete(clip) + [f"{clip.file}: {told}" for told in text_words(clip)]
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
         if not known:
             raise UserError(f"none of the {len(clips)} recordings in {input_dir} can be copied; {lines[0]}")
-        record = {"done": known, "files": digests(folder)}
+        record = {"done": known, "printed": lines, "files": digests(folder)}
         (folder / DONE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         refuse_changed_copies(target)  # it may have been worked on in the meantime
     return lines

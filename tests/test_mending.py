@@ -1,6 +1,7 @@
 """What --fix leaves out, keeps and refuses; tests/test_provoked.py has what it does to the sound."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def test_work_on_the_copies_is_not_thrown_away(raw, capsys, work, what):
     fix(raw, code=2)
     assert f"{what} after --fix had written its copies; move {copies} away" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in copies.iterdir() if path.is_file()}
+
+
+def test_what_the_copies_no_longer_tell_is_printed_and_kept(raw, capsys):
+    write_clip(raw, "002.flac", "", voice(4))
+    write_clip(raw, "003.flac", "mine", voice(4))
+    (raw / "broken.wav").touch()
+    (raw / "metadata.csv").write_text("003|another\n", encoding="utf-8")
+    copies = fix(raw)
+    told = [
+        "broken.wav: cannot be read: the file is empty (0 bytes); record or copy it again",
+        "002.flac: copied without its text, which is empty",
+        "003.flac: copied with the text of its .txt; metadata.csv has 'another'",
+    ]
+    printed = capsys.readouterr().out
+    record = json.loads((copies / "fixed.json").read_text(encoding="utf-8"))["printed"]
+    assert all(line in printed and line in record for line in told)
+    assert not (copies / "002.txt").exists() and (copies / "003.txt").read_text(encoding="utf-8") == "mine\n"
 
 
 @pytest.mark.parametrize("record", ['{"001.flac": []}', "not JSON", "[]", '{"files": 1}'])
