@@ -374,6 +374,12 @@ def split_by(config: JointConfig, clips: Sequence[Clip]) -> tuple[list[Clip], li
     return hold_out(clips, config.seed, count)
 
 
+def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
+    """So many of the clips, or all where there are fewer, at even distances."""
+    count = min(most, len(clips))
+    return [clips[len(clips) * number // count] for number in range(count)]
+
+
 # ---- windows and batches -----------------------------------------------------------------------------------------
 
 

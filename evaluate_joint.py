@@ -29,7 +29,6 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, read_rows, split_by
-from training.start import own_pitch
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -78,7 +77,7 @@ from voice.loading import (
     weights_words,
 )
 from voice.metrics import cosine, position
-from voice.recordings import read_recording, recordings_folder
+from voice.recordings import own_pitch, read_recording, recordings_folder
 from voice.speaking import Speaker, speakable, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out

@@ -108,8 +108,8 @@ def merge(args: argparse.Namespace) -> int:
         following = export_command(args, checkpoint["speaker"]["name"])
     else:
         outputs = output_paths(args, checkpoint["mode"], model_dir)
-        for folder, parts in by_folder(outputs).items():
-            check_disk(folder, merged_bytes(model_dir, parts), elsewhere(args, parts))
+        for folder, written_there in by_folder(outputs).items():
+            check_disk(folder, merged_bytes(model_dir, written_there), elsewhere(args, written_there))
         replaced = [file for file in outputs.values() if file.exists()]
         written = write_merged(
             checkpoint,

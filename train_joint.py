@@ -70,7 +70,7 @@ from training.run_files import (
     save_kept,
     save_last,
 )
-from training.start import load_joint_model, make_audition, measure_base, own_pitch, read_clips, speaker_record
+from training.start import load_joint_model, make_audition, measure_base, read_clips, speaker_record
 from training.state import Part, Run, epoch_groups, lr_at, make_run, stops_at
 from training.step import optimizer_step
 from utils import (
@@ -88,6 +88,7 @@ from utils import (
     select_device,
     user_mistakes,
 )
+from voice.recordings import own_pitch
 
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {

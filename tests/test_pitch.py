@@ -14,8 +14,8 @@ from random_data import write_random_data
 
 from dataset import list_clips
 from training.selection import compared, verdict
-from training.start import PITCH_CLIPS, own_pitch
 from voice.evaluation import Sentence, with_pitch
+from voice.recordings import PITCH_CLIPS, own_pitch
 
 RATE = 22050
 

@@ -25,7 +25,7 @@ from config import JointConfig, UserError, load
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.flow import flow_matching
 from cosyvoice.flow.flow_matching import FLOW_TIMES
-from dataset import collate_llm, read_rows, write_shard
+from dataset import collate_llm, read_rows, spread_out, write_shard
 from llm_flow_model import JointModel
 from lora import adapter_parameters, adapter_state_dict
 from train_joint import main
@@ -34,7 +34,6 @@ from training.decisions import hearing_due, hearing_left_sec
 from training.memory import prepare_memory
 from training.run_files import move_previous_run
 from training.selection import Heard
-from training.start import spread_out
 from training.state import Part, epoch_groups, lr_at
 from training.step import optimizer_step
 

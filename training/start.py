@@ -3,11 +3,9 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import PARTS, is_baked
@@ -24,6 +22,7 @@ from dataset import (
     prepare_again,
     read_meta,
     shard_paths,
+    spread_out,
 )
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_state_dict
@@ -32,18 +31,9 @@ from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
 from utils import duration_words, user_mistakes
 from voice.loading import Voice
-from voice.metrics import pitch
-from voice.recordings import read_recording, recordings_folder
 
 DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
-PITCH_CLIPS = 5  # whose recordings tell the speaker's pitch
-RECORDINGS = "it is compared where the recordings that the clips were made from are at hand"
-LOW_CUT_DB = -15.0  # unfiltered voices have -9 to +7; below this the mini model mistakes the pitch
-LOW_CUT = (
-    "warning: in the recordings the voice's lowest harmonic is {:.0f} dB below the next ones, as after a low-cut "
-    "filter or a telephone: the trained voice may speak at a wrong pitch; recordings without the filter are better"
-)
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 
 
@@ -116,38 +106,6 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     return audition
 
 
-def own_pitch(clips: Sequence[Clip], data_dir: Path, recordings: Path | None = None) -> float | None:
-    """The speaker's median pitch in Hz, told from some recordings; None, with a line that says so, where none tells.
-
-    recordings: their folder, where it is not the one that the data notes. Those without the voice's lowest harmonic are
-    warned of."""
-    waves, reason = some_recordings(spread_out(clips, PITCH_CLIPS), data_dir, recordings)
-    found = [tone for wave in waves if (tone := pitch(wave))]
-    if not found:
-        print(
-            f"the pitch will not be compared with the speaker's: {reason or 'no voice in the recordings'}", flush=True
-        )
-        return None
-    if (level := median(tone.lowest_db for tone in found)) < LOW_CUT_DB:
-        print(LOW_CUT.format(-level), flush=True)
-    return median(tone.hz for tone in found)
-
-
-def some_recordings(clips: Sequence[Clip], data_dir: Path, given: Path | None) -> tuple[list[Tensor], UserError | None]:
-    """Waves (1, N) at EXTRACTOR_RATE of the clips whose recordings are there, and why the last of the others is not."""
-    waves, reason = [], None
-    try:
-        folder = recordings_folder(data_dir, given, RECORDINGS)
-    except UserError as error:
-        return [], error
-    for clip in clips:
-        try:
-            waves.append(read_recording(clip, folder, RECORDINGS))
-        except UserError as error:
-            reason = error
-    return waves, reason
-
-
 def measure_base(run: Run) -> None:
     """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
     clips = spread_out(run.train_clips, BASE_CLIPS)
@@ -177,9 +135,3 @@ def base_line(run: Run, part: Part) -> str:
     held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
     loss = f"loss {part.base_loss:.3f}{held_out}"
     return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); {stops_at(run.config, part.name)}"
-
-
-def spread_out(clips: Sequence[Clip], most: int) -> Sequence[Clip]:
-    """So many of the clips, or all where there are fewer, at even distances."""
-    count = min(most, len(clips))
-    return [clips[len(clips) * number // count] for number in range(count)]

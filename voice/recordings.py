@@ -1,16 +1,26 @@
 """A speaker's recordings, found again once their clips are prepared."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from torch import Tensor
 
 from config import UserError
 from cosyvoice.cli.frontend import load_wav
 from cosyvoice.utils.common import EXTRACTOR_RATE
-from dataset import Clip, made_from
+from dataset import Clip, made_from, spread_out
 from utils import DEFAULT_INPUT_DIR, find_folder, user_mistakes
+from voice.metrics import pitch
 
 SAME_SEC = 0.05  # by which decoders of different versions may disagree about a compressed recording
+PITCH_CLIPS = 5  # whose recordings tell the speaker's pitch
+PITCH_REMEDY = "it is compared where the recordings that the clips were made from are at hand"
+LOW_CUT_DB = -15.0  # unfiltered voices have -9 to +7; below this the mini model mistakes the pitch
+LOW_CUT = (
+    "warning: in the recordings the voice's lowest harmonic is {:.0f} dB below the next ones, as after a low-cut "
+    "filter or a telephone: the trained voice may speak at a wrong pitch; recordings without the filter are better"
+)
 
 
 def recordings_folder(data_dir: Path, given: Path | None, remedy: str) -> Path:
@@ -36,3 +46,35 @@ def read_recording(clip: Clip, folder: Path, remedy: str) -> Tensor:
         lengths = f"{seconds:.2f} s, the clip made from it {clip.duration:.2f} s"
         raise UserError(f"{path} is another recording, or has changed ({lengths}); {remedy}")
     return wave
+
+
+def own_pitch(clips: Sequence[Clip], data_dir: Path, recordings: Path | None = None) -> float | None:
+    """The speaker's median pitch in Hz, told from some recordings; None, with a line that says so, where none tells.
+
+    recordings: their folder, where it is not the one that the data notes. Those without the voice's lowest harmonic are
+    warned of."""
+    waves, reason = some_recordings(spread_out(clips, PITCH_CLIPS), data_dir, recordings)
+    found = [tone for wave in waves if (tone := pitch(wave))]
+    if not found:
+        print(
+            f"the pitch will not be compared with the speaker's: {reason or 'no voice in the recordings'}", flush=True
+        )
+        return None
+    if (level := median(tone.lowest_db for tone in found)) < LOW_CUT_DB:
+        print(LOW_CUT.format(-level), flush=True)
+    return median(tone.hz for tone in found)
+
+
+def some_recordings(clips: Sequence[Clip], data_dir: Path, given: Path | None) -> tuple[list[Tensor], UserError | None]:
+    """Waves (1, N) at EXTRACTOR_RATE of the clips whose recordings are there, and why the last of the others is not."""
+    waves, reason = [], None
+    try:
+        folder = recordings_folder(data_dir, given, PITCH_REMEDY)
+    except UserError as error:
+        return [], error
+    for clip in clips:
+        try:
+            waves.append(read_recording(clip, folder, PITCH_REMEDY))
+        except UserError as error:
+            reason = error
+    return waves, reason
