@@ -310,7 +310,7 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
         if kind != tuple[str, ...]:
             return f"must be {_kind_name(kind)}"
         good = value and all(isinstance(name, str) and name for name in value)
-        return None if good else "must be a list of module names, at least one"
+        return None if good else "must be a list of module names, at least one, such as ['to_q', 'to_k']"
     if isinstance(value, int) and int in _options(kind) or isinstance(value, (int, float)) and float in _options(kind):
         low, high = item.metadata["low"], item.metadata["high"]
         return None if low <= value <= high else f"must be between {low:g} and {high:g}"
@@ -325,7 +325,7 @@ def _options(kind: type) -> tuple[type, ...]:
 def _kind_name(kind: type) -> str:
     names = {int: "a whole number", float: "a number", str: "a word", bool: "True or False"}
     if kind == tuple[str, ...]:
-        return "a list of module names"
+        return "a list of module names, such as ['to_q', 'to_k']"
     return " or ".join(names[option] for option in _options(kind))
 
 
