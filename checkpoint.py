@@ -225,9 +225,9 @@ def write_merged(
         unfinished = {part: together.enter_context(atomic_path(file)) for part, file in outputs.items()}
         for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
             pass
-        voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]
-        for voice_file in voices:
-            add_voice(voice_file, checkpoint["speaker"])
+    voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]
+    for voice_file in voices:
+        add_voice(voice_file, checkpoint["speaker"])
     return [*outputs.values(), *voices]
 
 

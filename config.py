@@ -70,7 +70,7 @@ JOINT_TRAINING_CONFIG = {
     "frozen_weights": "auto",  # half or full; auto: half on a GPU | 冻结权重的存储精度
     "gradient_checkpointing": "auto",  # True, False or auto (when memory is short) | 梯度检查点
     "save_every_minutes": 5.0,  # and after every epoch | 除每轮之外的保存间隔（分钟）
-    "seed": 1234,  # same seed, same run | 随机种子
+    "seed": 1234,  # same seed, same run (on a GPU with the same batch_frames) | 随机种子
     # Synthesis | 合成
     "inference": {
         "min_token_text_ratio": 2.0,  # speech tokens per text token, at least | 每个文本 token 最少的语音 token 数

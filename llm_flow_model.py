@@ -1,7 +1,7 @@
 """JointModel: the raw losses of LLM and flow, for training and for deterministic measurement. No files, no flags."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -97,10 +97,14 @@ class JointModel(nn.Module):
 
 
 def batch_units(name: str, batch: Mapping[str, Tensor]) -> int:
-    """What a part's loss is a mean over: speech tokens with EOS ("llm") or mel frames ("flow") of a batch."""
-    if name == "llm":
-        return sum(batch["speech_token_len"].tolist()) + len(batch["speech_token_len"])
-    return sum(batch["speech_feat_len"].tolist())
+    """`units` of a batch."""
+    lengths = batch["speech_token_len" if name == "llm" else "speech_feat_len"]
+    return units(name, lengths.tolist())
+
+
+def units(name: str, lengths: Sequence[int]) -> int:
+    """What a part's loss is a mean over: speech tokens with an EOS for each clip ("llm"), or mel frames ("flow")."""
+    return sum(lengths) + (len(lengths) if name == "llm" else 0)
 
 
 def measure_times() -> Tensor:

@@ -56,7 +56,16 @@ from training.decisions import (
     trained_parts,
     why_finished,
 )
-from training.distributed import check_together, copy_from_writer, from_writer, is_writer, joined, leave, own_device
+from training.distributed import (
+    check_together,
+    copy_from_writer,
+    from_writer,
+    is_writer,
+    joined,
+    leave,
+    own_device,
+    world_size,
+)
 from training.listening import hear, hear_merged, hear_unchosen, summarise
 from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
@@ -70,7 +79,7 @@ from training.run_files import (
     save_kept,
     save_last,
 )
-from training.start import load_joint_model, make_audition, measure_base, read_clips, speaker_record
+from training.start import DO_NOT_LISTEN, load_joint_model, make_audition, measure_base, read_clips, speaker_record
 from training.state import Part, Run, epoch_groups, lr_at, make_run, stops_at
 from training.step import optimizer_step
 from utils import (
@@ -104,6 +113,9 @@ FIXED_ON_RESUME = {
     *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
 SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
+NO_MEMORY_TO_LISTEN = (
+    f"the GPU is out of memory while the voice is heard; close other programs that use it, or {DO_NOT_LISTEN}"
+)
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
 
@@ -243,7 +255,7 @@ def check_finite(run: Run, results: Mapping[str, tuple[float, float]]) -> None:
     if run.bad_steps >= (MAX_BAD_STEPS_FP16 if run.scaler.is_enabled() else MAX_BAD_STEPS):
         raise UserError(
             f"the loss or its gradient was not a finite number in {run.bad_steps} steps in a row (step {run.step}); "
-            "start again with a lower learning_rate or precision=fp32"
+            "take a lower learning_rate or precision=fp32"
         )
 
 
@@ -359,14 +371,16 @@ def run_training(job: Job) -> int:
         copy_from_writer(adapter_parameters(run.model.part(part.name)))  # GPUs may have drawn them differently
     if run.audition is not None and run.own_hz is None:
         run.own_hz = own_pitch(run.train_clips, job.args.data_dir)
-    where = {"data_dir": job.args.data_dir, "model_dir": job.args.model_dir}
-    where["device"] = None if job.args.device == "auto" else job.args.device
-    again = command_line("train_joint.py", resume=run.last_path, **where)
+    again = resuming_command(job.args, run.last_path)
     try:
         train_loop(run)
     except Interrupted as error:
         print(f"{error}: saved {run.last_path}; go on with: {again}", flush=True)
         return error.exit_code
+    except UserError as error:
+        raise UserError(f"{error}; then go on with: {again}") from error
+    except torch.OutOfMemoryError as error:  # a step catches its own
+        raise UserError(f"{NO_MEMORY_TO_LISTEN}; then go on with: {again}") from error
     print(f"finished: {why_finished(run)}", flush=True)
     try:
         with interrupted_at_once():
@@ -374,6 +388,14 @@ def run_training(job: Job) -> int:
     except Interrupted as error:
         print(f"{error}: training is over and saved in {run.last_path}; merge and hear its voice with: {again}")
         return error.exit_code
+
+
+def resuming_command(args: argparse.Namespace, last: Path) -> str:
+    """What to type to go on with a run as it was started."""
+    program = ["torchrun", f"--nproc_per_node={world_size()}"] if world_size() > 1 else []
+    where = {"data_dir": args.data_dir, "model_dir": args.model_dir}
+    where["device"] = None if args.device == "auto" else args.device
+    return command_line("train_joint.py", program=program, resume=last, **where)
 
 
 def set_up(job: Job) -> tuple[Run, MemoryPlan]:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -101,12 +101,12 @@ def check_lora_scale(scale: float) -> None:
 SAMPLE_TEXT = "Hello, this is my new voice."  # in commands to be copied
 
 
-def command_line(script: str, **options: object) -> str:
+def command_line(script: str, *, program: Sequence[str] = (), **options: object) -> str:
     """A command to type: options in order, those that are None or their own default left out, quoted for the shell.
 
-    output_dir=Path("my voice") becomes --output-dir 'my voice'.
+    output_dir=Path("my voice") becomes --output-dir 'my voice'. program: what runs the script, this Python by default.
     """
-    words = [interpreter(), script]
+    words = [*(program or [interpreter()]), script]
     for name, value in options.items():
         if value is not None and Path(str(value)) != default_folder(script, name):
             words += [f"--{name.replace('_', '-')}", str(value)]

@@ -295,6 +295,23 @@ def test_speech_that_is_too_long_for_its_text_is_cut(tiny_model_dir):
     assert "did not end by itself" in next(unlimited.attempt(["hello there"], seed=0)).complaints
 
 
+def test_a_sound_that_is_no_number_is_no_sound_and_never_a_loud_constant(tiny_model_dir, monkeypatch):
+    frontend, model = load_tiny(tiny_model_dir)
+    voice = Voice("v", torch.randn(1, 192, generator=torch.Generator().manual_seed(0)), seconds_per_text_token=0.5)
+    original = model.token2wav
+
+    def overflowing(*args, **options):
+        wave = original(*args, **options).clone()
+        wave[:, 1000:1200] = torch.nan
+        wave[:, 1200] = torch.inf
+        return wave
+
+    monkeypatch.setattr(model, "token2wav", overflowing)
+    (speech,) = Speaker(model, frontend, voice, InferenceConfig()).attempt(["hello there"], seed=0)
+    assert "no sound" in speech.complaints and speech.wave[:, :900].any()
+    assert speech.wave.isfinite().all() and not speech.wave[:, 1000:1201].any()
+
+
 def load_tiny(model_dir: Path):
     from cosyvoice.cli.cosyvoice import CosyVoice
 

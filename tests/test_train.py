@@ -250,6 +250,37 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
 
 
 @pytest.mark.scripts
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("the loss was no number; take a lower learning_rate"), "the loss was no number; take a lower"),
+        (torch.OutOfMemoryError(), "the GPU is out of memory while the voice is heard; close other programs that use"),
+    ],
+)
+def test_a_run_that_ends_by_an_error_is_gone_on_with_and_not_begun_again(
+    error, told, train, tmp_path, monkeypatch, capsys
+):
+    def fail(run, results):
+        raise error
+
+    monkeypatch.setattr(train_joint, "check_finite", fail)
+    assert train(*FEW) == 2
+    message = capsys.readouterr().err.rpartition("error: ")[2]
+    last = tmp_path / "output" / "joint_joint_last.ckpt"
+    assert message.startswith(told) and f"; then go on with: python train_joint.py --resume {last} " in message
+    monkeypatch.undo()
+    assert train("--resume", str(last)) == 0
+
+
+def test_a_run_of_several_processes_is_gone_on_with_by_several(monkeypatch):
+    monkeypatch.setattr(train_joint, "world_size", lambda: 2)
+    args = train_joint.parse_args(["--data-dir", "my data"])
+    last = Path("output/joint_joint_last.ckpt")
+    expected = f"torchrun --nproc_per_node=2 train_joint.py --resume {last} --data-dir 'my data'"
+    assert train_joint.resuming_command(args, last) == expected
+
+
+@pytest.mark.scripts
 def test_the_room_that_is_asked_for_covers_kept_epochs_and_large_ranks(train, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(train_joint, "check_disk", lambda folder, needed, elsewhere: asked.append(needed))

@@ -185,6 +185,17 @@ def test_an_overflow_in_fp16_skips_the_step_of_its_part_alone_and_the_scale_come
     assert all(value.isfinite().all() for value in weights(run).values())
 
 
+def test_a_process_without_a_clip_takes_part_in_a_step_in_fp16(new_run):
+    run = new_run(*NO_DROPOUT, dtype=torch.float16)
+    run.scaler = torch.amp.GradScaler("cpu")
+    training.step.gradients(run, [], {"llm": 1, "flow": 1}, SignalGuard())
+    for part in run.active:
+        assert not any(gradient.any() for gradient in training.step.fill_gradients(run, part))
+        assert training.step.clip_gradient(run, part) == 0
+        training.step.update(run, part, 0.0)
+    run.scaler.update()
+
+
 # ---- out of memory ---------------------------------------------------------------------------------------------------
 
 

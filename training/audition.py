@@ -161,11 +161,9 @@ class Audition:
         return self.said(range(len(self.texts)), trained=())
 
     def sound(self, text: Text, said: Sequence[Utterance]) -> Speech:
-        """A text's segments as one speech; "no sound" where a wave holds anything but numbers."""
+        """A text's segments as one speech."""
         speech = joined(text.segments, list(self.speaker.sounds(said, SEED)))
-        wave = speech.wave.float()
-        broken = [] if wave.isfinite().all() else ["no sound"]
-        return replace(speech, wave=wave.nan_to_num(0, 0, 0), complaints=[*broken, *speech.complaints])
+        return replace(speech, wave=speech.wave.float())
 
     def clips_clarity(self) -> float:
         """Nats a second by which the texts of the speaker's own clips foretell their speech tokens to the base.

@@ -108,9 +108,11 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
     nobody listened to before."""
     heard_epoch = run.epoch if run.hearings else 0
     run.hearings.append(Heard(heard_epoch, figures))
-    if heard_epoch != run.epoch:
-        return []
     base, rejections = run.judged_base, []
+    if heard_epoch != run.epoch:
+        for part in run.parts.values():
+            race_the_base(run, part)
+        return []
     for part in just_trained(run):
         judged = base if not run.epoch else flow_alone if part.name == "flow" else figures
         loss, real = last_trained(run, part)[1], run.audition.real_similarity
@@ -119,6 +121,23 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
         if reason := why_out(judged, base, part.name):
             rejections.append(f"{part.name} rejected at this epoch: {reason}")
     return rejections
+
+
+def race_the_base(run: Run, part: Part) -> None:
+    """Later epochs must sound as good as the base, which is heard after epochs that were chosen by their loss."""
+    heard, base = Choice(), run.judged_base
+    heard.takes(0, base, base, part.name, part.base_held_out, run.audition.real_similarity)
+    if part.choice.epoch:
+        part.choice.most_similar = heard.most_similar
+    else:
+        part.choice = heard
+
+
+def race_by_loss(run: Run, part: Part) -> None:
+    """Later epochs must have a lower loss than the one that is kept, also where that was chosen by its sound."""
+    losses = {row["epoch"]: row[f"{part.name}_held_out"] for row in run.history if f"{part.name}_held_out" in row}
+    part.best_epoch = part.choice.epoch
+    part.best_loss = losses.get(part.choice.epoch, part.base_held_out)
 
 
 def settle_interval(run: Run, epoch_sec: float) -> None:

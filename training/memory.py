@@ -32,8 +32,9 @@ def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
         return fast_dtype(device) if device.type == "cuda" else torch.float32
     if wanted == "fp16" and device.type != "cuda":
         raise UserError("precision=fp16 needs a CUDA device; use precision=auto, bf16 or fp32")
-    if wanted == "bf16" and device.type == "cpu" and fast_dtype(device) != torch.bfloat16:
-        print("warning: this CPU has no instructions for bf16, which is far slower than fp32 here; use precision=auto")
+    if wanted == "bf16" and fast_dtype(device) != torch.bfloat16:
+        slow = f"this {device.type.upper()} device has no bf16 of its own, which is far slower than fp32 there"
+        print(f"warning: {slow}; use precision=auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wanted]
 
 

@@ -23,7 +23,7 @@ from cosyvoice.cli.cosyvoice import VOICES
 from dataset import clips_per_step
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from training.audition import read_texts
-from training.decisions import keep, last_trained, why_finished
+from training.decisions import keep, last_trained, race_by_loss, why_finished
 from training.distributed import is_writer
 from training.selection import Choice
 from training.state import Run, from_plain, to_plain
@@ -116,6 +116,9 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         run.group, run.sums = 0, {}  # the epoch is begun again in its new groups
     if run.chooses and is_writer():
         restore_best(run, best_beside(path))
+        if not run.by_sound:  # it may have been until now
+            for part in run.parts.values():
+                race_by_loss(run, part)
 
 
 def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

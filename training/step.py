@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common.signals import SignalGuard
 from config import UserError
 from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack, window_frames
+from llm_flow_model import units
 from lora import adapter_parameters
 from training.distributed import check_alone, own_share, rank, sum_over_processes
 from training.memory import checkpoint_activations
@@ -57,8 +58,8 @@ def optimizer_step(run: Run, group: Sequence[int], guard: SignalGuard) -> dict[s
 def clip_units(run: Run, part: Part, clip: Clip) -> int:
     """What a clip weighs in a part's mean loss: its tokens with EOS, or the frames of its window."""
     if part.name == "llm":
-        return len(clip.speech_token) + 1
-    return window_frames(clip, run.config.max_feat_len, run.token_rate_hz)
+        return units("llm", [len(clip.speech_token)])
+    return units("flow", [window_frames(clip, run.config.max_feat_len, run.token_rate_hz)])
 
 
 def shared_out(clips: Sequence[Clip]) -> Sequence[Clip]:
@@ -97,6 +98,7 @@ def use_least_memory(run: Run) -> None:
 def all_gradients(run: Run, clips: Sequence[Clip], counts: Mapping[str, int], guard: SignalGuard) -> list[Tensor]:
     """`gradients` as memory is planned. What the adapters' dropout draws depends on seed, step and process alone."""
     torch.manual_seed(random.Random(f"{run.config.seed}/step {run.step}/{rank()}").getrandbits(63))
+    run.scaler.scale(torch.zeros((), device=run.device))  # a process without a clip needs the scale to unscale by, too
     losses = []
     for part in run.active:
         run.optimizers[part.name].zero_grad(set_to_none=True)

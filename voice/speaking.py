@@ -135,7 +135,11 @@ class Speaker:
             n_timesteps=self.limits.flow_steps,
             solver=self.limits.flow_solver,
         )
-        complaints += listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed)
+        if not wave.isfinite().all():  # half precision may overflow; a file would hold it as one loud constant
+            complaints.append("no sound")
+            wave = wave.nan_to_num(0, 0, 0)
+        else:
+            complaints += listen(wave, self.sample_rate, self.limits.max_silence_sec / self.speed)
         return Speech(wave, complaints, tuple(tokens), utterance.stopped_by_eos)
 
     def shortest(self, n_text_tokens: int) -> float:
