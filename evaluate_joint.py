@@ -21,14 +21,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, runs_in
+from clips.mel_store import DataError
 from common.files import move_aside, read_lines, text_name, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
-from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, read_rows, split_by
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
+from dataset import Clip, check_made_for, data_fingerprint, read_meta, read_rows, split_by
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -205,13 +206,22 @@ def data_folder(args: argparse.Namespace) -> Path:
     return args.data_dir or Path(DEFAULT_DATA_DIR)
 
 
-def read_clips(args: argparse.Namespace) -> list[Clip]:
-    """The speaker's prepared clips; [], with a line that says so, where none were named and none are at hand."""
+def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip]:
+    """The speaker's prepared clips; [], with a line that says why, where none were named and none for this model are
+    at hand."""
     data_dir = data_folder(args)
     if args.data_dir is None and not data_dir.is_dir():
         print(f"speaker similarity is skipped: no prepared clips in {data_dir} (give --data-dir)", flush=True)
         return []
-    return read_rows(data_dir)
+    clips = read_rows(data_dir)
+    try:
+        check_made_for(clips, data_dir, read_meta(data_dir), model_config)
+    except DataError as error:
+        if args.data_dir is not None:
+            raise
+        print(f"speaker similarity is skipped: {error}", flush=True)
+        return []
+    return clips
 
 
 def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears: Ears) -> Reference:
@@ -346,7 +356,7 @@ def evaluate(args: argparse.Namespace) -> None:
     }
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
-        clips = read_clips(args)
+        clips = read_clips(args, frontend.config)
         split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)
     recogniser = open_recogniser(args)
