@@ -498,6 +498,19 @@ def test_systems_are_called_by_their_files(clips):
     assert [*evaluate_joint.choose_systems(args, MINI)] == ["base", str(Path("out/base")), "best"]
 
 
+def test_checkpoints_are_compared_at_the_strength_that_is_asked_for(clips):
+    write_checkpoint("best.ckpt", clips)
+
+    def systems(scale: str) -> dict:
+        args = evaluate_joint.parse_args(["--base", "--ckpt", "best.ckpt", "--lora-scale", scale])
+        return evaluate_joint.choose_systems(args, MINI)
+
+    scales = {name: source.lora_scale for name, source in systems("0.8").items()}
+    assert scales == {"base": 1.0, "best at lora-scale 0.8": 0.8}
+    assert [*systems("1")] == ["base", "best"]
+    assert len({evaluate_joint.file_name(name) for scale in ("1", "0.8", "0.08") for name in systems(scale)}) == 4
+
+
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
@@ -587,6 +600,8 @@ def test_a_pitch_is_held_against_that_which_training_compares_with():
         ([], ["", *SENTENCES, "…"], "sentences.txt, line 5: nothing can be spoken in '…'; remove that line"),
         (["--language", "english"], SENTENCES, "--language english: give a code"),
         (["--seed", "-1"], SENTENCES, "--seed -1"),
+        (["--ckpt", "none.ckpt", "--lora-scale", "2.5"], SENTENCES, "--lora-scale 2.5: give a number from 0"),
+        (["--lora-scale", "0.8"], SENTENCES, "--lora-scale works with --ckpt; merged files have"),
         (["--asr-model", "nowhere"], SENTENCES, "recogniser"),
         (["--data-dir", "nowhere"], SENTENCES, "no training data in nowhere"),
         (["--ckpt", "none.ckpt"], SENTENCES, "checkpoint none.ckpt is not there"),

@@ -26,7 +26,7 @@ from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
-from utils import command_line, user_mistakes
+from utils import check_lora_scale, command_line, user_mistakes
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class Voice:
     def of(cls, record: Mapping[str, Any]) -> "Voice":
         """The speaker that a checkpoint names."""
         return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
+
+
+def check_strength(lora_scale: float, of_checkpoint: bool) -> None:
+    """UserError for a --lora-scale that makes no sense, or where no checkpoint speaks that has a strength to change."""
+    check_lora_scale(lora_scale)
+    if lora_scale != 1.0 and not of_checkpoint:
+        raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
 
 
 def newest_pair(output_dir: Path) -> dict[str, Path]:
