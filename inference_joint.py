@@ -140,8 +140,9 @@ def infer(args: argparse.Namespace) -> int:
             spoken = dict(zip(group, speeches, strict=True))
             for number, speech in spoken.items():
                 path = output if args.text is not None else numbered(output, number)
+                replaced = "; it replaced an earlier file" if path.exists() else ""
                 write_audio(path, speech.wave, speaker.sample_rate)
-                print(f"{path}: {seconds(speech, speaker):.2f} s of speech", flush=True)
+                print(f"{path}: {seconds(speech, speaker):.2f} s of speech{replaced}", flush=True)
                 for complaint in speech.complaints:
                     print(f"warning: {path}: {complaint}", flush=True)
                 doubtful += bool(speech.complaints)

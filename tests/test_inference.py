@@ -109,6 +109,15 @@ def test_text_comes_from_standard_input_and_goes_to_a_name_of_any_length(speak, 
     assert "standard input, line 2: nothing that can be spoken; skipped" in capsys.readouterr().out
 
 
+def test_a_file_that_is_replaced_is_named(speak, tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Good morning.\nGood night.\n", encoding="utf-8")
+    (tmp_path / "book_0002.wav").touch()
+    assert speak("--text-file", lines, output=tmp_path / "book.wav") == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith(str(tmp_path / "book")))
+    assert first.endswith(" s of speech") and second.endswith(" s of speech; it replaced an earlier file")
+
+
 def test_speed_changes_the_duration(speak, tmp_path):
     for speed in ("0.5", "1.0", "2.0"):
         assert speak("--text", SENTENCE, "--speed", speed, output=tmp_path / f"{speed}.wav") == 0
