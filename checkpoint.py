@@ -59,7 +59,7 @@ def newest_run(output_dir: Path) -> Path:
     found = runs_in(output_dir)
     if not found:
         raise UserError(
-            f"no checkpoint in {output_dir}; run: {command_line('train_joint.py')}, "
+            f"no checkpoint in {output_dir}; run: {command_line('train_joint.py', output_dir=output_dir)}, "
             "or give the folder of a run with --output-dir"
         )
     return found[-1]

@@ -309,6 +309,26 @@ def data_fingerprint(clips: Sequence[Clip]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def check_made_for(clips: Sequence[Clip], data_dir: Path, meta: Mapping[str, Any], config: ModelConfig) -> None:
+    """DataError where other extractors than this model's made the clips: their tokens would mean nothing to it.
+
+    meta: what `read_meta` tells of the clips."""
+    again = prepare_again(data_dir, config.directory)
+    check_extractors(data_dir, config, meta.get("extractors", {}), again)
+    check_token_ids(clips, config.text_token_size, config.speech_token_size, again)
+
+
+def check_extractors(data_dir: Path, config: ModelConfig, made_with: Mapping[str, str], again: str) -> None:
+    """DataError where the data was not `made_with` the files of this model directory."""
+    own = extractor_fingerprints(config)
+    other = [name for name, value in made_with.items() if own.get(name, value) != value]
+    if other:
+        raise DataError(
+            f"{data_dir} was prepared with another {' and '.join(other)} than {config.directory} holds; give the model "
+            f"that it was prepared with by --model-dir, or prepare it again: {again}"
+        )
+
+
 def check_token_ids(clips: Sequence[Clip], text_token_size: int, speech_token_size: int, again: str) -> None:
     """DataError for a clip with an id that the model has no row for. again: the command of `prepare_again`."""
     for clip in clips:

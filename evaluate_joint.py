@@ -2,6 +2,7 @@
 
 python evaluate_joint.py                                              # the newest voice in output/ against the base
 python evaluate_joint.py --ckpt output/joint_joint_best.ckpt --ckpt output/joint_joint_last.ckpt --base
+python evaluate_joint.py --base --ckpt output/joint_joint_best.ckpt --lora-scale 0.8
 python evaluate_joint.py --base --model-dir pretrained_models/CosyVoice-mini --output-dir output/base
 
 Prints a table with 95 % intervals and writes OUTPUT_DIR/evaluation/: the sounds, evaluation.json, and evaluation.html,
@@ -21,14 +22,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoint import checkpoint_config, load_checkpoint, runs_in
+from clips.mel_store import DataError
 from common.files import move_aside, read_lines, text_name, write_text
 from common.recogniser import Recogniser, missing
 from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
-from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, read_rows, split_by
+from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
+from dataset import Clip, check_made_for, data_fingerprint, read_meta, read_rows, split_by
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -69,6 +71,7 @@ from voice.evaluation_page import REAL, page
 from voice.loading import (
     Source,
     Voice,
+    check_strength,
     find_weights,
     load_voice,
     trained_file,
@@ -98,6 +101,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help="a checkpoint with its held-out clips; repeatable | 检查点，可重复",
     )
+    add("--lora-scale", type=float, default=1.0, help="strength of every --ckpt, 0-2 [1.0] | 所有检查点的 LoRA 强度")
     add("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
     add("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
     add("--speaker", metavar="NAME", help="a voice of spk2info.pt, for --base | 基座模型的音色名称")
@@ -130,15 +134,16 @@ def choose_systems(args: argparse.Namespace, model_dir: Path) -> dict[str, Sourc
         systems[BASE] = Source(args.output_dir, base=True, speaker=args.speaker)
     if pair or not (args.base or named):
         systems[TUNED] = Source(args.output_dir, llm=args.llm, flow=args.flow)
+    strength = "" if args.lora_scale == 1.0 else f" at lora-scale {args.lora_scale:g}"
     owners = {file_name(name).casefold(): name for name in (*systems, REAL)}
     for path in args.ckpt:
-        name = str(path.parent / path.stem)
+        name = f"{path.parent / path.stem}{strength}"
         folder = file_name(name).casefold()  # on some disks A and a are one
         if folder in owners:
             raise UserError(
                 f"--ckpt {path} and '{owners[folder]}' would have the same name here; rename one, give each once"
             )
-        owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path)
+        owners[folder], systems[name] = name, Source(args.output_dir, ckpt=path, lora_scale=args.lora_scale)
     if BASE in systems:
         systems[BASE] = replace(systems[BASE], voice=compared_voice(args, systems, model_dir))
     return systems
@@ -205,13 +210,22 @@ def data_folder(args: argparse.Namespace) -> Path:
     return args.data_dir or Path(DEFAULT_DATA_DIR)
 
 
-def read_clips(args: argparse.Namespace) -> list[Clip]:
-    """The speaker's prepared clips; [], with a line that says so, where none were named and none are at hand."""
+def read_clips(args: argparse.Namespace, model_config: ModelConfig) -> list[Clip]:
+    """The speaker's prepared clips; [], with a line that says why, where none were named and none for this model are
+    at hand."""
     data_dir = data_folder(args)
     if args.data_dir is None and not data_dir.is_dir():
         print(f"speaker similarity is skipped: no prepared clips in {data_dir} (give --data-dir)", flush=True)
         return []
-    return read_rows(data_dir)
+    clips = read_rows(data_dir)
+    try:
+        check_made_for(clips, data_dir, read_meta(data_dir), model_config)
+    except DataError as error:
+        if args.data_dir is not None:
+            raise
+        print(f"speaker similarity is skipped: {error}", flush=True)
+        return []
+    return clips
 
 
 def read_reference(args: argparse.Namespace, model_dir: Path, split: Split, ears: Ears) -> Reference:
@@ -334,6 +348,7 @@ def words(comparisons: Sequence[Comparison]) -> str:
 def evaluate(args: argparse.Namespace) -> None:
     """Speak, measure, compare, write."""
     check_seed(args.seed)
+    check_strength(args.lora_scale, of_checkpoint=bool(args.ckpt))
     if args.language is not None and not re.fullmatch("[a-z]{2,3}", args.language):
         raise UserError(f"--language {args.language}: give a code such as en or zh")
     device = select_device(args.device)
@@ -346,7 +361,7 @@ def evaluate(args: argparse.Namespace) -> None:
     }
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
-        clips = read_clips(args)
+        clips = read_clips(args, frontend.config)
         split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)
     recogniser = open_recogniser(args)

@@ -26,7 +26,6 @@ from utils import (
     add_device_argument,
     add_folder_arguments,
     add_seed_argument,
-    check_lora_scale,
     check_seed,
     find_folder,
     read_settings,
@@ -34,7 +33,7 @@ from utils import (
     select_device,
     user_mistakes,
 )
-from voice.loading import Source, load_voice
+from voice.loading import Source, check_strength, load_voice
 from voice.speaking import BATCH, Speaker, Speech, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
@@ -80,14 +79,12 @@ def check_arguments(args: argparse.Namespace) -> None:
     """UserError for values and combinations that make no sense, before anything is loaded."""
     if not (math.isfinite(args.speed) and SPEEDS[0] <= args.speed <= SPEEDS[1]):
         raise UserError(f"--speed {args.speed:g}: give a number from {SPEEDS[0]} (slow) to {SPEEDS[1]} (fast)")
-    check_lora_scale(args.lora_scale)
+    check_strength(args.lora_scale, of_checkpoint=bool(args.ckpt))
     check_seed(args.seed)
     if args.base + bool(args.ckpt) + bool(args.llm or args.flow) > 1:
         raise UserError("give one of --base, --ckpt, or --llm/--flow, not several")
     if args.ckpt and args.speaker:
         raise UserError("--speaker works with --base or open merged files; a checkpoint has its own voice")
-    if args.lora_scale != 1.0 and not args.ckpt:
-        raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
 
 
 def check_output(output: Path) -> None:
@@ -143,8 +140,9 @@ def infer(args: argparse.Namespace) -> int:
             spoken = dict(zip(group, speeches, strict=True))
             for number, speech in spoken.items():
                 path = output if args.text is not None else numbered(output, number)
+                replaced = "; it replaced an earlier file" if path.exists() else ""
                 write_audio(path, speech.wave, speaker.sample_rate)
-                print(f"{path}: {seconds(speech, speaker):.2f} s of speech", flush=True)
+                print(f"{path}: {seconds(speech, speaker):.2f} s of speech{replaced}", flush=True)
                 for complaint in speech.complaints:
                     print(f"warning: {path}: {complaint}", flush=True)
                 doubtful += bool(speech.complaints)

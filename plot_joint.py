@@ -41,13 +41,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of metrics.csv as numbers, empty cells as NaN.
+def read_metrics(path: Path, run: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv as numbers, empty cells as NaN. run: `_last.ckpt` of the training that writes them.
 
     UserError where the run has no finished epoch, or naming the line that is not as training wrote it.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: the run has no finished epoch; run: {command_line('train_joint.py')}")
+        raise UserError(
+            f"{path} is missing: the run has no finished epoch; wait for one where it is still going, or go on with "
+            f"it, with --data-dir and --model-dir where you gave them: {command_line('train_joint.py', resume=run)}"
+        )
     reader, rows = csv.DictReader(read_lines(path)), []
     try:
         missing = METRICS - set(reader.fieldnames or ())
@@ -161,7 +164,7 @@ def plot(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(path)
     mode = checkpoint["mode"]
     config, states = checkpoint_config(checkpoint, path), checkpoint["training"]["parts"]
-    rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv")
+    rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv", path)
     sounds = [(args.real, "real"), (args.spoken, "spoken")]
     sounds = [(sound, f"{title}: {sound.name}") for sound, title in sounds if sound is not None]
     unseen = undrawable("".join(title for _, title in sounds))

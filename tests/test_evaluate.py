@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -17,6 +18,7 @@ from random_data import write_random_data
 import evaluate_joint
 import prepare_joint_data
 from checkpoint import FORMAT, add_voice
+from clips.mel_store import DataError
 from common.files import save_torch
 from common.languages import language_of
 from common.recogniser import errors, normal_form
@@ -25,7 +27,7 @@ from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, hold_out, read_rows
+from dataset import Clip, data_fingerprint, hold_out, read_rows, write_shard
 from voice import evaluation
 from voice.evaluation import BY_NAME, Comparison, Sentence, as_json, compare, figures_of, finite, shown
 from voice.evaluation_page import take
@@ -285,12 +287,19 @@ def write_checkpoint(path: str, clips: list[Clip], *settings: str) -> Path:
     return Path(path)
 
 
-def held_out(*arguments: str | Path) -> list[str]:
-    args = evaluate_joint.parse_args([*map(str, arguments)])
-    return [clip.utt for clip in evaluate_joint.split_clips(args, evaluate_joint.read_clips(args))[1]]
+@pytest.fixture
+def held_out(tiny_model_dir):
+    """Tells the clips that are held out with these arguments."""
+    config = read_model_config(tiny_model_dir)
+
+    def names(*arguments: str | Path) -> list[str]:
+        args = evaluate_joint.parse_args([*map(str, arguments)])
+        return [clip.utt for clip in evaluate_joint.split_clips(args, evaluate_joint.read_clips(args, config))[1]]
+
+    return names
 
 
-def test_clips_are_held_out_as_in_the_run_of_the_named_checkpoint(clips):
+def test_clips_are_held_out_as_in_the_run_of_the_named_checkpoint(clips, held_out):
     seven, newest = ("seed=7", "validation_clips=5"), ("seed=8", "validation_clips=4")
     named = write_checkpoint("named.ckpt", clips, *seven)
     write_checkpoint("output/joint_joint_last.ckpt", clips, *newest)
@@ -300,7 +309,7 @@ def test_clips_are_held_out_as_in_the_run_of_the_named_checkpoint(clips):
     assert held_out() == held_out("--base") == expected[8]
 
 
-def test_a_named_checkpoint_that_held_out_other_clips_is_warned_of(clips, capsys):
+def test_a_named_checkpoint_that_held_out_other_clips_is_warned_of(clips, held_out, capsys):
     one, other = (write_checkpoint(f"{seed}.ckpt", clips, f"seed={seed}") for seed in (1, 2))
     same = write_checkpoint("same.ckpt", clips, "seed=1", "validation_clips=3")
     assert held_out("--ckpt", one, "--ckpt", same) == held_out("--ckpt", one)
@@ -309,13 +318,13 @@ def test_a_named_checkpoint_that_held_out_other_clips_is_warned_of(clips, capsys
     assert capsys.readouterr().out == "warning: 2.ckpt held out other clips than 1.ckpt, whose are taken here\n"
 
 
-def test_of_named_checkpoints_the_first_that_was_trained_on_the_data_splits_it(clips):
+def test_of_named_checkpoints_the_first_that_was_trained_on_the_data_splits_it(clips, held_out):
     stranger = write_checkpoint("stranger.ckpt", clips[:20], "seed=1")
     own = write_checkpoint("own.ckpt", clips, "seed=2")
     assert held_out("--ckpt", stranger, "--ckpt", own) == held_out("--ckpt", own) != held_out("--ckpt", stranger)
 
 
-def test_other_data_than_the_run_was_trained_on_is_warned_of(clips, capsys):
+def test_other_data_than_the_run_was_trained_on_is_warned_of(clips, held_out, capsys):
     named = write_checkpoint("named.ckpt", clips)
     write_random_data(Path("stranger"), n_clips=30, seed=1)
     assert held_out("--ckpt", named, "--data-dir", "stranger")
@@ -325,6 +334,38 @@ def test_other_data_than_the_run_was_trained_on_is_warned_of(clips, capsys):
     assert held_out("--base") and capsys.readouterr().out == ""
     assert held_out("--base", "--data-dir", "stranger")
     assert f"warning: {newest} was trained on other clips than those of stranger: " in capsys.readouterr().out
+
+
+# ---- clips of another model ------------------------------------------------------------------------------------------
+
+
+def write_meta(folder: str, meta: dict) -> None:
+    """Have the shard say what it was made with."""
+    [shard] = Path(folder).glob("*.parquet")
+    write_shard(shard, pq.read_table(shard).to_pylist(), meta)
+
+
+@pytest.mark.parametrize(
+    ("meta", "model", "reason"),
+    [
+        (
+            {"extractors": {"campplus.onnx": "0"}},
+            "TINY",
+            "data was prepared with another campplus.onnx than TINY holds",
+        ),
+        ({}, str(MINI), "clip '000': text_token "),
+    ],
+)
+def test_clips_that_another_model_was_prepared_with_are_no_measure(meta, model, reason, clips, tiny_model_dir, capsys):
+    write_meta("data", meta)
+    model, reason = (text.replace("TINY", str(tiny_model_dir)) for text in (model, reason))
+    config = read_model_config(Path(model))
+    assert evaluate_joint.read_clips(evaluate_joint.parse_args([]), config) == []
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"speaker similarity is skipped: {reason}") and printed.count("\n") == 1
+    assert f"python prepare_joint_data.py --input-dir FOLDER --model-dir {model} --force" in printed
+    with pytest.raises(DataError, match=re.escape(reason)):
+        evaluate_joint.read_clips(evaluate_joint.parse_args(["--data-dir", "data"]), config)
 
 
 # ---- their recordings ------------------------------------------------------------------------------------------------
@@ -343,13 +384,14 @@ def note_recordings(folder: Path) -> None:
 
 
 @pytest.fixture
-def reference(monkeypatch):
+def reference(tiny_model_dir, monkeypatch):
     """Reads what the clips and their recordings tell; a recording's sentence is its text."""
     monkeypatch.setattr(evaluate_joint, "listen_to", lambda text, *_: text)
+    config = read_model_config(tiny_model_dir)
 
     def read(*arguments: str) -> evaluate_joint.Reference:
         args = evaluate_joint.parse_args([*arguments])
-        split = evaluate_joint.split_clips(args, evaluate_joint.read_clips(args))
+        split = evaluate_joint.split_clips(args, evaluate_joint.read_clips(args, config))
         return evaluate_joint.read_reference(args, MINI, split, SimpleNamespace(ge2e=None))
 
     return read
@@ -456,6 +498,19 @@ def test_systems_are_called_by_their_files(clips):
     assert [*evaluate_joint.choose_systems(args, MINI)] == ["base", str(Path("out/base")), "best"]
 
 
+def test_checkpoints_are_compared_at_the_strength_that_is_asked_for(clips):
+    write_checkpoint("best.ckpt", clips)
+
+    def systems(scale: str) -> dict:
+        args = evaluate_joint.parse_args(["--base", "--ckpt", "best.ckpt", "--lora-scale", scale])
+        return evaluate_joint.choose_systems(args, MINI)
+
+    scales = {name: source.lora_scale for name, source in systems("0.8").items()}
+    assert scales == {"base": 1.0, "best at lora-scale 0.8": 0.8}
+    assert [*systems("1")] == ["base", "best"]
+    assert len({evaluate_joint.file_name(name) for scale in ("1", "0.8", "0.08") for name in systems(scale)}) == 4
+
+
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
@@ -545,6 +600,8 @@ def test_a_pitch_is_held_against_that_which_training_compares_with():
         ([], ["", *SENTENCES, "…"], "sentences.txt, line 5: nothing can be spoken in '…'; remove that line"),
         (["--language", "english"], SENTENCES, "--language english: give a code"),
         (["--seed", "-1"], SENTENCES, "--seed -1"),
+        (["--ckpt", "none.ckpt", "--lora-scale", "2.5"], SENTENCES, "--lora-scale 2.5: give a number from 0"),
+        (["--lora-scale", "0.8"], SENTENCES, "--lora-scale works with --ckpt; merged files have"),
         (["--asr-model", "nowhere"], SENTENCES, "recogniser"),
         (["--data-dir", "nowhere"], SENTENCES, "no training data in nowhere"),
         (["--ckpt", "none.ckpt"], SENTENCES, "checkpoint none.ckpt is not there"),

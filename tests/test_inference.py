@@ -109,6 +109,15 @@ def test_text_comes_from_standard_input_and_goes_to_a_name_of_any_length(speak, 
     assert "standard input, line 2: nothing that can be spoken; skipped" in capsys.readouterr().out
 
 
+def test_a_file_that_is_replaced_is_named(speak, tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Good morning.\nGood night.\n", encoding="utf-8")
+    (tmp_path / "book_0002.wav").touch()
+    assert speak("--text-file", lines, output=tmp_path / "book.wav") == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith(str(tmp_path / "book")))
+    assert first.endswith(" s of speech") and second.endswith(" s of speech; it replaced an earlier file")
+
+
 def test_speed_changes_the_duration(speak, tmp_path):
     for speed in ("0.5", "1.0", "2.0"):
         assert speak("--text", SENTENCE, "--speed", speed, output=tmp_path / f"{speed}.wav") == 0
@@ -390,13 +399,17 @@ def test_a_mistake_is_answered_in_one_line(arguments, message, speak, tmp_path, 
     assert not (tmp_path / "said.wav").exists()
 
 
-def test_an_unfinished_training_is_named_with_the_way_on(speak, trained, tmp_path, capsys):
-    (tmp_path / "joint_joint_last.ckpt").write_bytes((trained / "joint_joint_last.ckpt").read_bytes())
+def test_an_unfinished_training_is_named_with_the_ways_on(speak, trained, tiny_model_dir, tmp_path, capsys):
+    last = tmp_path / "joint_joint_last.ckpt"
+    last.write_bytes((trained / last.name).read_bytes())
     assert speak("--text", "hi", output_dir=tmp_path) == 2
-    error = capsys.readouterr().err
-    assert "did not end" in error and f"python merge_joint_weights.py --output-dir {tmp_path}" in error
+    error = capsys.readouterr().err.strip()
+    model = f"--model-dir {tiny_model_dir}"
+    assert f"did not end; merge it as it is: python merge_joint_weights.py {model} --output-dir {tmp_path}, " in error
+    assert error.endswith(f": python train_joint.py --resume {last} {model}")
 
 
-def test_without_a_trained_voice_the_ways_out_are_named(speak, tmp_path, capsys):
+def test_without_a_trained_voice_the_ways_out_are_named(speak, tiny_model_dir, tmp_path, capsys):
     assert speak("--text", "hi", output_dir=tmp_path) == 2
-    assert "run: python train_joint.py, give --llm and --flow, or use --base" in capsys.readouterr().err
+    train = f"python train_joint.py --model-dir {tiny_model_dir} --output-dir {tmp_path}"
+    assert f"run: {train}, give --llm and --flow, or use --base" in capsys.readouterr().err

@@ -330,13 +330,17 @@ def test_no_voice_is_trained_on_a_model_that_has_one_fixed_in_it(merge, data_dir
 
 
 def test_halves_of_two_runs_in_one_folder_are_named_with_the_way_to_speak(merge, tiny_model_dir, tmp_path, capsys):
-    files = {part: tmp_path / f"{part}_merged_{mode}.pt" for part, mode in (("llm", "llm_only"), ("flow", "flow_only"))}
+    folder = tmp_path / "my voice"
+    files = {part: folder / f"{part}_merged_{mode}.pt" for part, mode in (("llm", "llm_only"), ("flow", "flow_only"))}
     for part, file in files.items():
         assert merge(f"--{part}-only", f"--{part}-output", file) == 0
-    where = ["--model-dir", str(tiny_model_dir), "--output-dir", str(tmp_path)]
+    where = ["--model-dir", str(tiny_model_dir), "--output-dir", str(folder)]
     assert inference_joint.main([*where, "--text", "Hello there."]) == 2
-    both = f"--llm {files['llm']} --flow {files['flow']}"
-    assert f"are of different runs; to speak with both give {both}" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "are of different runs; name both to speak with them: python inference_joint.py" in error
+    *_, command = error.partition("python inference_joint.py")
+    assert inference_joint.main(shlex.split(command)) == 0
+    assert (folder / "result.wav").exists()
 
 
 def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
@@ -525,6 +529,7 @@ def test_a_senseless_scale_is_refused(scale, merge, capsys):
     assert "give a number from 0" in capsys.readouterr().err
 
 
-def test_without_any_run_the_way_out_is_named(merge, capsys):
+def test_without_any_run_the_way_out_is_named(merge, tmp_path, capsys):
     assert merge(ckpt=None) == 2
-    assert "run: python train_joint.py, or give the folder of a run with --output-dir" in capsys.readouterr().err
+    train = f"python train_joint.py --output-dir {tmp_path}"
+    assert f"run: {train}, or give the folder of a run with --output-dir" in capsys.readouterr().err

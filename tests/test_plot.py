@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,13 +15,14 @@ import plot_joint
 from config import UserError, load
 from plot_joint import read_metrics
 
+LAST = Path("joint_joint_last.ckpt")
 HEAD = "epoch,step,llm_train,llm_held_out,flow_train,flow_held_out\n"
 
 
 def test_rows_are_numbers_and_empty_cells_are_nan(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(HEAD + "1,4,2.5,,1.5,\n", encoding="utf-8")
-    [row] = read_metrics(path)
+    [row] = read_metrics(path, LAST)
     assert (row["epoch"], row["llm_train"], row["flow_train"]) == (1, 2.5, 1.5)
     assert math.isnan(row["llm_held_out"]) and math.isnan(row["flow_held_out"])
 
@@ -39,22 +41,22 @@ def test_a_line_that_a_spreadsheet_changed_is_named(tmp_path, text, message):
     path = tmp_path / "metrics.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"metrics.csv: {message}"):
-        read_metrics(path)
+        read_metrics(path, LAST)
 
 
 def test_another_encoding_is_named_and_a_byte_order_mark_does_no_harm(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(HEAD + "1,4,2.5,,1.5,\n", encoding="utf-8-sig")
-    assert read_metrics(path)[0]["epoch"] == 1
+    assert read_metrics(path, LAST)[0]["epoch"] == 1
     path.write_text(HEAD, encoding="utf-16")
     with pytest.raises(UserError, match="metrics.csv is not UTF-8"):
-        read_metrics(path)
+        read_metrics(path, LAST)
 
 
 def test_each_loss_is_drawn_beside_the_bases(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(HEAD + "1,4,2.5,,1.5,1.6\n2,8,2.4,,1.4,1.7\n", encoding="utf-8")
-    rows, figure = read_metrics(path), Figure()
+    rows, figure = read_metrics(path, LAST), Figure()
     for part, base, expected in [
         ("flow", {"train": 1.9, "held_out": 2.0}, ["train", "base model, train 1.90", "held out"]),
         ("llm", {"train": 3.0, "held_out": math.nan}, ["train", "base model, train 3.00"]),
@@ -67,6 +69,19 @@ def test_each_loss_is_drawn_beside_the_bases(tmp_path):
         assert lines["train"].get_color() == lines[expected[1]].get_color()
 
 
+def test_a_run_without_a_finished_epoch_is_gone_on_with_and_not_begun_anew(tmp_path):
+    """A new run in its folder would move it aside."""
+    last = tmp_path / "my voice" / LAST
+    with pytest.raises(UserError, match="the run has no finished epoch; wait for one") as error:
+        read_metrics(tmp_path / "metrics.csv", last)
+    assert str(error.value).endswith(f": python train_joint.py --resume '{last}'")
+
+
+def test_where_there_is_no_run_training_is_to_go_where_one_was_looked_for(tmp_path, capsys):
+    assert plot_joint.main(["--output-dir", str(tmp_path)]) == 2
+    assert f"; run: python train_joint.py --output-dir {tmp_path}, or give" in capsys.readouterr().err
+
+
 @pytest.fixture
 def run(monkeypatch) -> None:
     """A run without losses: only sounds are drawn."""
@@ -74,7 +89,7 @@ def run(monkeypatch) -> None:
     monkeypatch.setattr(plot_joint, "newest_run", lambda folder: folder / "joint_joint_last.ckpt")
     monkeypatch.setattr(plot_joint, "load_checkpoint", lambda path: checkpoint)
     monkeypatch.setattr(plot_joint, "checkpoint_config", lambda checkpoint, path: load())
-    monkeypatch.setattr(plot_joint, "read_metrics", lambda path: [])
+    monkeypatch.setattr(plot_joint, "read_metrics", lambda *paths: [])
 
 
 @pytest.mark.parametrize(

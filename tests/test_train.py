@@ -671,7 +671,8 @@ def test_data_prepared_with_other_extractors_is_refused(train, tiny_model_dir, d
     (other / "data.list").write_text("a.parquet\n", encoding="utf-8")
     assert train(data=other) == 2
     message = capsys.readouterr().err
-    assert "was prepared with another campplus.onnx; prepare it again: python prepare_joint_data.py" in message
+    assert f"{other} was prepared with another campplus.onnx than {tiny_model_dir} holds; give the model" in message
+    assert "by --model-dir, or prepare it again: python prepare_joint_data.py" in message
     assert f"--input-dir FOLDER --model-dir {tiny_model_dir} --output-dir {other} --force, with the folder" in message
 
 

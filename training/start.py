@@ -1,7 +1,7 @@
 """What a run starts from: the clips, the networks, who listens to them, and what the untouched base can do."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,7 @@ from config import JointConfig, UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import ModelConfig, require_files
-from dataset import (
-    Clip,
-    check_shards,
-    check_token_ids,
-    extractor_fingerprints,
-    list_clips,
-    prepare_again,
-    read_meta,
-    shard_paths,
-    spread_out,
-)
+from dataset import Clip, check_made_for, check_shards, list_clips, read_meta, shard_paths, spread_out
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_state_dict
 from training.audition import Audition
@@ -47,18 +37,8 @@ def read_clips(data_dir: Path, model_config: ModelConfig) -> list[Clip]:
         check_shards(own_share(shard_paths(data_dir)), meta)
     with failing_together(), user_mistakes():
         clips = list_clips(data_dir)
-        again = prepare_again(data_dir, model_config.directory)
-        check_token_ids(clips, model_config.text_token_size, model_config.speech_token_size, again)
-        check_extractors(data_dir, model_config, meta.get("extractors", {}), again)
+        check_made_for(clips, data_dir, meta, model_config)
     return clips
-
-
-def check_extractors(data_dir: Path, model_config: ModelConfig, made_with: Mapping[str, str], again: str) -> None:
-    """UserError where the data was not `made_with` the files of this model directory."""
-    own = extractor_fingerprints(model_config)
-    other = [name for name, value in made_with.items() if own.get(name, value) != value]
-    if other:
-        raise UserError(f"{data_dir} was prepared with another {' and '.join(other)}; prepare it again: {again}")
 
 
 def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.weights import read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import read_model_config
-from utils import command_line, user_mistakes
+from utils import SAMPLE_TEXT, check_lora_scale, command_line, user_mistakes
 
 
 @dataclass(frozen=True)
@@ -57,25 +57,35 @@ class Voice:
         return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
 
 
-def newest_pair(output_dir: Path) -> dict[str, Path]:
+def check_strength(lora_scale: float, of_checkpoint: bool) -> None:
+    """UserError for a --lora-scale that makes no sense, or where no checkpoint speaks that has a strength to change."""
+    check_lora_scale(lora_scale)
+    if lora_scale != 1.0 and not of_checkpoint:
+        raise UserError("--lora-scale works with --ckpt; merged files have their strength fixed")
+
+
+def newest_pair(output_dir: Path, model_dir: Path) -> dict[str, Path]:
     """The newest LLM and flow that were merged together; UserError where there is none."""
     pattern = merged_paths(output_dir, "*")["llm"].name
     for llm in sorted(output_dir.glob(pattern), key=lambda path: -path.stat().st_mtime):
         flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))
         if flow.is_file():
             return {"llm": llm, "flow": flow}
-    if runs_in(output_dir):
-        merge = command_line("merge_joint_weights.py", output_dir=output_dir)
+    folders = {"model_dir": model_dir, "output_dir": output_dir}
+    if runs := runs_in(output_dir):
+        merge = command_line("merge_joint_weights.py", **folders)
         raise UserError(
-            f"the training in {output_dir} did not end; go on with it (--resume), or merge it as it is: {merge}"
+            f"the training in {output_dir} did not end; merge it as it is: {merge}, or go on with it, with --data-dir "
+            f"where you gave one: {command_line('train_joint.py', resume=runs[-1], model_dir=model_dir)}"
         )
     parts = {part: next(output_dir.glob(merged_paths(output_dir, "*")[part].name), None) for part in PARTS}
     if all(parts.values()):
-        both = " ".join(f"--{part} {file}" for part, file in parts.items())
-        raise UserError(f"LLM and flow in {output_dir} are of different runs; to speak with both give {both}")
+        speak = command_line("inference_joint.py", **folders, **parts, text=SAMPLE_TEXT)
+        raise UserError(f"LLM and flow in {output_dir} are of different runs; name both to speak with them: {speak}")
+    train = command_line("train_joint.py", **folders)
     raise UserError(
         f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: "
-        f"{command_line('train_joint.py')}, give --llm and --flow, or use --base for the untouched model"
+        f"{train}, give --llm and --flow, or use --base for the untouched model"
     )
 
 
@@ -96,7 +106,7 @@ def weight_files(source: Source, model_dir: Path) -> dict[str, Path]:
         return {part: model_dir / f"{part}.pt" for part in PARTS}
     given = {part: getattr(source, part) for part in PARTS}
     if not any(given.values()):
-        return newest_pair(source.output_dir)
+        return newest_pair(source.output_dir, model_dir)
     return {part: file or newest_part(part, source.output_dir) for part, file in given.items()}
 
 
@@ -132,9 +142,10 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
         return next(iter(own.values()))
     if not needed:
         return Voice("baked in", torch.zeros(1, SPEAKER_DIM))
+    train = command_line("train_joint.py", model_dir=model_dir, output_dir=source.output_dir)
     raise UserError(
         f"no speaker vector: neither {folder / VOICES} nor {model_dir / VOICES} holds a voice; train one "
-        f"({command_line('train_joint.py')}), point --output-dir to one, or use a model with named voices "
+        f"({train}), point --output-dir to one, or use a model with named voices "
         "(CosyVoice-300M-SFT)"
     )
 
