@@ -48,6 +48,7 @@ from utils import (
 from voice.evaluation import (
     BY_NAME,
     CAMPPLUS,
+    EVALUATION,
     FIGURES,
     GE2E,
     Clarity,
@@ -85,7 +86,6 @@ from voice.speaking import Speaker, speakable, write_audio
 
 VOICE_CLIPS, REAL_CLIPS = 50, 10  # most that are listened to, of those trained on and of those held out
 BASE, TUNED = "base", "tuned"
-FOLDER = "evaluation"  # in the output folder
 RECORDINGS = "give the folder that the data was made from with --raw-audio"
 FEWEST_SENTENCES = 3  # with fewer an interval means nothing
 
@@ -371,7 +371,7 @@ def evaluate(args: argparse.Namespace) -> None:
         own_hz = own_pitch(split[0], data_folder(args), args.raw_audio)
         reference = replace(reference, own_hz=own_hz)
 
-    folder, spoken, spoken_by = args.output_dir / FOLDER, {}, {}
+    folder, spoken, spoken_by = args.output_dir / EVALUATION, {}, {}
     if folder.exists():
         move_aside([folder], args.output_dir, "evaluation")
     for name, source in systems.items():

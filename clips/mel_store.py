@@ -67,8 +67,8 @@ class StoredMel:
 
     def _gone(self, reason: str) -> DataError:
         return DataError(
-            f"{self.path} changed after training had started ({reason}); put it back and go on with --resume, or "
-            "start a new run, and while one trains give prepare_joint_data.py another --output-dir for other data"
+            f"{self.path} changed after training had started ({reason}); put it back, or start a new run, and "
+            "while one trains give prepare_joint_data.py another --output-dir for other data"
         )
 
 

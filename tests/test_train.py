@@ -390,7 +390,7 @@ def test_a_run_whose_data_went_away_ends_with_one_line_and_goes_on_as_if_nothing
     monkeypatch.setattr(dataset, "MelStore", lambda: mel_store.MelStore(budget_bytes=1))  # else all are kept by then
     assert train(*FEW, "--mode", "flow_only", data=data) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "put it back and go on with --resume" in errors[0]
+    assert len(errors) == 1 and "put it back" in errors[0]
     monkeypatch.undo()
     aside.rename(data)
     assert train("--resume", str(last), data=data) == 0
@@ -559,6 +559,16 @@ def test_an_earlier_run_that_cannot_be_moved_stays_whole(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="samples: in use; nothing was moved; close what has its files open"):
         move_previous_run(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_was_measured_of_an_earlier_voice_goes_with_it(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    for name in ("joint_joint_last.ckpt", "evaluation/evaluation.html", "joint_joint.png", "notes.txt"):
+        (tmp_path / name).touch()
+    move_previous_run(tmp_path)
+    left, (moved,) = tmp_path / "notes.txt", tmp_path.glob("previous_*")
+    assert sorted(tmp_path.iterdir()) == sorted([left, moved])
+    assert (moved / "evaluation" / "evaluation.html").is_file() and (moved / "joint_joint.png").is_file()
 
 
 def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):

@@ -27,6 +27,7 @@ from training.decisions import keep, last_trained, race_by_loss, why_finished
 from training.distributed import is_writer
 from training.selection import Choice
 from training.state import Run, from_plain, to_plain
+from voice.evaluation import EVALUATION
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
 RUN_FILES = (
@@ -36,6 +37,8 @@ RUN_FILES = (
     VOICES,
     "joint_logs",
     "samples",
+    EVALUATION,
+    "joint_*.png",  # of plot_joint.py
 )
 SAMPLES_BYTES = 2**26  # what was heard, and the logs
 

@@ -39,6 +39,7 @@ from voice.runaway import silence_seconds
 from voice.speaking import Speaker, Speech, speakable
 
 LISTS = {"en": "sentences_en.txt", "zh": "sentences_zh.txt", "yue": "sentences_zh.txt"}  # in examples/
+EVALUATION = "evaluation"  # folder of an evaluation in the output folder
 CLARITY_STRANGERS = 2  # other texts that a sentence is held against; the mean over sentences evens out which
 CAMPPLUS, GE2E = "similarity", "similarity_ge2e"
 Vectors = dict[str, Tensor]  # speaker vectors by encoder
