@@ -129,6 +129,16 @@ class Progress:
     def state_path(self) -> Path:
         return self.work / f"{self.stage}.state.pt"
 
+    def finished(self) -> bool:
+        """Whether earlier runs spent the time budget; says so. Cheap: a stage asks before it loads its data."""
+        if not self.state_path.exists():
+            return False
+        state = torch.load(self.state_path, weights_only=True, mmap=True)
+        if self.share(state["spent"]) < 1.0:
+            return False
+        log_line(self.work, self.stage, f"finished: {state['step']} steps, {state['spent'] / 60:.1f} min")
+        return True
+
     def resume(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> None:
         """Load what an earlier run of this stage left, if anything."""
         if not self.state_path.exists():
@@ -146,10 +156,18 @@ class Progress:
 
     def fraction(self) -> float:
         """Share of the time budget that is used up, 0 to 1."""
-        return min(1.0, self.spent / (60 * self.minutes))
+        return self.share(self.spent)
+
+    def share(self, seconds: float) -> float:
+        """The same of so much training."""
+        return min(1.0, seconds / (60 * self.minutes))
 
     def steps(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> Iterator[int]:
-        """Yield step numbers until the time budget is spent; save now and then, at the end, and on Ctrl-C."""
+        """Yield step numbers until the time budget is spent; save now and then, at the end, and on Ctrl-C.
+
+        Where it is spent already there is no step, and the state's file stays as it is."""
+        if self.fraction() == 1.0:
+            return
         last_save = started = time.monotonic()
         with SignalGuard() as guard:
             while self.fraction() < 1.0 and not guard.received:

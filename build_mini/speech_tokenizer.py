@@ -316,6 +316,9 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     if warm_start and not (work / "tokens.state.pt").exists():
         log_line(work, "tokens", "the shipped speech tokenizer is kept")
         return
+    progress = Progress(work, "tokens", minutes)
+    if progress.finished():
+        return
     clips = aligned_clips(work)
     tables = phone_tables(clips)
     items = load_items(work, clips, tables)
@@ -323,7 +326,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     mean = running_mean(tokenizer.head)
     optimizer = torch.optim.AdamW(tokenizer.head.parameters(), lr=PEAK_LR, weight_decay=0.01)
     parts = {"head": tokenizer.head, "mean": mean, "optimizer": optimizer}
-    progress = Progress(work, "tokens", minutes)
     progress.resume(parts)
     rng, noise = random.Random(SEED + progress.step), np.random.default_rng(SEED + progress.step)
     centres = band_centres()

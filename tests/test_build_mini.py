@@ -1,5 +1,6 @@
-"""The parts of build_mini that can be silently wrong: packed weights, clusters, alignments."""
+"""The parts of build_mini that can be silently wrong: packed weights, clusters, alignments, what earlier runs left."""
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini.common import MODEL_DIR, Clip
+from build_mini.build import STAGES
+from build_mini.common import MODEL_DIR, Clip, Progress
 from build_mini.corpus import flite_jobs
 from build_mini.evaluate import SENTENCES
 from build_mini.flow import start_as_denoiser
@@ -138,3 +140,30 @@ def test_a_decoder_starts_by_taking_the_noise_away():
 @pytest.mark.parametrize("name", [SPEECH_TOKENIZER, SPEAKER_ENCODER])
 def test_a_graph_without_a_trained_state_is_the_shipped_one(name, tmp_path):
     assert graph_path(tmp_path, name) == MODEL_DIR / name
+
+
+TRAINED = ("tokens", "speaker", "vocoder", "f0", "flow", "llm")
+
+
+def test_every_stage_with_a_time_budget_is_known_here():
+    assert [name for name in STAGES if hasattr(import_module(STAGES[name]), "MINUTES")] == list(TRAINED)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_finished_stage_says_so_and_touches_nothing(name, tmp_path, capsys):
+    earlier = Progress(tmp_path, name, minutes=1.0, step=7, spent=61.0)
+    earlier.checkpoint({})
+    before = earlier.state_path.stat()
+    import_module(STAGES[name]).build(tmp_path, minutes=1.0)  # needs no data
+    assert f"| {name} | finished: 7 steps, 1.0 min" in capsys.readouterr().out
+    after = earlier.state_path.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_a_larger_time_budget_goes_on_and_a_spent_one_saves_nothing(tmp_path):
+    Progress(tmp_path, "flow", minutes=1.0, step=7, spent=61.0).checkpoint({})
+    more, same = (Progress(tmp_path, "flow", minutes) for minutes in (2.0, 1.0))
+    assert not more.finished()
+    same.resume({})
+    before = same.state_path.stat().st_mtime_ns
+    assert list(same.steps({})) == [] and same.state_path.stat().st_mtime_ns == before
