@@ -1,5 +1,6 @@
 """The parts of build_mini that can be silently wrong: packed weights, clusters, alignments, what earlier runs left."""
 
+import os
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from build_mini import graphs, speech_tokenizer
 from build_mini.build import STAGES
-from build_mini.common import MODEL_DIR, Clip, Progress
+from build_mini.common import CODES, MODEL_DIR, Clip, Progress, running_mean
 from build_mini.corpus import flite_jobs
 from build_mini.evaluate import SENTENCES
 from build_mini.flow import start_as_denoiser
@@ -20,8 +22,9 @@ from build_mini.graphs import SPEAKER_ENCODER, SPEECH_TOKENIZER, graph_path, pac
 from build_mini.kokoro import PAUSE, phone_track
 from build_mini.llm import at_speed, spoken_symbols
 from build_mini.readings import jobs as reading_jobs
-from build_mini.speech_tokenizer import cluster, nearest
+from build_mini.speech_tokenizer import CLUSTERS, cluster, nearest
 from build_mini.vocoder import mini_config
+from config import UserError
 
 
 @pytest.fixture
@@ -153,6 +156,7 @@ def test_every_stage_with_a_time_budget_is_known_here():
 def test_a_finished_stage_says_so_and_touches_nothing(name, tmp_path, capsys):
     earlier = Progress(tmp_path, name, minutes=1.0, step=7, spent=61.0)
     earlier.checkpoint({})
+    (tmp_path / CLUSTERS).touch()
     before = earlier.state_path.stat()
     import_module(STAGES[name]).build(tmp_path, minutes=1.0)  # needs no data
     assert f"| {name} | finished: 7 steps, 1.0 min" in capsys.readouterr().out
@@ -167,3 +171,50 @@ def test_a_larger_time_budget_goes_on_and_a_spent_one_saves_nothing(tmp_path):
     same.resume({})
     before = same.state_path.stat().st_mtime_ns
     assert list(same.steps({})) == [] and same.state_path.stat().st_mtime_ns == before
+
+
+def test_missing_clusters_are_found_and_always_the_same(tmp_path, monkeypatch):
+    """They do not depend on what was drawn before: training, or another start."""
+    tokenizer = SimpleNamespace(head=torch.nn.Linear(1, 1))
+    monkeypatch.setattr(speech_tokenizer, "aligned_clips", lambda work: [])
+    monkeypatch.setattr(speech_tokenizer, "load_items", lambda *args: {})
+    monkeypatch.setattr(speech_tokenizer, "fresh_tokenizer", lambda tables: tokenizer)
+    monkeypatch.setattr(speech_tokenizer, "sounds", lambda *args: torch.randn(2 * CODES, 3))
+    monkeypatch.setattr(speech_tokenizer, "figures", lambda *args: "")
+    mean = running_mean(tokenizer.head)
+    optimizer = torch.optim.AdamW(tokenizer.head.parameters())
+    parts = {"head": tokenizer.head, "mean": mean, "optimizer": optimizer}
+    Progress(tmp_path, "tokens", minutes=1.0, step=7, spent=61.0).checkpoint(parts)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        (tmp_path / CLUSTERS).unlink(missing_ok=True)
+        speech_tokenizer.build(tmp_path, minutes=1.0)
+        found.append(torch.load(tmp_path / CLUSTERS, weights_only=True))
+    assert torch.equal(*found)
+
+
+def test_no_tokenizer_is_written_while_it_is_trained(tmp_path):
+    Progress(tmp_path, "tokens", minutes=1.0, step=7).checkpoint({})
+    with pytest.raises(UserError, match="clusters.pt is missing or older .* finish .* --stage tokens first"):
+        graph_path(tmp_path, SPEECH_TOKENIZER)
+    (tmp_path / CLUSTERS).touch()
+    os.utime(tmp_path / CLUSTERS, (1.0, 1.0))
+    with pytest.raises(UserError, match="finish .* --stage tokens first"):
+        graph_path(tmp_path, SPEECH_TOKENIZER)
+
+
+@pytest.mark.parametrize("newer", ["tokens.state.pt", CLUSTERS])
+def test_a_graph_is_written_again_after_a_change_of_state_or_clusters(newer, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setitem(
+        graphs.WRITERS, SPEECH_TOKENIZER, (graphs.WRITERS[SPEECH_TOKENIZER][0], lambda *a: written.append(a))
+    )
+    for number, name in enumerate(("tokens.state.pt", CLUSTERS, SPEECH_TOKENIZER), start=1):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number, number))
+    graph_path(tmp_path, SPEECH_TOKENIZER)
+    assert not written
+    os.utime(tmp_path / newer, (9.0, 9.0))
+    graph_path(tmp_path, SPEECH_TOKENIZER)
+    assert len(written) == 1
