@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.signals import SignalGuard
+from config import UserError
 from cosyvoice.utils.precision import fast_dtype
 from llm_flow_model import autocast
 
@@ -30,6 +31,7 @@ TOKEN_HZ = 25  # speech tokens per second
 CODES = 1024  # speech token ids
 SOURCES = ("corpus", "natural")  # manifests of aligned clips: flite and festvox-ru; Kokoro
 READINGS = "readings"  # manifest of aligned clips of which only the speech tokens are kept
+TOKENIZER = "tokenizer"  # among speech tokens and in what learnt them: fingerprint of the graph that made them
 OWN_VOICES = ("slt", "awb", "rms", "kal16")  # flite voices that the finished model speaks with
 
 
@@ -105,6 +107,24 @@ def save_arrays(work: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     replace_file(work / f"{name}.npz", write)
 
 
+def load_tokens(work: Path, name: str = "tokens") -> dict[str, np.ndarray]:
+    """Speech tokens of `work/name.npz` by clip id."""
+    arrays = load_arrays(work, name)
+    arrays.pop(TOKENIZER, None)
+    return arrays
+
+
+def tokenizer_of(work: Path, name: str = "tokens") -> str:
+    """Fingerprint of the graph that made the speech tokens of `work/name.npz`; "" where it is not known."""
+    with np.load(work / f"{name}.npz") as arrays:
+        return str(arrays[TOKENIZER]) if TOKENIZER in arrays else ""
+
+
+def save_tokens(work: Path, name: str, arrays: dict[str, np.ndarray], tokenizer: str) -> None:
+    """Write what `load_tokens` and `tokenizer_of` read."""
+    save_arrays(work, name, arrays | {TOKENIZER: np.array(tokenizer)})
+
+
 def log_line(work: Path, stage: str, text: str) -> None:
     """Print a dated line and append it to `work/log.md`."""
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} | {stage} | {text}"
@@ -120,6 +140,7 @@ class Progress:
     work: Path
     stage: str
     minutes: float
+    tokenizer: str = ""  # fingerprint of the graph whose tokens are learnt, where some are
     save_every: float = 180.0  # seconds
     log_every: int = 50  # steps
     step: int = 0
@@ -130,10 +151,17 @@ class Progress:
         return self.work / f"{self.stage}.state.pt"
 
     def finished(self) -> bool:
-        """Whether earlier runs spent the time budget; says so. Cheap: a stage asks before it loads its data."""
+        """Whether earlier runs spent the time budget; says so. Cheap: a stage asks before it loads its data.
+
+        UserError where they learnt the speech tokens of another tokenizer."""
         if not self.state_path.exists():
             return False
         state = torch.load(self.state_path, weights_only=True, mmap=True)
+        if state.get(TOKENIZER, "") != self.tokenizer:
+            raise UserError(
+                f"{self.state_path} was trained on the speech tokens of another tokenizer; "
+                "remove it to train this stage anew"
+            )
         if self.share(state["spent"]) < 1.0:
             return False
         log_line(self.work, self.stage, f"finished: {state['step']} steps, {state['spent'] / 60:.1f} min")
@@ -152,7 +180,7 @@ class Progress:
     def checkpoint(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> None:
         """Save everything that `resume` reads."""
         state = {name: part.state_dict() for name, part in parts.items()}
-        save(state | {"step": self.step, "spent": self.spent}, self.state_path)
+        save(state | {"step": self.step, "spent": self.spent, TOKENIZER: self.tokenizer}, self.state_path)
 
     def fraction(self) -> float:
         """Share of the time budget that is used up, 0 to 1."""

@@ -24,6 +24,7 @@ from build_mini.common import (
     log_line,
     running_mean,
     set_learning_rate,
+    tokenizer_of,
 )
 from build_mini.vocoder import mini_config, shipped
 from cosyvoice.utils.common import token_to_mel_length
@@ -122,7 +123,7 @@ class Prior:
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/flow.state.pt."""
-    progress = Progress(work, "flow", minutes)
+    progress = Progress(work, "flow", minutes, tokenizer=tokenizer_of(work))
     if progress.finished():
         return
     clips = load_clips(work, mels=True)

@@ -30,6 +30,7 @@ from build_mini.common import (
     log_line,
     running_mean,
     set_learning_rate,
+    tokenizer_of,
 )
 from build_mini.common import Clip as CorpusClip
 from build_mini.vocoder import mini_config, shipped
@@ -171,7 +172,7 @@ def test_figures(model: nn.Module, items: list[Item]) -> str:
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/llm.state.pt."""
-    progress = Progress(work, "llm", minutes)
+    progress = Progress(work, "llm", minutes, tokenizer=tokenizer_of(work))
     if progress.finished():
         return
     items = load_items(work)

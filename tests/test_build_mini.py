@@ -11,9 +11,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini import graphs, speech_tokenizer
+from build_mini import extract, graphs, readings, speech_tokenizer
 from build_mini.build import STAGES
-from build_mini.common import CODES, MODEL_DIR, Clip, Progress, running_mean
+from build_mini.clips import load_readings
+from build_mini.common import (
+    CODES,
+    MODEL_DIR,
+    READINGS,
+    SOURCES,
+    Clip,
+    Progress,
+    load_tokens,
+    read_manifest,
+    running_mean,
+    save_arrays,
+    save_tokens,
+    tokenizer_of,
+)
 from build_mini.corpus import flite_jobs
 from build_mini.evaluate import SENTENCES
 from build_mini.flow import start_as_denoiser
@@ -25,6 +39,7 @@ from build_mini.readings import jobs as reading_jobs
 from build_mini.speech_tokenizer import CLUSTERS, cluster, nearest
 from build_mini.vocoder import mini_config
 from config import UserError
+from cosyvoice.utils.weights import file_fingerprint
 
 
 @pytest.fixture
@@ -154,7 +169,8 @@ def test_every_stage_with_a_time_budget_is_known_here():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_finished_stage_says_so_and_touches_nothing(name, tmp_path, capsys):
-    earlier = Progress(tmp_path, name, minutes=1.0, step=7, spent=61.0)
+    save_tokens(tmp_path, "tokens", {}, "one")
+    earlier = Progress(tmp_path, name, 1.0, tokenizer="one" if name in ("flow", "llm") else "", step=7, spent=61.0)
     earlier.checkpoint({})
     (tmp_path / CLUSTERS).touch()
     before = earlier.state_path.stat()
@@ -218,3 +234,50 @@ def test_a_graph_is_written_again_after_a_change_of_state_or_clusters(newer, tmp
     os.utime(tmp_path / newer, (9.0, 9.0))
     graph_path(tmp_path, SPEECH_TOKENIZER)
     assert len(written) == 1
+
+
+@pytest.mark.parametrize("name", ["flow", "llm"])
+def test_what_was_learnt_of_another_tokenizer_is_not_gone_on_with(name, tmp_path):
+    save_tokens(tmp_path, "tokens", {}, "another")
+    Progress(tmp_path, name, minutes=1.0, tokenizer="one", step=7, spent=30.0).checkpoint({})
+    with pytest.raises(UserError, match=f"{name}.state.pt was trained on .* another tokenizer; remove it"):
+        import_module(STAGES[name]).build(tmp_path, minutes=1.0)
+
+
+@pytest.fixture
+def one_reading(tmp_path, monkeypatch):
+    """A work folder in which the stage `readings` speaks one sentence, whose token is the first byte of the graph."""
+    (tmp_path / "wav").mkdir()
+    path = tmp_path / SPEECH_TOKENIZER
+    monkeypatch.setattr(readings, "jobs", lambda: iter([("a", "slt", "train", "Yes.")]))
+    monkeypatch.setattr(readings, "graph_path", lambda work, name: path)
+    monkeypatch.setattr(readings, "open_graph", lambda work, name: path.read_bytes())
+    monkeypatch.setattr(readings, "read_aloud", lambda folder, job, graph: (clip(["y"], [1.0]), np.array([graph[0]])))
+    return tmp_path
+
+
+def test_readings_are_made_again_after_another_tokenizer(one_reading):
+    name = f"tokens_{READINGS}"
+    for graph, token in ((b"a", 97), (b"a", 97), (b"b", 98)):
+        (one_reading / SPEECH_TOKENIZER).write_bytes(graph)
+        readings.build(one_reading)
+        assert {key: list(value) for key, value in load_tokens(one_reading, name).items()} == {"a": [token]}
+        assert len(read_manifest(one_reading, READINGS)) == 1
+    save_tokens(one_reading, "tokens", {}, tokenizer_of(one_reading, name))
+    assert list(load_readings(one_reading)) == ["a"]
+    save_tokens(one_reading, "tokens", {}, "another")
+    with pytest.raises(UserError, match="of different tokenizers; run: .* --stage extract, then --stage readings"):
+        load_readings(one_reading)
+
+
+def test_tokens_tell_which_tokenizer_made_them(tmp_path, monkeypatch):
+    (tmp_path / SPEECH_TOKENIZER).write_bytes(b"a")
+    monkeypatch.setattr(extract, "graph_path", lambda work, name: work / name)
+    monkeypatch.setattr(extract, "open_graph", lambda work, name: None)
+    monkeypatch.setattr(extract, "speech_tokens", lambda tokenizer, feats: np.array([1, 2]))
+    for source in SOURCES:
+        save_arrays(tmp_path, f"mels_{source}", {})
+        save_arrays(tmp_path, f"logmels_{source}", {source: np.zeros(1)})
+    extract.build(tmp_path)
+    assert tokenizer_of(tmp_path) == file_fingerprint(tmp_path / SPEECH_TOKENIZER)
+    assert list(load_tokens(tmp_path)) == list(SOURCES)
