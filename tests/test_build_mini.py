@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini import extract, graphs, readings, speech_tokenizer
+from build_mini import export, extract, graphs, readings, speech_tokenizer
 from build_mini.build import STAGES
 from build_mini.clips import load_readings
 from build_mini.common import (
@@ -39,7 +39,7 @@ from build_mini.readings import jobs as reading_jobs
 from build_mini.speech_tokenizer import CLUSTERS, cluster, nearest
 from build_mini.vocoder import mini_config
 from config import UserError
-from cosyvoice.utils.weights import file_fingerprint
+from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file
 
 
 @pytest.fixture
@@ -281,3 +281,21 @@ def test_tokens_tell_which_tokenizer_made_them(tmp_path, monkeypatch):
     extract.build(tmp_path)
     assert tokenizer_of(tmp_path) == file_fingerprint(tmp_path / SPEECH_TOKENIZER)
     assert list(load_tokens(tmp_path)) == list(SOURCES)
+
+
+def test_a_part_without_a_state_stays_as_shipped(tmp_path):
+    for part in ("llm", "flow", "hift"):
+        kept, shipped = export.part_state(tmp_path, part), load_state_dict_file(MODEL_DIR / f"{part}.pt")
+        assert kept.keys() == shipped.keys() and all(torch.equal(kept[key], shipped[key]) for key in kept)
+
+
+@pytest.mark.parametrize("ships", [True, False])
+def test_the_pitch_predictor_comes_from_its_own_stage(ships, tmp_path, monkeypatch):
+    model = mini_config().build("hift", device="cpu")
+    with torch.no_grad():
+        model.f0_predictor.classifier.bias.fill_(7.0)
+    Progress(tmp_path, "f0", minutes=1.0).checkpoint({"model": model.f0_predictor})
+    if not ships:
+        monkeypatch.setattr(export, "MODEL_DIR", tmp_path)
+    state = export.part_state(tmp_path, "hift")
+    assert state.keys() == model.state_dict().keys() and float(state["f0_predictor.classifier.bias"]) == 7.0
