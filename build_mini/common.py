@@ -175,6 +175,7 @@ class Progress:
         self.step, self.spent = state["step"], state["spent"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        torch.manual_seed(SEED + self.step)  # noise goes on too, it does not begin again
         log_line(self.work, self.stage, f"resumed at step {self.step}, {self.spent / 60:.1f} min")
 
     def checkpoint(self, parts: dict[str, torch.nn.Module | torch.optim.Optimizer]) -> None:
