@@ -1,7 +1,9 @@
 """The parts of build_mini that can be silently wrong: packed weights, clusters, alignments, what earlier runs left."""
 
 import os
+import subprocess
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +13,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini import export, extract, graphs, readings, speech_tokenizer
+from build_mini import corpus, export, extract, graphs, readings, speech_tokenizer
 from build_mini.build import STAGES
 from build_mini.clips import load_readings
 from build_mini.common import (
     CODES,
     MODEL_DIR,
     READINGS,
+    SEED,
     SOURCES,
     Clip,
     Progress,
@@ -299,3 +302,33 @@ def test_the_pitch_predictor_comes_from_its_own_stage(ships, tmp_path, monkeypat
         monkeypatch.setattr(export, "MODEL_DIR", tmp_path)
     state = export.part_state(tmp_path, "hift")
     assert state.keys() == model.state_dict().keys() and float(state["f0_predictor.classifier.bias"]) == 7.0
+
+
+def test_a_package_that_was_half_unpacked_is_unpacked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "RU_VOICES", Path("voices"))  # not installed under this name
+    failing = [True, False]
+
+    def run(command, check, cwd=None):
+        """apt-get and dpkg; the first time dpkg ends midway."""
+        if command[0] == "apt-get":
+            (cwd / "festvox-ru_1.deb").touch()
+            return
+        (Path(command[-1]) / "voices" / "wav").mkdir(parents=True, exist_ok=True)
+        if failing.pop(0):
+            raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match="festvox-ru was not unpacked .*; try again, or apt-get install festvox-ru"):
+        corpus.russian_folder(tmp_path)
+    assert (corpus.russian_folder(tmp_path) / "wav").is_dir() and not failing
+    assert corpus.russian_folder(tmp_path) == tmp_path / "packages" / "festvox-ru" / "voices"  # nothing is run for it
+
+
+def test_noise_does_not_begin_again_with_every_start(tmp_path):
+    drawn = []
+    for step in (7, 8, 7):
+        Progress(tmp_path, "flow", minutes=1.0, step=step).checkpoint({})
+        torch.manual_seed(SEED)  # as the build does before each stage
+        Progress(tmp_path, "flow", minutes=1.0).resume({})
+        drawn.append(torch.rand(()))
+    assert drawn[0] != drawn[1] and drawn[0] == drawn[2]
