@@ -16,6 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from common.files import PART_SUFFIX, rename_over, write_torch
 from common.signals import SignalGuard
 from config import UserError
 from cosyvoice.utils.precision import fast_dtype
@@ -61,7 +62,7 @@ class Clip:
 def write_manifest(work: Path, name: str, clips: list[Clip]) -> None:
     """Write `work/name.jsonl`, one clip a line."""
     lines = (json.dumps(asdict(clip), ensure_ascii=False) for clip in clips)
-    replace_file(work / f"{name}.jsonl", lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_text(work / f"{name}.jsonl", "\n".join(lines) + "\n")
 
 
 def read_manifest(work: Path, name: str = "corpus") -> list[Clip]:
@@ -79,16 +80,29 @@ def aligned_clips(work: Path, *sources: str) -> list[Clip]:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename: a killed run never leaves half a file under the real name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
+    """Write beside, then rename: a killed run never leaves half a file under the real name.
+
+    Unlike `atomic_path` beside under a name of this process's own, as two stages at once may write the same graph.
+    UserError where the disk refuses."""
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        rename_over(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def save(state: object, path: Path) -> None:
     """torch.save, atomically."""
-    replace_file(path, lambda part: torch.save(state, part))
+    replace_file(path, lambda part: write_torch(state, part))
+
+
+def write_text(path: Path, text: str) -> None:
+    """A UTF-8 file, atomically."""
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def load_arrays(work: Path, name: str) -> dict[str, np.ndarray]:

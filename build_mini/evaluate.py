@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from build_mini import judges
-from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
+from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file, write_text
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
 from clips.audio_files import RawClip, find_clips, read_audio
@@ -294,11 +294,6 @@ class Rows:
             samples = sound.wave[0].clamp(-1, 1).numpy()
             replace_file(path, lambda part: soundfile.write(part, samples, sound.rate, format="FLAC"))
         return sound
-
-
-def write_text(path: Path, text: str) -> None:
-    """A UTF-8 file under its final name only when complete."""
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def directory_digest(directory: Path) -> str:

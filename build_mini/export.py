@@ -13,7 +13,18 @@ from pathlib import Path
 import torch
 
 from build_mini.acoustics import speaker_means
-from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, Clip, log_line, read_manifest, replace_file, save
+from build_mini.common import (
+    HERE,
+    MODEL_DIR,
+    OWN_VOICES,
+    SEED,
+    Clip,
+    log_line,
+    read_manifest,
+    replace_file,
+    save,
+    write_text,
+)
 from build_mini.graphs import WRITERS, graph_path
 from build_mini.vocoder import mini_config
 from cosyvoice.cli.cosyvoice import VOICES
@@ -60,7 +71,7 @@ def write_checksums(directory: Path) -> None:
     """SHA256SUMS over every other file, as `sha256sum -c` reads it."""
     names = sorted(path.name for path in directory.iterdir() if path.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    replace_file(directory / "SHA256SUMS", lambda part: part.write_text("".join(lines), encoding="utf-8"))
+    write_text(directory / "SHA256SUMS", "".join(lines))
 
 
 def build(work: Path) -> None:

@@ -1,5 +1,6 @@
 """The parts of build_mini that can be silently wrong: packed weights, clusters, alignments, what earlier runs left."""
 
+import errno
 import os
 import subprocess
 from importlib import import_module
@@ -26,10 +27,12 @@ from build_mini.common import (
     Progress,
     load_tokens,
     read_manifest,
+    replace_file,
     running_mean,
     save_arrays,
     save_tokens,
     tokenizer_of,
+    write_text,
 )
 from build_mini.corpus import flite_jobs
 from build_mini.evaluate import SENTENCES
@@ -332,3 +335,30 @@ def test_noise_does_not_begin_again_with_every_start(tmp_path):
         Progress(tmp_path, "flow", minutes=1.0).resume({})
         drawn.append(torch.rand(()))
     assert drawn[0] != drawn[1] and drawn[0] == drawn[2]
+
+
+def test_two_processes_may_write_the_same_file(tmp_path, monkeypatch):
+    path = tmp_path / "graph.onnx"
+
+    def write(part: Path) -> None:
+        """Another process writes the same file while this one is at it."""
+        part.write_text("half")
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: 0)
+            write_text(path, "theirs")
+        assert path.read_text() == "theirs" and part.read_text() == "half"
+        part.write_text("ours")
+
+    replace_file(path, write)
+    assert path.read_text() == "ours" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_text(tmp_path / "rows.json", "old")
+    with pytest.raises(UserError, match="cannot write .*rows.json: No space left on device"):
+        replace_file(tmp_path / "rows.json", fail)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
