@@ -59,6 +59,36 @@ class Clip:
         return torch.from_numpy(samples)
 
 
+# by file: the stage that makes it
+MADE_BY = {
+    "corpus.jsonl": "corpus",
+    "espeak.jsonl": "corpus",
+    "natural.jsonl": "natural",
+    "readings.jsonl": "readings",
+    "banks.npz": "features",
+    "vectors.npz": "acoustics",
+    "tokens.npz": "extract",
+    "tokens_readings.npz": "readings",
+    **{f"logmels_{source}.npz": "features" for source in SOURCES},
+    **{f"mels_{source}.npz": "acoustics" for source in SOURCES},
+}
+
+
+def made(work: Path, name: str) -> Path:
+    """The path of a file that an earlier stage makes. UserError naming the stage where it is missing."""
+    path = work / name
+    if not path.exists():
+        raise UserError(f"{path} is missing; run: python -m build_mini.build --stage {MADE_BY[name]}")
+    return path
+
+
+def require_programs(*names: str) -> None:
+    """UserError where one of Debian's programs is not installed."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        raise UserError(f"not installed here: {', '.join(missing)}; run: apt-get install {' '.join(missing)}")
+
+
 def write_manifest(work: Path, name: str, clips: list[Clip]) -> None:
     """Write `work/name.jsonl`, one clip a line."""
     lines = (json.dumps(asdict(clip), ensure_ascii=False) for clip in clips)
@@ -66,11 +96,8 @@ def write_manifest(work: Path, name: str, clips: list[Clip]) -> None:
 
 
 def read_manifest(work: Path, name: str = "corpus") -> list[Clip]:
-    """Clips of one manifest. Raises FileNotFoundError when the corpus stage has not run."""
-    path = work / f"{name}.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run: python -m build_mini.build --stage corpus")
-    with path.open(encoding="utf-8") as lines:
+    """Clips of one manifest. UserError where its stage has not run."""
+    with made(work, f"{name}.jsonl").open(encoding="utf-8") as lines:
         return [Clip(**json.loads(line)) for line in lines]
 
 
@@ -106,8 +133,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def load_arrays(work: Path, name: str) -> dict[str, np.ndarray]:
-    """Arrays of `work/name.npz` by clip id."""
-    with np.load(work / f"{name}.npz") as arrays:
+    """Arrays of `work/name.npz` by clip id. UserError where its stage has not run."""
+    with np.load(made(work, f"{name}.npz")) as arrays:
         return dict(arrays)
 
 
@@ -130,7 +157,7 @@ def load_tokens(work: Path, name: str = "tokens") -> dict[str, np.ndarray]:
 
 def tokenizer_of(work: Path, name: str = "tokens") -> str:
     """Fingerprint of the graph that made the speech tokens of `work/name.npz`; "" where it is not known."""
-    with np.load(work / f"{name}.npz") as arrays:
+    with np.load(made(work, f"{name}.npz")) as arrays:
         return str(arrays[TOKENIZER]) if TOKENIZER in arrays else ""
 
 

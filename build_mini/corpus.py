@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from build_mini.common import OWN_VOICES, SEED, TOKENIZER_RATE, Clip, log_line, write_manifest
+from build_mini.common import OWN_VOICES, SEED, TOKENIZER_RATE, Clip, log_line, require_programs, write_manifest
 from build_mini.texts import sentences
 from common.files import atomic_path
 from config import UserError
@@ -108,6 +108,7 @@ def russian_folder(work: Path) -> Path:
     for root in (Path("/"), unpacked):
         if (root / RU_VOICES / "wav").is_dir():
             return root / RU_VOICES
+    require_programs("apt-get", "dpkg")
     packages.mkdir(parents=True, exist_ok=True)
     try:
         subprocess.run(["apt-get", "download", "festvox-ru"], cwd=packages, check=True)
@@ -143,12 +144,13 @@ def make_russian(work: Path, folder: Path, line: str) -> Clip | None:
 
 def build(work: Path) -> None:
     """Write work/wav, work/corpus.jsonl (aligned speech) and work/espeak.jsonl (voices only)."""
+    require_programs("flite", "espeak-ng")
+    folder = russian_folder(work)
     for voice in (*OWN_VOICES, *ESPEAK_VOICES, "ru_nsh"):
         (work / "wav" / voice).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         clips = list(pool.map(lambda job: make_flite(work, job), flite_jobs()))
         espeak = list(pool.map(lambda job: make_espeak(work, job), espeak_jobs()))
-    folder = russian_folder(work)
     lines = (folder / "etc" / "txt.done.data").read_text(encoding="utf-8").splitlines()
     clips += [clip for line in lines if (clip := make_russian(work, folder, line))]
     write_manifest(work, "corpus", clips)

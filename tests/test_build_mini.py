@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import signal
 import subprocess
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from build_mini import corpus, export, extract, graphs, readings, speech_tokenizer
+from build_mini import build, corpus, export, extract, graphs, readings, speech_tokenizer
 from build_mini.build import STAGES
 from build_mini.clips import load_readings
 from build_mini.common import (
@@ -321,6 +323,7 @@ def test_a_package_that_was_half_unpacked_is_unpacked_again(tmp_path, monkeypatc
             raise subprocess.CalledProcessError(1, command)
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
     with pytest.raises(UserError, match="festvox-ru was not unpacked .*; try again, or apt-get install festvox-ru"):
         corpus.russian_folder(tmp_path)
     assert (corpus.russian_folder(tmp_path) / "wav").is_dir() and not failing
@@ -362,3 +365,53 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
     with pytest.raises(UserError, match="cannot write .*rows.json: No space left on device"):
         replace_file(tmp_path / "rows.json", fail)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def exit_code(work: Path, stage: str) -> int:
+    """Of the command that runs one stage."""
+    return build.main(["--stage", stage, "--work-dir", str(work), "--threads", "1"])
+
+
+@pytest.mark.parametrize("stage", ["corpus", "readings"])
+def test_a_program_that_is_not_installed_is_named(stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert exit_code(tmp_path, stage) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: not installed here: flite") and "; run: apt-get install flite" in error
+
+
+@pytest.mark.parametrize(
+    "stage, file, maker",
+    [
+        ("features", "corpus.jsonl", "corpus"),
+        ("speaker", "banks.npz", "features"),
+        ("acoustics", "logmels_corpus.npz", "features"),
+        ("extract", "mels_corpus.npz", "acoustics"),
+        ("flow", "tokens.npz", "extract"),
+    ],
+)
+def test_a_missing_file_is_told_with_the_stage_that_makes_it(stage, file, maker, tmp_path, capsys):
+    assert exit_code(tmp_path, stage) == 2
+    assert f"{file} is missing; run: python -m build_mini.build --stage {maker}\n" in capsys.readouterr().err
+
+
+def test_every_manifest_is_told_with_its_own_stage(tmp_path):
+    for name, maker in (("espeak", "corpus"), ("natural", "natural"), (READINGS, "readings")):
+        with pytest.raises(UserError, match=f"{name}.jsonl is missing; run: .* --stage {maker}$"):
+            read_manifest(tmp_path, name)
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path, monkeypatch, capsys):
+    def missing(work: Path) -> None:
+        raise ModuleNotFoundError("No module named 'voices'", name="voices")
+
+    monkeypatch.setattr(import_module(STAGES["natural"]), "build", missing)
+    assert exit_code(tmp_path, "natural") == 2
+    assert "stage natural: voices is not installed; run: python -m pip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_build_with_its_own_code(number, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(import_module(STAGES["natural"]), "build", lambda work: os.kill(os.getpid(), number))
+    assert exit_code(tmp_path, "natural") == code
+    assert f"stopped by {number.name}; the same command goes on" in capsys.readouterr().err
