@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from build_mini.build import STAGES
 from build_mini.clips import load_readings
 from build_mini.common import (
     CODES,
+    MEL_RATE,
     MODEL_DIR,
     READINGS,
     SEED,
@@ -42,11 +44,14 @@ from build_mini.flow import start_as_denoiser
 from build_mini.four_bits import pack, rounded, unpack
 from build_mini.graphs import SPEAKER_ENCODER, SPEECH_TOKENIZER, graph_path, pack_weights
 from build_mini.kokoro import PAUSE, phone_track
+from build_mini.kokoro import jobs as kokoro_jobs
 from build_mini.llm import at_speed, spoken_symbols
+from build_mini.pitch import pitch
 from build_mini.readings import jobs as reading_jobs
 from build_mini.speech_tokenizer import CLUSTERS, cluster, nearest
 from build_mini.vocoder import mini_config
 from config import UserError
+from cosyvoice.utils.common import MEL_HOP
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file
 
 
@@ -146,6 +151,18 @@ def test_no_reading_is_a_sentence_on_which_the_model_is_judged():
     assert not {text for _, _, _, text in readings} & (held_out | judged)
 
 
+def test_what_kokoro_speaks_for_the_tests_is_nowhere_trained_on():
+    spoken = kokoro_jobs()
+    train = [job for job in spoken if job[2] == "train"]
+    trained = {text for _, _, split, text in (*train, *flite_jobs(), *reading_jobs()) if split != "test"}
+    test = {text for _, _, split, text in spoken if split == "test"}
+    assert len(test) >= 20 and not test & trained
+    # shipped weights were made from these texts in this order
+    assert (
+        sha256(repr(train).encode()).hexdigest() == "0507ec6192563cbac2da8288c1113816cb54200b616c7397390995d49d433bfd"
+    )
+
+
 @torch.inference_mode()
 def test_a_decoder_starts_by_taking_the_noise_away():
     torch.manual_seed(0)
@@ -205,6 +222,7 @@ def test_missing_clusters_are_found_and_always_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(speech_tokenizer, "fresh_tokenizer", lambda tables: tokenizer)
     monkeypatch.setattr(speech_tokenizer, "sounds", lambda *args: torch.randn(2 * CODES, 3))
     monkeypatch.setattr(speech_tokenizer, "figures", lambda *args: "")
+    monkeypatch.setattr(speech_tokenizer, "CLUSTER_ROUNDS", 2)
     mean = running_mean(tokenizer.head)
     optimizer = torch.optim.AdamW(tokenizer.head.parameters())
     parts = {"head": tokenizer.head, "mean": mean, "optimizer": optimizer}
@@ -415,3 +433,10 @@ def test_a_signal_ends_the_build_with_its_own_code(number, code, tmp_path, monke
     monkeypatch.setattr(import_module(STAGES["natural"]), "build", lambda work: os.kill(os.getpid(), number))
     assert exit_code(tmp_path, "natural") == code
     assert f"stopped by {number.name}; the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hz, heard", [(20.0, 0.0), (35.0, 0.0), (50.0, 0.0), (100.0, 100.0), (300.0, 300.0)])
+def test_a_tone_below_the_lowest_pitch_is_unvoiced(hz, heard):
+    wave = 0.3 * torch.sin(2 * torch.pi * hz * torch.arange(MEL_RATE) / MEL_RATE)
+    track = pitch(wave[None], MEL_RATE, MEL_HOP)[0, 10:-10]
+    assert track.tolist() == pytest.approx([heard] * len(track), rel=0.02)
