@@ -383,6 +383,8 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path):
     with pytest.raises(UserError, match="cannot write .*rows.json: No space left on device"):
         replace_file(tmp_path / "rows.json", fail)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(UserError, match="cannot write .*rows.json/more"):  # which is no folder
+        write_text(tmp_path / "rows.json" / "more" / "x.json", "new")
 
 
 def exit_code(work: Path, stage: str) -> int:
