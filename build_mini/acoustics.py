@@ -21,6 +21,7 @@ from build_mini.common import (
     aligned_clips,
     load_arrays,
     log_line,
+    made,
     read_manifest,
     save_arrays,
 )
@@ -65,7 +66,7 @@ def build(work: Path) -> None:
     encoder, feat_extractor = open_graph(work, SPEAKER_ENCODER), mini_config().feat_extractor
     vectors = {}
     for source in SOURCES:
-        with np.load(work / f"logmels_{source}.npz") as stored:
+        with np.load(made(work, f"logmels_{source}.npz")) as stored:
             names = stored.files
         mels = {}
         for name, wave in with_copies(work, acoustic_clips(read_manifest(work, source)), names):

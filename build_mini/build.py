@@ -48,27 +48,48 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one stage, or all of them in order."""
-    args = parse_args(argv)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+def build(args: argparse.Namespace) -> int:
+    """Run one stage, or all of them in order; the exit code."""
     import torch
 
     from build_mini.common import SEED
-    from common.signals import Interrupted
+    from common.signals import Interrupted, interrupted_at_once
 
+    args.work_dir.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     try:
-        for name in STAGES if args.stage == "all" else [args.stage]:
-            torch.manual_seed(SEED)
-            stage = import_module(STAGES[name])
-            wanted = inspect.signature(stage.build).parameters
-            options = {"minutes": args.minutes, "warm_start": args.warm_start}
-            stage.build(args.work_dir, **{k: v for k, v in options.items() if k in wanted and v is not None})
-    except (Interrupted, KeyboardInterrupt) as signal:
-        print(f"stopped by {str(signal) or 'Ctrl-C'}; the same command goes on from here", file=sys.stderr)
-        return 130
+        with interrupted_at_once():
+            for name in STAGES if args.stage == "all" else [args.stage]:
+                torch.manual_seed(SEED)
+                run_stage(name, args)
+    except Interrupted as signal:
+        print(f"stopped by {signal}; the same command goes on from what is saved", file=sys.stderr)
+        return signal.exit_code
     return 0
+
+
+def run_stage(name: str, args: argparse.Namespace) -> None:
+    """One stage, with those of the options that it has. UserError where a package that it needs is not installed."""
+    from config import UserError
+
+    options = {"minutes": args.minutes, "warm_start": args.warm_start}
+    try:
+        stage = import_module(STAGES[name])
+        wanted = inspect.signature(stage.build).parameters
+        stage.build(args.work_dir, **{k: v for k, v in options.items() if k in wanted and v is not None})
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"stage {name}: {error.name} is not installed; run: python -m pip install -r requirements-dev.txt and "
+            "python -m pip install --no-deps -r requirements-mini.txt"
+        ) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0, 2 where something is missing, 130 after Ctrl-C, 143 after SIGTERM (what was saved is kept)."""
+    args = parse_args(argv)
+    from utils import run_main  # takes PyTorch along, which --help need not wait for
+
+    return run_main(lambda: build(args))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from build_mini.acoustics import speaker_means
-from build_mini.common import READINGS, SOURCES, aligned_clips, load_arrays
+from build_mini.common import READINGS, SOURCES, aligned_clips, load_arrays, load_tokens, tokenizer_of
 from build_mini.common import Clip as CorpusClip
 from build_mini.vocoder import mini_config
+from config import UserError
 from cosyvoice.utils.common import MEL_BINS
 from dataset import Clip
 
@@ -21,9 +23,9 @@ def load_clips(work: Path, mels: bool) -> dict[str, list[Clip]]:
 
     mels: only clips that have a mel, with it, so no readings; else all clips that have tokens, without.
     """
-    tokens, vectors, means = load_arrays(work, "tokens"), load_arrays(work, "vectors"), speaker_means(work)
+    tokens, vectors, means = load_tokens(work), load_arrays(work, "vectors"), speaker_means(work)
     if not mels:
-        tokens |= load_arrays(work, f"tokens_{READINGS}")
+        tokens |= load_readings(work)
     config = mini_config()
     encode = config.get_tokenizer().encode
     kinds: dict[str, list[Clip]] = {}
@@ -51,6 +53,17 @@ def load_clips(work: Path, mels: bool) -> dict[str, list[Clip]]:
             )
             kinds.setdefault(kind, []).append(clip)
     return kinds
+
+
+def load_readings(work: Path) -> dict[str, np.ndarray]:
+    """Speech tokens of the readings. UserError where another tokenizer made them than those of the clips."""
+    name = f"tokens_{READINGS}"
+    if tokenizer_of(work, name) != tokenizer_of(work):
+        raise UserError(
+            f"{work / name}.npz and tokens.npz are of different tokenizers; "
+            "run: python -m build_mini.build --stage extract, then --stage readings"
+        )
+    return load_tokens(work, name)
 
 
 def kind_of(source: str, clip: CorpusClip, speed: str) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from build_mini.common import OWN_VOICES, SEED, TOKENIZER_RATE, Clip, log_line, write_manifest
+from build_mini.common import OWN_VOICES, SEED, TOKENIZER_RATE, Clip, log_line, require_programs, write_manifest
 from build_mini.texts import sentences
+from common.files import atomic_path
+from config import UserError
 
 SHARED, TEST = 80, 40  # sentences that every flite voice speaks; the test ones are never trained on
 OWN_TEXTS = {"slt": 1500, "awb": 1300, "rms": 1300, "kal16": 700}  # further sentences, each spoken by one voice
@@ -98,15 +100,23 @@ def espeak_jobs() -> list[tuple[str, str, str]]:
 
 
 def russian_folder(work: Path) -> Path:
-    """festvox-ru's folder: the installed one, else unpacked from a downloaded package."""
-    for root in (Path("/"), work / "packages"):
+    """festvox-ru's folder: the installed one, else unpacked from a downloaded package.
+
+    UserError where it cannot be downloaded."""
+    packages = work / "packages"
+    unpacked = packages / "festvox-ru"  # appears only when complete
+    for root in (Path("/"), unpacked):
         if (root / RU_VOICES / "wav").is_dir():
             return root / RU_VOICES
-    packages = work / "packages"
+    require_programs("apt-get", "dpkg")
     packages.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", "festvox-ru"], cwd=packages, check=True)
-    subprocess.run(["dpkg", "-x", str(next(packages.glob("festvox-ru*.deb"))), str(packages)], check=True)
-    return packages / RU_VOICES
+    try:
+        subprocess.run(["apt-get", "download", "festvox-ru"], cwd=packages, check=True)
+        with atomic_path(unpacked) as part:
+            subprocess.run(["dpkg", "-x", str(next(packages.glob("festvox-ru*.deb"))), str(part)], check=True)
+    except subprocess.CalledProcessError as error:
+        raise UserError(f"festvox-ru was not unpacked ({error}); try again, or apt-get install festvox-ru") from error
+    return unpacked / RU_VOICES
 
 
 def read_labels(path: Path) -> tuple[list[str], list[float]]:
@@ -134,12 +144,13 @@ def make_russian(work: Path, folder: Path, line: str) -> Clip | None:
 
 def build(work: Path) -> None:
     """Write work/wav, work/corpus.jsonl (aligned speech) and work/espeak.jsonl (voices only)."""
+    require_programs("flite", "espeak-ng")
+    folder = russian_folder(work)
     for voice in (*OWN_VOICES, *ESPEAK_VOICES, "ru_nsh"):
         (work / "wav" / voice).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         clips = list(pool.map(lambda job: make_flite(work, job), flite_jobs()))
         espeak = list(pool.map(lambda job: make_espeak(work, job), espeak_jobs()))
-    folder = russian_folder(work)
     lines = (folder / "etc" / "txt.done.data").read_text(encoding="utf-8").splitlines()
     clips += [clip for line in lines if (clip := make_russian(work, folder, line))]
     write_manifest(work, "corpus", clips)

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from build_mini import judges
-from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file
+from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file, write_text
 from build_mini.corpus import speak_flite
 from build_mini.pitch import pitch
 from clips.audio_files import RawClip, find_clips, read_audio
@@ -296,16 +296,21 @@ class Rows:
         return sound
 
 
-def write_text(path: Path, text: str) -> None:
-    """A UTF-8 file under its final name only when complete."""
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
 def directory_digest(directory: Path) -> str:
     """Twelve hexadecimal digits that change with any file of a model directory."""
     names = sorted(path.name for path in directory.iterdir() if path.is_file())
     prints = "".join(f"{name} {file_fingerprint(directory / name)}\n" for name in names)
-    return hashlib.sha256(prints.encode()).hexdigest()[:12]
+    return short_digest(prints)
+
+
+def clip_digest(clip: RawClip) -> str:
+    """Twelve hexadecimal digits that change with a recording or its text."""
+    return short_digest(f"{file_fingerprint(clip.path)} {clip.text}")
+
+
+def short_digest(text: str) -> str:
+    """Twelve hexadecimal digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -336,9 +341,10 @@ class Setup:
 
     @cached_property
     def speaker(self) -> str:
-        """The unseen speaker's name: that of the folder."""
+        """The unseen speaker: the folder's name, and digits that change with any recording or text that is taken."""
         folder = self.args.speaker_dir.resolve()
-        return folder.parent.name if folder.name == "raw_audio" else folder.name
+        name = folder.parent.name if folder.name == "raw_audio" else folder.name
+        return f"{name}_{short_digest(' '.join(map(clip_digest, self.clips)))}"
 
     @cached_property
     def clips(self) -> list[RawClip]:
@@ -366,8 +372,7 @@ class Setup:
 
     def real(self, clip: RawClip) -> Judged:
         """A recording as it is."""
-        key = hashlib.sha256(f"{file_fingerprint(clip.path)} {clip.text}".encode()).hexdigest()[:12]
-        return self.references.judged(f"clip/{clip.name}/{key}", partial(real_sound, clip))
+        return self.references.judged(f"clip/{clip.name}/{clip_digest(clip)}", partial(real_sound, clip))
 
     def further_clips(self) -> dict[str, list[RawClip]]:
         """{voice: recordings} of the folder --other-clips."""
@@ -816,6 +821,11 @@ def title_of(setup: Setup, part: str) -> str:
     return f"speech/{setup.args.through}" if part == "speech" else f"{part}/{setup.speaker}"
 
 
+def with_rows(earlier: dict[str, dict], tables: dict[str, dict]) -> dict[str, dict]:
+    """A part's tables, with the rows of an earlier run that this one had not, like those of other modes."""
+    return {name: earlier.get(name, {}) | tables.get(name, {}) for name in earlier | tables}
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """The chosen parts, one after the other; figures are saved after each."""
     judges.require()
@@ -824,18 +834,20 @@ def evaluate(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     setup = Setup.of(args)
     parts = list(PARTS) if args.part == "all" else [args.part]
+    path = setup.folder / "figures.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"model": str(args.model_dir)}
     if args.fresh:
         setup.references.forget("")
         for part in parts:
             setup.rows.forget(f"{title_of(setup, part)}/")
-    path = setup.folder / "figures.json"
-    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"model": str(args.model_dir)}
+            figures.pop(title_of(setup, part), None)
     for part in parts:
         work, check = PARTS[part]
         tables = work(setup)
         checks = check(tables)
         title = title_of(setup, part)
-        figures[title] = tables | {"checks": {c.what: asdict(c) for c in checks}}
+        found = tables | {"checks": {c.what: asdict(c) for c in checks}}
+        figures[title] = with_rows(figures.get(title, {}), found)
         write_text(path, json.dumps(figures, indent=1) + "\n")
         print(report(title, tables, checks), flush=True)
     print(f"\nfigures: {path}")

@@ -1,6 +1,7 @@
 """Write the model directory: weights as float16, two ONNX graphs, named voices, configuration and checksums.
 
-A part whose stage has not run yet is written as it is initialised, so that the directory loads at any time.
+A part whose stage has not run stays as it ships; one that has never shipped is written as it is initialised, so that
+the directory loads at any time.
 """
 
 from __future__ import annotations
@@ -12,23 +13,42 @@ from pathlib import Path
 import torch
 
 from build_mini.acoustics import speaker_means
-from build_mini.common import HERE, MODEL_DIR, OWN_VOICES, SEED, Clip, log_line, read_manifest, replace_file, save
+from build_mini.common import (
+    HERE,
+    MODEL_DIR,
+    OWN_VOICES,
+    SEED,
+    Clip,
+    log_line,
+    read_manifest,
+    replace_file,
+    save,
+    write_text,
+)
 from build_mini.graphs import WRITERS, graph_path
 from build_mini.vocoder import mini_config
 from cosyvoice.cli.cosyvoice import VOICES
+from cosyvoice.utils.weights import load_state_dict_file
 
 CONFIG_FILES = ("cosyvoice.yaml", "finetune.yaml")
 
 
 def part_state(work: Path, part: str) -> dict[str, torch.Tensor]:
-    """Weights of llm, flow or hift: the running mean of training where there is one."""
-    path = work / f"{'vocoder' if part == 'hift' else part}.state.pt"
-    if not path.exists():
-        torch.manual_seed(SEED)
-        return mini_config().build(part, device="cpu").state_dict()
-    state = torch.load(path, weights_only=True, mmap=True)
-    mean = {key.removeprefix("module."): value for key, value in state["mean"].items() if key.startswith("module.")}
-    return mean | pitch_state(work) if part == "hift" else mean
+    """Weights of llm, flow or hift, with those of the pitch predictor from its own stage."""
+    state = network_state(work, part)
+    return state | pitch_state(work) if part == "hift" else state
+
+
+def network_state(work: Path, part: str) -> dict[str, torch.Tensor]:
+    """The running mean of training; else what ships, else fresh weights."""
+    path, shipped = work / f"{'vocoder' if part == 'hift' else part}.state.pt", MODEL_DIR / f"{part}.pt"
+    if path.exists():
+        mean = torch.load(path, weights_only=True, mmap=True)["mean"]
+        return {key.removeprefix("module."): value for key, value in mean.items() if key.startswith("module.")}
+    if shipped.exists():
+        return load_state_dict_file(shipped)
+    torch.manual_seed(SEED)
+    return mini_config().build(part, device="cpu").state_dict()
 
 
 def pitch_state(work: Path) -> dict[str, torch.Tensor]:
@@ -51,7 +71,7 @@ def write_checksums(directory: Path) -> None:
     """SHA256SUMS over every other file, as `sha256sum -c` reads it."""
     names = sorted(path.name for path in directory.iterdir() if path.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256((directory / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    replace_file(directory / "SHA256SUMS", lambda part: part.write_text("".join(lines), encoding="utf-8"))
+    write_text(directory / "SHA256SUMS", "".join(lines))
 
 
 def build(work: Path) -> None:

@@ -59,6 +59,9 @@ def crop_batch(pairs: list[tuple[Tensor, Tensor]], rng: random.Random) -> tuple[
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/f0.state.pt."""
+    progress = Progress(work, "f0", minutes)
+    if progress.finished():
+        return
     pairs = [pair for pair in load_pairs(work) if pair[0].shape[1] > CROP_FRAMES]
     model = (shipped("hift") if warm_start else mini_config().build("hift", device="cpu")).f0_predictor
     if not warm_start:
@@ -67,7 +70,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
             model.classifier.weight *= PITCH_UNIT
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.0)
     parts = {"model": model, "optimizer": optimizer}
-    progress = Progress(work, "f0", minutes)
     progress.resume(parts)
     rng, smooth = random.Random(SEED + progress.step), None
     for step in progress.steps(parts):

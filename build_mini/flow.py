@@ -24,6 +24,7 @@ from build_mini.common import (
     log_line,
     running_mean,
     set_learning_rate,
+    tokenizer_of,
 )
 from build_mini.vocoder import mini_config, shipped
 from cosyvoice.utils.common import token_to_mel_length
@@ -122,6 +123,9 @@ class Prior:
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/flow.state.pt."""
+    progress = Progress(work, "flow", minutes, tokenizer=tokenizer_of(work))
+    if progress.finished():
+        return
     clips = load_clips(work, mels=True)
     model = shipped("flow") if warm_start else mini_config().build("flow", device="cpu").train()
     if not warm_start:
@@ -129,7 +133,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     mean = running_mean(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, weight_decay=0.01)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
-    progress = Progress(work, "flow", minutes)
     progress.resume(parts)
     prior, rng, smooth = Prior(model), random.Random(SEED + progress.step), None
     for step in progress.steps(parts):

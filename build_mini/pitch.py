@@ -41,12 +41,13 @@ def normalised_autocorrelation(frames: Tensor, longest: int) -> Tensor:
 
 
 def first_good_peak(correlation: Tensor, shortest: int) -> tuple[Tensor, Tensor]:
-    """Lag (float) and height of the shortest lag that is a local peak nearly as high as the best."""
+    """Lag (float) and height, 0 without a peak, of the shortest lag that is a peak nearly as high as the best."""
     middle = correlation[:, :, shortest:-1]
     peak = (middle >= correlation[:, :, shortest - 1 : -2]) & (middle > correlation[:, :, shortest + 1 :])
     heights = torch.where(peak, middle, 0.0)
     good = heights >= NEARLY_BEST * heights.amax(dim=2, keepdim=True)
-    index = (good & peak).float().argmax(dim=2)
+    found = good & peak
+    index = found.float().argmax(dim=2)
     before, at, after = (correlation.gather(2, (index + shortest + k)[..., None])[..., 0] for k in (-1, 0, 1))
     bend = (before - 2 * at + after).clamp(max=-1e-6)
-    return index + shortest + (0.5 * (before - after) / bend).clamp(-0.5, 0.5), at
+    return index + shortest + (0.5 * (before - after) / bend).clamp(-0.5, 0.5), at * found.any(dim=2)

@@ -19,17 +19,20 @@ from build_mini.common import (
     READINGS,
     SEED,
     Clip,
-    load_arrays,
+    load_tokens,
     log_line,
     read_manifest,
-    save_arrays,
+    require_programs,
+    save_tokens,
+    tokenizer_of,
     write_manifest,
 )
 from build_mini.corpus import make_flite
 from build_mini.extract import speech_tokens
 from build_mini.features import whisper_logmel
-from build_mini.graphs import SPEECH_TOKENIZER, open_graph
+from build_mini.graphs import SPEECH_TOKENIZER, graph_path, open_graph
 from build_mini.texts import sentences
+from cosyvoice.utils.weights import file_fingerprint
 
 TEXTS = {"slt": 6000, "awb": 4500, "rms": 4500, "kal16": 4000}
 BLOCK = 500  # sentences between two saves
@@ -54,10 +57,22 @@ def read_aloud(
     return clip, tokens
 
 
+def earlier(work: Path, tokenizer: str) -> tuple[list[Clip], dict[str, np.ndarray]]:
+    """Clips and tokens of earlier runs; none where another tokenizer made them."""
+    name = f"tokens_{READINGS}"
+    if not (work / f"{READINGS}.jsonl").exists() or tokenizer_of(work, name) != tokenizer:
+        return [], {}
+    tokens = load_tokens(work, name)
+    return [clip for clip in read_manifest(work, READINGS) if clip.id in tokens], tokens
+
+
 def build(work: Path) -> None:
-    """Add to work/readings.jsonl and work/tokens_readings.npz what is not there yet; stop and start again at will."""
-    clips = read_manifest(work, READINGS) if (work / f"{READINGS}.jsonl").exists() else []
-    tokens = load_arrays(work, f"tokens_{READINGS}") if clips else {}
+    """Add to work/readings.jsonl and work/tokens_readings.npz what is not there yet; stop and start again at will.
+
+    What another tokenizer made is thrown away."""
+    require_programs("flite")
+    fingerprint = file_fingerprint(graph_path(work, SPEECH_TOKENIZER))
+    clips, tokens = earlier(work, fingerprint)
     done = {clip.id for clip in clips}
     todo = [job for job in jobs() if job[0] not in done]
     tokenizer = open_graph(work, SPEECH_TOKENIZER)
@@ -70,6 +85,6 @@ def build(work: Path) -> None:
                 clips.append(clip)
                 tokens[clip.id] = found
                 bar.update()
-            save_arrays(work, f"tokens_{READINGS}", tokens)
+            save_tokens(work, f"tokens_{READINGS}", tokens, fingerprint)
             write_manifest(work, READINGS, clips)
     log_line(work, READINGS, f"{len(clips)} clips, {sum(clip.seconds for clip in clips) / 60:.1f} min")

@@ -78,6 +78,9 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     if warm_start and not (work / "speaker.state.pt").exists():
         log_line(work, "speaker", "the shipped speaker encoder is kept")
         return
+    progress = Progress(work, "speaker", minutes)
+    if progress.finished():
+        return
     banks: dict[str, list[np.ndarray]] = {}
     for name, bank in load_arrays(work, "banks").items():
         banks.setdefault(name.split("|")[0], []).append(bank)
@@ -85,7 +88,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     encoder, centres = SpeakerEncoder(), nn.Linear(DIM, len(speakers), bias=False)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *centres.parameters()], lr=PEAK_LR, weight_decay=0.02)
     parts = {"encoder": encoder, "centres": centres, "optimizer": optimizer}
-    progress = Progress(work, "speaker", minutes)
     progress.resume(parts)
     rng = random.Random(SEED + progress.step)
     for step in progress.steps(parts):

@@ -37,6 +37,7 @@ from build_mini.common import (
     set_learning_rate,
 )
 from build_mini.whisper_base import start_from_whisper
+from config import UserError
 
 MINUTES = 10.0
 BANDS, FRAMES_PER_TOKEN, LABELS_PER_TOKEN = 128, 4, 2
@@ -46,6 +47,7 @@ BATCH, CROP_FRAMES = 32, 256
 NATURAL_SHARE = 0.6  # of the English pieces
 RUSSIAN_STEPS = 4  # one step in so many is Russian
 RUSSIAN_WEIGHT = 0.5  # of what its phones say, where sounds are clustered
+CLUSTERS = "clusters.pt"  # name in the work folder
 CLUSTER_BATCHES, CLUSTER_ROUNDS = {"natural": 30, "corpus": 30, "ru": 10}, 30
 PEAK_LR = 1.5e-3
 IGNORE = -100
@@ -276,15 +278,25 @@ def fresh_tokenizer(tables: dict[str, list[str]]) -> SpeechTokenizer:
     return tokenizer
 
 
+def clusters_fit(work: Path) -> bool:
+    """Whether there are clusters that were found since the state was last saved."""
+    state, clusters = work / "tokens.state.pt", work / CLUSTERS
+    return clusters.exists() and state.exists() and clusters.stat().st_mtime >= state.stat().st_mtime
+
+
 def load_tokenizer(work: Path) -> SpeechTokenizer:
-    """The tokenizer as trained: the running mean of its head, and its clusters."""
+    """The tokenizer as trained: the running mean of its head, and its clusters. UserError where training goes on."""
+    if not clusters_fit(work):
+        raise UserError(
+            f"{work / CLUSTERS} is missing or older than tokens.state.pt; "
+            "finish python -m build_mini.build --stage tokens first"
+        )
     tokenizer = fresh_tokenizer(phone_tables(aligned_clips(work)))
     state = torch.load(work / "tokens.state.pt", weights_only=True)
     mean = running_mean(tokenizer.head)
     mean.load_state_dict(state["mean"])
     tokenizer.head = mean.module
-    if (work / "clusters.pt").exists():
-        tokenizer.centres.copy_(torch.load(work / "clusters.pt", weights_only=True))
+    tokenizer.centres.copy_(torch.load(work / CLUSTERS, weights_only=True))
     return tokenizer.eval()
 
 
@@ -316,6 +328,9 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     if warm_start and not (work / "tokens.state.pt").exists():
         log_line(work, "tokens", "the shipped speech tokenizer is kept")
         return
+    progress = Progress(work, "tokens", minutes)
+    if clusters_fit(work) and progress.finished():  # clusters found anew would give every token another number
+        return
     clips = aligned_clips(work)
     tables = phone_tables(clips)
     items = load_items(work, clips, tables)
@@ -323,7 +338,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     mean = running_mean(tokenizer.head)
     optimizer = torch.optim.AdamW(tokenizer.head.parameters(), lr=PEAK_LR, weight_decay=0.01)
     parts = {"head": tokenizer.head, "mean": mean, "optimizer": optimizer}
-    progress = Progress(work, "tokens", minutes)
     progress.resume(parts)
     rng, noise = random.Random(SEED + progress.step), np.random.default_rng(SEED + progress.step)
     centres = band_centres()
@@ -344,5 +358,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
                 f"tokens step {step} {lang} loss {loss:.3f} right {right:.3f} {progress.spent / 60:.1f} min", flush=True
             )
     tokenizer.head = mean.module
-    save(cluster(sounds(tokenizer, items), CODES, CLUSTER_ROUNDS), work / "clusters.pt")
+    torch.manual_seed(SEED)  # for what is drawn here to depend on nothing before
+    save(cluster(sounds(tokenizer, items), CODES, CLUSTER_ROUNDS), work / CLUSTERS)
     log_line(work, "tokens", f"{progress.step} steps, {TOKEN_HZ} Hz, {figures(tokenizer, items)}")

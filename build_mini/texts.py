@@ -185,7 +185,7 @@ def short_phrase(rng: random.Random, rare: list[str]) -> str:
 
 
 def sentences(seed: int) -> Iterator[str]:
-    """Endless stream of different sentences, one in seven of them short."""
+    """Endless stream of sentences, one in seven of them short; only the short ones may come again."""
     rng = random.Random(seed)
     past, rare = verbs(), dictionary_words()
     seen: set[str] = set()

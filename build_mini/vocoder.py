@@ -126,6 +126,9 @@ def in_full_precision(conv: nn.Module) -> None:
 
 def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> None:
     """Train until the budget is spent; state in work/vocoder.state.pt."""
+    progress = Progress(work, "vocoder", minutes)
+    if progress.finished():
+        return
     config = mini_config()
     model = shipped("hift") if warm_start else config.build("hift", device="cpu")
     if not warm_start:
@@ -136,7 +139,6 @@ def build(work: Path, minutes: float = MINUTES, warm_start: bool = False) -> Non
     waves = load_waves(work)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.8, 0.99), weight_decay=0.0)
     parts = {"model": model, "mean": mean, "optimizer": optimizer}
-    progress = Progress(work, "vocoder", minutes)
     progress.resume(parts)
     rng, smooth = random.Random(SEED + progress.step), {}
     for step in progress.steps(parts):

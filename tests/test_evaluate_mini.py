@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from build_mini import evaluate, judges, texts
 from build_mini.evaluate import BASE_TUNED, OTHERS, REAL_HELD_OUT, TOGETHER, Judged, Rows
@@ -234,7 +237,55 @@ def test_another_model_has_other_results(tmp_path):
 def test_a_trial_run_has_its_own_folder(tmp_path):
     whole, trial = (evaluate.parse_args(["--work-dir", str(tmp_path), *more]) for more in ([], ["--limit", "3"]))
     assert evaluate.Setup.of(whole).folder != evaluate.Setup.of(trial).folder
-    assert evaluate.Setup.of(trial).sentences == LINES[:3] and evaluate.Setup.of(whole).speaker == "en_allison"
+    assert evaluate.Setup.of(trial).sentences == LINES[:3]
+    names = [evaluate.Setup.of(args).speaker for args in (whole, trial)]
+    assert all(re.fullmatch("en_allison_[0-9a-f]{12}", name) for name in names) and names[0] != names[1]
+
+
+def test_other_recordings_or_texts_are_another_speaker(tmp_path):
+    folder = tmp_path / "anna" / "raw_audio"
+    folder.mkdir(parents=True)
+    args = evaluate.parse_args(["--work-dir", str(tmp_path), "--speaker-dir", str(folder)])
+    names = [speaker_of(args, folder, {"001": tone(1.0), "002": tone(2.0)})]
+    names.append(speaker_of(args, folder, {"003": tone(1.5)}))  # added
+    names.append(speaker_of(args, folder, {"001": tone(1.2)}))  # recorded again
+    (folder / "002.txt").write_text("Other words.", encoding="utf-8")
+    names.append(evaluate.Setup.of(args).speaker)
+    assert len(set(names)) == 4 and all(name.startswith("anna_") for name in names)
+    assert speaker_of(args, folder, {}) == names[-1]
+
+
+def speaker_of(args: argparse.Namespace, folder: Path, waves: dict[str, np.ndarray]) -> str:
+    """What the speaker is called after these recordings were written into its folder."""
+    for name, wave in waves.items():
+        soundfile.write(folder / f"{name}.wav", wave, RATE)
+        (folder / f"{name}.txt").write_text("Some words.", encoding="utf-8")
+    return evaluate.Setup.of(args).speaker
+
+
+def test_a_mode_that_is_run_alone_leaves_the_figures_of_the_others(tmp_path, monkeypatch):
+    def part(setup: evaluate.Setup) -> dict[str, evaluate.Table]:
+        return {"systems": {mode: {"MOS": float(len(mode))} for mode in setup.args.mode}}
+
+    def check(tables: dict[str, evaluate.Table]) -> list[evaluate.Check]:
+        return [evaluate.at_least(mode, row["MOS"], 1.0) for mode, row in tables["systems"].items()]
+
+    monkeypatch.setitem(evaluate.PARTS, "finetune", (part, check))
+    monkeypatch.setattr(judges, "require", lambda: None)
+    monkeypatch.setattr(evaluate.shutil, "which", lambda name: name)
+    options = ["--work-dir", str(tmp_path), "--part", "finetune", "--threads", "1"]
+
+    def modes(*more: str) -> list[set[str]]:
+        """Rows of both tables in the file after a run."""
+        args = evaluate.parse_args([*options, *more])
+        evaluate.evaluate(args)
+        setup = evaluate.Setup.of(args)
+        figures = json.loads((setup.folder / "figures.json").read_text(encoding="utf-8"))[f"finetune/{setup.speaker}"]
+        return [set(figures[name]) for name in ("systems", "checks")]
+
+    assert modes("--mode", "joint", "--mode", "llm_only") == [{"joint", "llm_only"}] * 2
+    assert modes("--mode", "flow_only") == [{"joint", "llm_only", "flow_only"}] * 2
+    assert modes("--mode", "flow_only", "--fresh") == [{"flow_only"}] * 2
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------
