@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import atomic_path, save_torch, write_torch
+from common.files import atomic_path, write_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info, speaker_embedding
@@ -209,30 +209,33 @@ def write_merged(
 ) -> list[Path]:
     """Write merged files to `outputs`, part -> path; returns the paths of all that was written.
 
-    None appears under its name before all are complete: a full disk leaves no LLM of one voice with the flow of
-    another. The voice goes into the spk2info.pt beside them, where synthesis looks for it.
+    The voice goes into the spk2info.pt beside them, where synthesis looks for it. No file appears under its name before
+    all are complete: a full disk leaves no LLM of one voice with the flow or the vector of another.
     """
 
-    def write(part: str) -> None:
-        merged = merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake)
+    def write(file: Path, data: Mapping[str, Any]) -> None:
         try:
-            write_torch(merged, unfinished[part])
+            write_torch(data, unfinished[file])
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write {outputs[part]}: {reason}; nothing was left half-written") from error
+            raise UserError(f"cannot write {file}: {reason}; nothing was left half-written") from error
 
+    def write_part(part: str) -> None:
+        write(outputs[part], merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake))
+
+    folders = dict.fromkeys(file.parent for file in outputs.values())
     with user_mistakes(), ExitStack() as together, ThreadPoolExecutor() as threads:
-        unfinished = {part: together.enter_context(atomic_path(file)) for part, file in outputs.items()}
-        for _ in tqdm(threads.map(write, outputs), "merging", total=len(outputs), leave=False):
+        voices = {folder / VOICES: with_voice(folder / VOICES, checkpoint["speaker"]) for folder in folders}
+        unfinished = {file: together.enter_context(atomic_path(file)) for file in (*voices, *outputs.values())}
+        for file, entries in voices.items():
+            write(file, entries)
+        for _ in tqdm(threads.map(write_part, outputs), "merging", total=len(outputs), leave=False):
             pass
-    voices = [folder / VOICES for folder in dict.fromkeys(path.parent for path in outputs.values())]
-    for voice_file in voices:
-        add_voice(voice_file, checkpoint["speaker"])
     return [*outputs.values(), *voices]
 
 
-def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:
-    """Write the speaker into the spk2info.pt at `path`, beside the voices that are already there."""
+def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
+    """The voices of the spk2info.pt at `path`, with the speaker; says so where that replaces another of the name."""
     voices = read_spk2info(path)
     earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
@@ -245,4 +248,4 @@ def add_voice(path: Path, speaker: Mapping[str, Any]) -> None:
         "embedding": speaker["embedding"],
         "seconds_per_text_token": speaker["seconds_per_text_token"],
     }
-    save_torch(voices, path)
+    return voices

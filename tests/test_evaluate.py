@@ -17,7 +17,7 @@ from random_data import write_random_data
 
 import evaluate_joint
 import prepare_joint_data
-from checkpoint import FORMAT, add_voice
+from checkpoint import FORMAT, with_voice
 from clips.mel_store import DataError
 from common.files import save_torch
 from common.languages import language_of
@@ -481,9 +481,9 @@ def test_a_speaker_whom_nobody_would_speak_as_is_refused(named):
 )
 def test_the_base_speaks_in_the_voice_that_it_is_compared_with(arguments, name, tiny_model_dir, clips):
     write_checkpoint("her/x.ckpt", clips)
-    add_voice(Path("merged", VOICES), HER | {"name": "older"})
-    add_voice(Path("merged", VOICES), HER | {"name": "him"})
-    add_voice(Path("output", VOICES), HER | {"name": "stranger"})
+    for folder, owner in (("merged", "older"), ("merged", "him"), ("output", "stranger")):
+        path = Path(folder, VOICES)
+        save_torch(with_voice(path, HER | {"name": owner}), path)
     Path("output", "llm_merged_joint.pt").touch()
     args = evaluate_joint.parse_args(["--base", *(word.replace("MODEL", str(tiny_model_dir)) for word in arguments)])
     base = evaluate_joint.choose_systems(args, tiny_model_dir)["base"]

@@ -109,11 +109,19 @@ def test_a_gpu_computes_in_the_half_precision_that_it_has(capability, dtype, mon
     assert memory.choose_precision(JointConfig(), CPU) == torch.float32
 
 
-@pytest.mark.parametrize(("fast", "warned"), [(torch.float32, True), (torch.bfloat16, False)])
-def test_bf16_that_a_cpu_would_only_emulate_is_warned_of(fast, warned, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("device", "fast", "warned"),
+    [
+        ("cpu", torch.float32, True),
+        ("cpu", torch.bfloat16, False),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.bfloat16, False),
+    ],
+)
+def test_bf16_that_would_only_be_emulated_is_warned_of(device, fast, warned, monkeypatch, capsys):
     monkeypatch.setattr(memory, "fast_dtype", lambda _: fast)
-    assert memory.choose_precision(load(["precision=bf16"])[0], CPU) == torch.bfloat16
-    assert ("no bf16 of its own" in capsys.readouterr().out) == warned
+    assert memory.choose_precision(load(["precision=bf16"])[0], torch.device(device)) == torch.bfloat16
+    assert (f"this {device.upper()} device only emulates bf16" in capsys.readouterr().out) == warned
 
 
 def test_half_precision_weights_need_a_half_precision_pass(joint, clips):

@@ -12,7 +12,7 @@ from random_data import write_random_data
 import inference_joint
 import merge_joint_weights
 import train_joint
-from checkpoint import PARTS, adapter_epochs, add_voice, bake_speaker, is_baked, load_checkpoint, merged_part
+from checkpoint import PARTS, adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part, with_voice
 from common.files import save_torch
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
@@ -307,7 +307,7 @@ def test_an_export_speaks_as_its_own_voice_whatever_lies_in_the_output_folder(me
         folder.mkdir()
         for there in (False, True):  # another voice of that name, trained since
             if there:
-                add_voice(folder / "spk2info.pt", other)
+                save_torch(with_voice(folder / "spk2info.pt", other), folder / "spk2info.pt")
             voice = load_voice(Source(folder, base=True, speaker=speaker), tmp_path / name, CPU)[1]
             assert torch.equal(voice.embedding, own["embedding"])
             assert (voice.name, voice.seconds_per_text_token) == ("finetuned", own["seconds_per_text_token"])
@@ -465,6 +465,15 @@ def test_the_voice_that_was_merged_last_stands_last(merge, trained, tmp_path):
         save_torch(checkpoint, tmp_path / "named.ckpt")
         assert merge("--llm-only", ckpt=tmp_path / "named.ckpt") == 0
     assert list(read(tmp_path / "spk2info.pt")) == ["alice", "bob"]
+
+
+def test_a_voice_file_that_cannot_be_read_is_named_before_anything_is_replaced(merge, tmp_path, capsys):
+    assert merge() == 0
+    (tmp_path / "spk2info.pt").write_bytes(b"no voices")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert merge("--lora-scale", "0.5") == 2
+    assert f"error: {tmp_path / 'spk2info.pt'}: is damaged" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_another_base_model_is_refused(merge, tiny_model_dir, tmp_path, capsys):

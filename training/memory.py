@@ -33,8 +33,7 @@ def choose_precision(config: JointConfig, device: torch.device) -> torch.dtype:
     if wanted == "fp16" and device.type != "cuda":
         raise UserError("precision=fp16 needs a CUDA device; use precision=auto, bf16 or fp32")
     if wanted == "bf16" and fast_dtype(device) != torch.bfloat16:
-        slow = f"this {device.type.upper()} device has no bf16 of its own, which is far slower than fp32 there"
-        print(f"warning: {slow}; use precision=auto")
+        print(f"warning: this {device.type.upper()} device only emulates bf16, which is slow; use precision=auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wanted]
 
 
