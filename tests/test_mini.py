@@ -55,6 +55,11 @@ def test_directory_is_complete_and_small():
     assert sum(path.stat().st_size for path in MINI.iterdir()) < 40e6
 
 
+@pytest.mark.parametrize("name", ["cosyvoice.yaml", "finetune.yaml"])
+def test_the_next_export_writes_the_settings_that_ship(name):
+    assert (MINI / name).read_bytes() == (ROOT / "build_mini" / "model" / name).read_bytes()
+
+
 def test_checksums_match():
     listed = dict(line.split()[::-1] for line in (MINI / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
     assert sorted(listed) == sorted(name for name in FILES if name != "SHA256SUMS")
