@@ -16,7 +16,7 @@ setup: .venv/.ready ## make .venv with everything that the scripts and tests nee
 .venv/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10-3.12 is needed; use: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
 	touch $@
 
 demo: setup ## train the mini model on 30 example clips on the CPU and speak; leaves wavs and a picture in output/demo
