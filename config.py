@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
-JOINT_TRAINING_CONFIG: dict[str, Any] = {
+JOINT_TRAINING_CONFIG = {
     # train both, only the LLM (prosody) or only the flow (timbre) (joint, llm_only or flow_only)
     # 训练两者、只练 LLM（韵律）或只练 Flow（音色）
     "training_mode": "joint",

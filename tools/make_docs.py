@@ -21,7 +21,7 @@ import config  # noqa: E402
 from clips.audio_doctor import DROP, FLAGS  # noqa: E402
 
 TABLE = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SETTINGS_BEGIN, SETTINGS_END = "JOINT_TRAINING_CONFIG: dict[str, Any] = {\n", "}\n"
+SETTINGS = re.compile(r"(?<=^JOINT_TRAINING_CONFIG = \{\n).*?(?=^\}\n)", re.DOTALL | re.MULTILINE)
 HEADS = {
     "settings": (("Key", "Default", "Values", "Meaning"), ("配置项", "默认值", "可取的值", "含义")),
     "doctor": (("Flag", "Kind", "What the report says"), ("标记", "类别", "报告里的说明")),
@@ -120,10 +120,8 @@ def renewed() -> dict[Path, str]:
         old = path.read_text(encoding="utf-8")
         files[path] = TABLE.sub(lambda found, zh=chinese: found[1] + table(found[2], zh) + found[3], old)
     path = ROOT / "config.py"
-    before, begin, rest = path.read_text(encoding="utf-8").partition(SETTINGS_BEGIN)
-    after = rest[rest.index("\n" + SETTINGS_END) + 1 :] if not rest.startswith(SETTINGS_END) else rest
-    lines = settings_code(config.JointConfig(), config.JOINT_TRAINING_CONFIG)
-    files[path] = before + begin + "".join(f"{line}\n" for line in lines) + after
+    code = "".join(f"{line}\n" for line in settings_code(config.JointConfig(), config.JOINT_TRAINING_CONFIG))
+    files[path] = SETTINGS.sub(lambda _: code, path.read_text(encoding="utf-8"), count=1)
     return files
 
 
