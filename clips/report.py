@@ -7,10 +7,12 @@ from typing import Any
 from clips.audio_doctor import FLAGS, Finding
 
 REPORT_FIGURES = (
-    "text duration_sec sample_rate channels peak_db level_db dc_offset channel_db snr_db clipped_share "
+    "text written duration_sec sample_rate channels peak_db level_db dc_offset channel_db snr_db clipped_share "
     "lead_silence_sec trail_silence_sec edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard "
     "text_tokens speech_tokens"
 ).split()
+FEWEST_CLIPS, FEWEST_SEC, FAIR_CLIPS = 10, 30, 20  # with fewer a voice is poor; good from FAIR_CLIPS on
+GOOD_CLIPS = "20-50 clips of 2-15 s"
 
 
 def report_entry(finding: Finding) -> dict[str, Any]:
@@ -61,6 +63,25 @@ def summary_lines(findings: Sequence[Finding]) -> list[str]:
     return [total, *advice(findings)]
 
 
+def enough(findings: Sequence[Finding]) -> tuple[str, str]:
+    """Whether the clips that are used are enough for a voice: bad, fair or good, and a sentence that says so."""
+    used = [finding for finding in findings if finding.status != "dropped"]
+    seconds = sum(finding.figures["duration_sec"] for finding in used)
+    held = f"{len(used)} clip{'s' * (len(used) != 1)} with {minutes(seconds)} of sound"
+    if not used:
+        return "bad", "No clip can be used: mend what is named below and prepare again."
+    if len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC:
+        return "bad", f"This is very little for a voice: {held}; {GOOD_CLIPS} give a better one."
+    if len(used) < FAIR_CLIPS:
+        return "fair", f"This is enough to try: {held}; {GOOD_CLIPS} give a better voice."
+    return "good", f"This is enough for a voice: {held}."
+
+
+def minutes(seconds: float) -> str:
+    """A length in words."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+
+
 def advice(findings: Sequence[Finding]) -> list[str]:
     """What to do about the set as a whole."""
     used = [finding for finding in findings if finding.status != "dropped"]
@@ -72,10 +93,8 @@ def advice(findings: Sequence[Finding]) -> list[str]:
             f"WARNING: more clips were dropped ({dropped}) than used ({len(used)}). "
             "Mend the clips named above and run this again before training."
         )
-    if used and (len(used) < 10 or seconds < 30):
-        lines.append(
-            f"Very little data: {len(used)} clips, {seconds:.0f} s; 20-50 clips of 2-15 s give a better voice."
-        )
+    if used and (len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC):
+        lines.append(f"Very little data: {len(used)} clips, {seconds:.0f} s; {GOOD_CLIPS} give a better voice.")
     if any(finding.status == "warned" for finding in used):
         lines.append("Clips with a warning are used. Listen to them; mend or delete those that are wrong, run again.")
     return lines
