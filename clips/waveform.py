@@ -9,8 +9,8 @@ import numpy as np
 from clips.audio_doctor import CUT_MARGIN_DB, EDGE_SILENCE_SEC
 from clips.measuring import flat_tops, frame_levels
 
-POINTS = 48  # of an outline: 0.1 s each in a clip of 5 s
-HEIGHT = 20  # of a point at full scale
+POINTS = 40  # of an outline: 0.1 s each in a clip of 4 s
+HEIGHT = 16  # of a point at full scale
 
 
 @dataclass(frozen=True)

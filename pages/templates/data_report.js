@@ -10,7 +10,7 @@ const orders = {
 order.onchange = () => list.append(...clips.sort(orders[order.value]))
 for (const button of buttons) button.onclick = () => {
   for (const other of buttons) other.setAttribute('aria-pressed', other === button)
-  for (const clip of clips) clip.hidden = button.value && !clip.dataset.f.split(' ').includes(button.value)
+  for (const clip of clips) clip.hidden = button.value && !(clip.dataset.f ?? '').split(' ').includes(button.value)
   tools.querySelector('[aria-live]').textContent = clips.filter(clip => !clip.hidden).length + ' shown'
 }
 onhashchange = () => { if (document.querySelector(location.hash + '[hidden]')) buttons[0].click() }
