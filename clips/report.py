@@ -67,34 +67,31 @@ def enough(findings: Sequence[Finding]) -> tuple[str, str]:
     """Whether the clips that are used are enough for a voice: bad, fair or good, and a sentence that says so."""
     used = [finding for finding in findings if finding.status != "dropped"]
     seconds = sum(finding.figures["duration_sec"] for finding in used)
-    held = f"{len(used)} clip{'s' * (len(used) != 1)} with {minutes(seconds)} of sound"
+    flagged = any(finding.status == "warned" for finding in used)
     if not used:
         return "bad", "No clip can be used: mend what is named below and prepare again."
     if len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC:
-        return "bad", f"This is very little for a voice: {held}; {GOOD_CLIPS} give a better one."
+        return "bad", f"Very little data: {len(used)} clips, {seconds:.0f} s; {GOOD_CLIPS} give a better voice."
     if len(used) < FAIR_CLIPS:
-        return "fair", f"This is enough to try: {held}; {GOOD_CLIPS} give a better voice."
-    return "good", f"This is enough for a voice: {held}."
-
-
-def minutes(seconds: float) -> str:
-    """A length in words."""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+        return "fair", f"Enough to try: {len(used)} clips; {GOOD_CLIPS} give a better voice."
+    if len(findings) > 2 * len(used):
+        return "fair", f"Enough to try: {len(used)} clips; but more were dropped, mend those first."
+    return "good", "Enough for a voice" + ("; listen to the clips with a warning first." if flagged else ".")
 
 
 def advice(findings: Sequence[Finding]) -> list[str]:
     """What to do about the set as a whole."""
     used = [finding for finding in findings if finding.status != "dropped"]
     dropped = len(findings) - len(used)
-    seconds = sum(finding.figures["duration_sec"] for finding in used)
     lines = []
     if dropped > len(used):
         lines.append(
             f"WARNING: more clips were dropped ({dropped}) than used ({len(used)}). "
             "Mend the clips named above and run this again before training."
         )
-    if used and (len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC):
-        lines.append(f"Very little data: {len(used)} clips, {seconds:.0f} s; {GOOD_CLIPS} give a better voice.")
+    word, sentence = enough(findings)
+    if used and word == "bad":
+        lines.append(sentence)
     if any(finding.status == "warned" for finding in used):
         lines.append("Clips with a warning are used. Listen to them; mend or delete those that are wrong, run again.")
     return lines

@@ -80,7 +80,7 @@ def report_page(findings: Sequence[Finding], notes: Sequence[str], input_dir: Pa
         troubles=found,
         first=sorted(found, key=lambda trouble: -len(trouble.clips))[:FIRST],
         named=NAMED,
-        notes=[*notes, *advice(findings)],
+        notes=[*notes, *(line for line in advice(findings) if line != sentence)],
         cards=cards[:CARDS],
         listed=cards[CARDS:],
         height=HEIGHT,

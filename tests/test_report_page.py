@@ -75,6 +75,8 @@ def test_one_sentence_says_whether_the_data_is_enough(clips, seconds, word, tmp_
     findings = [finding(f"{i}", duration_sec=seconds) for i in range(clips)] + [finding("gone", "too_short")]
     assert enough(findings)[0] == word
     assert enough(findings)[1] in check_page(page(tmp_path, findings)).within("h1")
+    lost = [finding(f"lost {i}", "too_short") for i in range(clips + 1)]
+    assert enough([*findings, *lost])[0] != "good", "most were dropped"
 
 
 def test_what_most_clips_have_is_to_be_mended_first(tmp_path):

@@ -206,7 +206,7 @@ def facts(found: Mapping[str, Mapping[str, Interval]], spoken: Mapping[str, Sequ
     """The figures behind the verdict, a sentence each."""
     first, *others = spoken
     ends = {name: found[name].get(CAMPPLUS) for name in (first, REAL) if name in found}
-    lines = []
+    lines = [] if ends.get(first) else ["Similarity to the speaker was not measured: that takes the speaker's clips."]
     if ends.get(first) and ends.get(REAL) and ends[first].value < ends[REAL].value:
         for name in others:
             if CAMPPLUS in found[name]:

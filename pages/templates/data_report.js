@@ -13,5 +13,9 @@ for (const button of buttons) button.onclick = () => {
   for (const clip of clips) clip.hidden = button.value && !(clip.dataset.f ?? '').split(' ').includes(button.value)
   tools.querySelector('[aria-live]').textContent = clips.filter(clip => !clip.hidden).length + ' shown'
 }
-onhashchange = () => { if (document.querySelector(location.hash + '[hidden]')) buttons[0].click() }
+onhashchange = () => {
+  const clip = document.getElementById(location.hash.slice(1))
+  if (clip?.hidden) buttons[0].click()
+  clip?.scrollIntoView()
+}
 tools.hidden = false

@@ -32,6 +32,7 @@ if (tool) {
     for (const [number, row] of rows.entries()) {
       row.order = row.takes.map(take => [Math.random(), take]).sort((a, b) => a[0] - b[0]).map(pair => pair[1])
       row.vote = null
+      for (const take of row.takes) take.classList.remove('chosen')
       for (const [place, take] of row.order.entries()) label(take, letter(place))
       row.list.append(...row.order)
       vote(row, number)
@@ -43,6 +44,7 @@ if (tool) {
     for (const row of rows) {
       for (const take of row.takes) label(take, row.heads[row.takes.indexOf(take)])
       row.list.append(...row.takes)
+      for (const take of row.takes) take.classList.toggle('chosen', row.vote === take.dataset.name)
       row.box.remove()
       if (row.vote) votes[row.vote] = (votes[row.vote] || 0) + 1
     }
