@@ -36,25 +36,28 @@ class Mark:
 
 def waveform(samples: np.ndarray, sample_rate: int) -> Waveform:
     """The outline of samples (N, channels), float in [-1, 1]."""
-    loudest = np.abs(samples).max(axis=1)
     clipped = np.stack([flat_tops(channel) for channel in samples.T]).any(axis=0)
-    starts = np.arange(POINTS) * len(samples) // POINTS
-    ends = np.maximum(starts + 1, np.arange(1, POINTS + 1) * len(samples) // POINTS)
-    pieces = list(zip(starts, ends, strict=True))
     levels = frame_levels(samples.mean(axis=1) - samples.mean(), sample_rate)
     speech = float(np.quantile(levels, 0.95))
     return Waveform(
         seconds=round(len(samples) / sample_rate, 3),
-        peaks=[height(loudest[start:end]) for start, end in pieces],
-        clipped=[point for point, (start, end) in enumerate(pieces) if clipped[start:end].any()],
+        peaks=heights(samples),
+        clipped=[point for point, piece in enumerate(pieces(clipped)) if piece.any()],
         first_db=round(float(levels[0]) - speech, 1),
         last_db=round(float(levels[-1]) - speech, 1),
     )
 
 
-def height(amplitudes: np.ndarray) -> int:
-    """Height of a point whose samples have these amplitudes."""
-    return round(HEIGHT * min(float(amplitudes.max(initial=0.0)), 1.0) ** 0.5)
+def heights(samples: np.ndarray) -> list[int]:
+    """POINTS heights of samples (N, channels) of any length."""
+    peaks = [np.abs(piece).max(initial=0.0) for piece in pieces(samples)]
+    return [round(HEIGHT * min(float(peak), 1.0) ** 0.5) for peak in peaks]
+
+
+def pieces(samples: np.ndarray) -> list[np.ndarray]:
+    """POINTS stretches of samples (N, ...) of one length; of fewer samples, some more than once."""
+    starts = np.arange(POINTS + 1) * len(samples) // POINTS
+    return [samples[start : max(end, start + 1)] for start, end in zip(starts, starts[1:], strict=False)]
 
 
 def outline(peaks: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from clips.measuring import measure
 from clips.report import enough, report_entry
 from clips.report_page import CARDS, FIRST, card, report_page, troubles
 from clips.text_changes import SHOWN_CHARACTERS, changes
-from clips.waveform import HEIGHT, POINTS, marks, outline, runs, waveform
+from clips.waveform import HEIGHT, POINTS, heights, marks, outline, runs, waveform
 
 RATE = 16000
 
@@ -160,6 +160,7 @@ def test_a_waveform_has_the_height_of_the_sound_where_it_is():
 def test_a_waveform_of_any_length_has_as_many_points(samples):
     wave = waveform(np.full((samples, 2), 0.5, dtype=np.float32), RATE)
     assert len(wave.peaks) == POINTS and min(wave.peaks) > 0
+    assert heights(np.zeros((0, 1))) == [0] * POINTS, "a system that said nothing"
 
 
 def test_trouble_is_marked_where_it_is():

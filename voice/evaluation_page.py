@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import soundfile
 
-from clips.waveform import HEIGHT, POINTS, outline, waveform
+from clips.waveform import HEIGHT, POINTS, heights, outline
 from pages.render import render
 from voice.evaluation import (
     BY_NAME,
@@ -246,19 +246,14 @@ def chart_row(
     intervals = {name: figures[figure.name] for name, figures in found.items() if figure.name in figures}
     numbers = [number for interval in intervals.values() for number in vars(interval).values()] + [target]
     left, right = scale([number for number in numbers if number is not None and math.isfinite(number)], figure.limits)
-    numbered = {name: -1 if name == REAL else number for number, name in enumerate(found)}
     told = {name: difference(one) for name, all_ in comparisons.items() for one in all_ if one.name == figure.name}
-    dots = [
-        Dot(
-            numbered[name],
-            name,
-            *shown(interval, figure.digits),
-            *(percent(number, left, right) for number in vars(interval).values()),
-            told.get(name, ""),
-        )
-        for name, interval in intervals.items()
-        if math.isfinite(interval.value)
-    ]
+    dots = []
+    for number, name in enumerate(found):
+        interval = intervals.get(name)
+        if interval is not None and math.isfinite(interval.value):
+            places = (percent(end, left, right) for end in vars(interval).values())
+            system = -1 if name == REAL else number
+            dots.append(Dot(system, name, *shown(interval, figure.digits), *places, told.get(name, "")))
     title, _, unit = figure.title.partition(", ")
     return Row(
         title,
@@ -311,12 +306,10 @@ def by_sentence(spoken: Mapping[str, Sequence[Sentence]]) -> list[list[Take]]:
 
 def take(name: str, system: int, sentence: Sentence) -> Take:
     """One sentence by one system: player, waveform, what was heard and what is wrong."""
-    samples = sentence.wave.T.numpy()
     sound = f"data:audio/mpeg;base64,{base64.b64encode(mp3(sentence)).decode()}"
-    path = outline(waveform(samples, sentence.sample_rate).peaks)
-    return Take(
-        name, system, sound, len(samples) / sentence.sample_rate, path, sentence.heard, tuple(sentence.complaints)
-    )
+    seconds = sentence.wave.shape[1] / sentence.sample_rate
+    path = outline(heights(sentence.wave.T.numpy()))
+    return Take(name, system, sound, seconds, path, sentence.heard, tuple(sentence.complaints))
 
 
 def mp3(sentence: Sentence) -> bytes:
