@@ -6,7 +6,7 @@ MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo docs check test test-slow lint mini eval-mini standin bench bench-growth bench-gpu clean
+.PHONY: help setup demo docs check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,13 +38,16 @@ lint: setup ## ruff: lint and format
 	$(BIN)/ruff format --check .
 
 check: setup ## a fast subset of the tests, about a minute
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not scripts" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not browser and not scripts" $(PARALLEL)
 
 test: lint ## lint and all tests that need neither a GPU nor minutes each
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not browser" $(PARALLEL)
 
 test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 	$(BIN)/python -m pytest -q -m slow
+
+test-browser: setup ## the two pages in Chromium, where it is installed: they fit a screen and a phone
+	$(BIN)/python -m pytest -q -m browser
 
 standin: setup ## a full-size model directory with random weights in output/standin
 	$(BIN)/python tests/make_standin_model.py output/standin

@@ -13,7 +13,7 @@ from sources import MODEL_FILES, MODEL_PACKAGES, OWN_FILES, PACKAGES, ROOT, ROOT
 # Root files and packages from the bottom up; an import goes to the same line or further down, and never in a circle.
 LAYERS = (
     {"config"},
-    {"common"},
+    {"common", "pages"},
     {"utils"},
     {"clips"},
     {"checkpoint", "dataset", "llm_flow_model", "lora"},
@@ -38,7 +38,7 @@ OWN_IMPORTS = {
     "common.languages": {"cosyvoice"},
     "common.recogniser": {"common.languages", "config"},
     "common.signals": set(),
-    "common.webpage": set(),
+    "pages.render": set(),
     "training.distributed": {"common.signals", "config", "utils"},
     "voice.metrics": {"cosyvoice"},
     "voice.runaway": {"clips.measuring"},
@@ -160,7 +160,7 @@ import torch
 assert sys.path == before, "an import edited sys.path"
 assert not torch.cuda.is_initialized(), "an import woke the GPU"
 assert not os.listdir(), f"an import wrote {os.listdir()}"
-slow = {"matplotlib", "tensorboard", "librosa", "wetext", "inflect", "whisper"} & set(sys.modules)
+slow = {"jinja2", "matplotlib", "tensorboard", "librosa", "wetext", "inflect", "whisper"} & set(sys.modules)
 assert not slow, f"imported although only some runs need it: {slow}"
 """
 
