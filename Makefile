@@ -1,4 +1,4 @@
-# Commands of the project; `make help` lists them. Windows: README.md has the plain commands.
+# Commands of the project; `make help` lists them. Windows: docs/install.md has the plain commands.
 PYTHON ?= python3
 BIN := .venv/bin
 JUDGES := .venv-judges
@@ -6,7 +6,7 @@ MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
+.PHONY: help setup demo docs check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,8 +27,11 @@ demo: setup ## train the mini model on 30 example clips on the CPU and speak; le
 	@echo
 	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
 	@echo "The mini model is for trying out: it is robotic and speaks English only. For your own voice"
-	@echo "download CosyVoice-300M (README.md, 'Real use'), put your clips into raw_audio/, and run the same scripts"
+	@echo "download CosyVoice-300M (docs/install.md), put your clips into raw_audio/, and run the same scripts"
 	@echo "without --model-dir."
+
+docs: setup ## write the generated tables of docs/ and the comments of config.py anew
+	$(BIN)/python tools/make_docs.py
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check .

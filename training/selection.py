@@ -18,7 +18,7 @@ CLEAR = 15.0  # nats a second: where the base is less clear it cannot tell who e
 UNREAD = 0.4  # of the base's own clarity: clips that it foresees less from their texts are in no language it knows
 
 # When an epoch is out of the race, beside the base
-CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
+CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; bench/ablation.md shows what is heard then
 NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
 LOST = 0.02  # cosine by which the mean over all sentences must surely be lower to be worth throwing a flow away
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
