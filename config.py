@@ -476,18 +476,6 @@ def commented(code: str, item: Any) -> list[str]:
     return [f"{indent}# {english}", f"{indent}# {chinese}", code]
 
 
-def as_yaml(config: Any, indent: str = "") -> list[str]:
-    """Settings as lines of YAML with their help: what --print-config shows, and a finetune.yaml may hold."""
-    lines = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            lines += [*commented(f"{indent}{item.name}:", item), *as_yaml(value, indent + "  ")]
-        else:
-            lines += commented(f"{indent}{item.name}: {literal(value)}", item)
-    return lines
-
-
 def to_dict(config: JointConfig) -> dict[str, Any]:
     """Plain nested data, as stored in checkpoints (tuples become lists)."""
     return json.loads(json.dumps(asdict(config)))

@@ -7,6 +7,7 @@ torchrun --nproc_per_node=2 train_joint.py
 """
 
 import argparse
+import json
 import math
 import secrets
 import time
@@ -36,7 +37,6 @@ from config import (
     InferenceConfig,
     JointConfig,
     UserError,
-    as_yaml,
     flatten,
     parse_override,
     resolve,
@@ -335,7 +335,7 @@ def train(args: argparse.Namespace) -> int:
     """The whole job: settings, data, model, loop, merged files."""
     job = make_job(args)
     if args.print_config:
-        print("\n".join(as_yaml(job.config)))
+        print(json.dumps(to_dict(job.config), indent=2, ensure_ascii=False))
         return 0
     check_output_dir(job.output_dir, job.model_dir, job.elsewhere)
     alone = only_run(job.output_dir, "train_joint.py", job.elsewhere)

@@ -4,7 +4,6 @@ import ast
 import re
 
 import pytest
-from ruamel.yaml import YAML
 from sources import OWN_FILES, ROOT
 
 import config
@@ -34,12 +33,6 @@ def test_every_setting_is_explained_in_both_languages_and_fits_its_own_limits():
         english, chinese = config.help_of(item)
         assert english.isascii() and not chinese.isascii(), key
         assert config.load([f"{key}={item.default!r}"])[0] == JointConfig() or "lora" in key, (key, kind)
-
-
-def test_printed_settings_can_be_used_as_finetune_yaml():
-    changed = load(["learning_rate=3e-5", "gradient_checkpointing=True", "speaker_name='小明: 1'", "stop.rule=any"])[0]
-    printed = YAML(typ="safe", pure=True).load("\n".join(config.as_yaml(changed)))
-    assert load([], printed)[0] == changed
 
 
 def test_the_owners_snippet_can_be_pasted(monkeypatch):
