@@ -264,7 +264,7 @@ def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     try:
         voices = read_spk2info(path)
     except DamagedFile as error:
-        raise UserError(f"{path} {error.reason}; delete it and run this again, which writes it anew") from error
+        raise UserError(f"{path}: {error.reason}; delete it and run this again, which writes it anew") from error
     earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
         print(
