@@ -285,6 +285,7 @@ def _by_pyav(file: BinaryIO, max_sec: float | None, header: _WavHeader) -> Recor
         with _messages() as messages, _opened(file, header) as container:
             stream = _sound_stream(container)
             is_guess = any(text.startswith(GUESSED_LENGTH) for _, _, text in messages)
+            of_stream = stream.duration is not None  # else the length that is stated is that of the longest stream
             stated_sec = 0.0 if is_guess else _stated_sec(container, stream)
             packets = _packets(container, stream, tally)
             samples, rate = _joined(_frames(packets, tally), max_sec)
@@ -300,7 +301,8 @@ def _by_pyav(file: BinaryIO, max_sec: float | None, header: _WavHeader) -> Recor
     seconds = len(samples) / rate
     if max_sec is not None and seconds > max_sec - SLACK_SEC:
         seconds = float(max(seconds, tally.read, tally.end))
-    is_short = stated_sec > max(seconds, tally.end_of_others) + CODEC_SLACK_SEC
+    reached = seconds if of_stream else max(seconds, tally.end_of_others)
+    is_short = stated_sec > reached + CODEC_SLACK_SEC
     return Recording(samples, rate, seconds, 0.0 if header.unfinished else stated_sec if is_short else seconds)
 
 
@@ -326,8 +328,16 @@ def _opened(file: BinaryIO, header: _WavHeader) -> "InputContainer":
     options = {"format_whitelist": PYAV_FORMATS, "protocol_whitelist": "none"}
     if header.unfinished:
         options["ignore_length"] = "1"
-    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # else the suffix is believed
-    return av.open(nameless, options=options, io_open=_refuse_other_files, metadata_errors="replace")
+
+    def seek(offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1  # of an error PyAV would print a traceback
+
+    nameless = SimpleNamespace(read=file.read, seek=seek, tell=file.tell)  # by a name it would believe the suffix
+    # not `options`: PyAV 16 crashes by them where streams come to light late, as in an flv
+    return av.open(nameless, container_options=options, io_open=_refuse_other_files, metadata_errors="replace")
 
 
 def _refuse_other_files(url: str, *_: object) -> None:
@@ -359,10 +369,18 @@ def _stated_sec(container: "InputContainer", stream: "AudioStream") -> float:
     return (container.duration or 0) / av.time_base
 
 
+def _demuxed(container: "InputContainer") -> Iterator["Packet"]:
+    """All packets. PyAV fails at the end where a stream came to light after opening, as in a damaged mpeg file."""
+    try:
+        yield from container.demux()
+    except IndexError:
+        return
+
+
 def _packets(container: "InputContainer", stream: "AudioStream", tally: _Tally) -> Iterator["Packet"]:
     """The packets of a stream, counted. Raises AudioError where they take too long."""
     deadline = time.monotonic() + MAX_DECODE_SEC
-    for packet in container.demux():
+    for packet in _demuxed(container):
         if time.monotonic() > deadline:
             raise AudioError(f"it took more than {MAX_DECODE_SEC} s to decode; convert it to wav", "too_much")
         if packet.stream.index != stream.index:
