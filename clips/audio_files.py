@@ -169,8 +169,11 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
 
 def read_utf8(path: Path) -> str:
     """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
-    require_file(path)
-    data = path.read_bytes()
+    try:
+        require_file(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or str(error)) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
