@@ -16,7 +16,7 @@ from sources import ROOT
 
 from clips.audio_doctor import FLAGS
 from clips.decode import file_flags, file_warnings
-from cosyvoice.utils import audio_files
+from cosyvoice.utils import audio_files, common, pyav
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, load_wav, read_audio
 from prepare_joint_data import main
 
@@ -179,6 +179,13 @@ def test_a_wav_with_a_header_that_was_never_finished_is_read_to_its_end_and_flag
     assert len(file_warnings(recording)) == 1 and FLAGS["unfinished_header"][0] == "warn"
 
 
+def test_all_of_many_channels_are_read(tmp_path: Path):
+    """PyAV by itself reads beyond the eighth into memory that is not its own."""
+    samples = np.stack([(number + 1) / 40 * hum(0.5) for number in range(40)], axis=1)
+    wanted = soundfile.write(tmp_path / "b.wav", samples, RATE, subtype="PCM_16") or read_audio(tmp_path / "b.wav")
+    assert np.array_equal(read_audio(wav_with_sizes(tmp_path / "a.wav", samples, RATE, 0)).samples, wanted.samples)
+
+
 def test_a_wav_that_goes_on_after_what_its_header_says_is_read_to_its_end(tmp_path: Path):
     """A recorder that crashed had last written the length of the first second."""
     path = wav_with_sizes(tmp_path / "a.wav", hum(3), RATE, 2 * RATE)
@@ -311,7 +318,7 @@ def test_a_file_that_claims_to_be_endless_takes_neither_time_nor_memory(tmp_path
 
 
 def test_more_sound_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(audio_files, "MAX_VALUES", RATE)
+    monkeypatch.setattr(common, "MAX_VALUES", RATE)
     for kind in ("wav", "m4a"):
         path = encode(tmp_path / f"a.{kind}", hum(5), kind)
         assert problem(path).kind == "too_much"
@@ -319,7 +326,7 @@ def test_more_sound_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_decoding_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(audio_files, "MAX_DECODE_SEC", -1)
+    monkeypatch.setattr(pyav, "MAX_DECODE_SEC", -1)
     assert problem(encode(tmp_path / "a.m4a", hum(), "m4a")).kind == "too_much"
 
 
