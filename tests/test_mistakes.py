@@ -150,6 +150,7 @@ CASES = [
     Case("a pipe for the checkpoint", "merge", lambda p: ((p.output / BEST).unlink(), os.mkfifo(p.output / BEST)), "is a named pipe, not a file", ("--ckpt", BEST)),
     Case("a pipe for the merged LLM", "inference", lambda p: os.mkfifo(p.output / "pipe.ckpt"), "is a named pipe, not a file", ("--llm", "pipe.ckpt")),
     Case("a pipe for llm.pt", "train", lambda p: ((p.model / "llm.pt").unlink(), os.mkfifo(p.model / "llm.pt")), "a named pipe, not a file"),
+    Case("a pipe for hift.pt", "train", lambda p: ((p.model / "hift.pt").unlink(), os.mkfifo(p.model / "hift.pt")), "a named pipe, not a file"),
     Case("a pipe for the yaml", "inference", lambda p: ((p.model / "cosyvoice.yaml").unlink(), os.mkfifo(p.model / "cosyvoice.yaml")), "a named pipe, not a file"),
     Case("a pipe for campplus.onnx", "prepare", lambda p: ((p.model / "campplus.onnx").unlink(), os.mkfifo(p.model / "campplus.onnx")), "a named pipe, not a file"),
     Case("a pipe for data.list", "train", lambda p: ((p.data / "data.list").unlink(), os.mkfifo(p.data / "data.list")), "data.list"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
@@ -192,8 +192,10 @@ def checked(network: nn.Module) -> nn.Module:
     return network
 
 
-def require_files(directory: Path, names: Iterable[str]) -> None:
-    """Raises FileNotFoundError naming every one of the files that the model directory lacks, and how to get them."""
+def require_files(directory: Path, names: Sequence[str]) -> None:
+    """Raises FileNotFoundError naming every one of the files that the model directory lacks, and how to get them.
+
+    Raises OSError for one that is a pipe, a device or a folder."""
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such model directory; {DOWNLOAD}")
     missing = [name for name in names if not (directory / name).exists()]
