@@ -1,50 +1,20 @@
 """The user's recordings and transcripts: found and read."""
 
-import io
 import os
-import struct
 import unicodedata
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-import soundfile
-import torch
-from torch import Tensor
-
-from clips.audio_doctor import FLAGS
 from common.files import PART_SUFFIX, split_lines
 from config import UserError
-from cosyvoice.cli import frontend
+from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
 from cosyvoice.utils.common import InputError
+from cosyvoice.utils.files import require_file
 
 METADATA = "metadata.csv"
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 SHOWN_TEXTS = 5  # without a recording, in one note
-
-# Of a wav file's header
-UNKNOWN_BYTES = 0x7FFFF000  # this or more stands for the size of the sound where it was not known beforehand: in a pipe
-SLACK_SEC = 0.05  # some programs count the header in
-MOST_CHUNKS = 100  # before the sound
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Decoded audio."""
-
-    samples: np.ndarray  # (N, channels) float32, full scale is 1
-    sample_rate: int
-    duration_sec: float  # of the whole file; where ffmpeg decoded only its start, of that
-
-    def mono(self, sample_rate: int) -> Tensor:
-        """(1, N) at another rate, channels averaged. Raises AudioError for one that it cannot be converted to."""
-        wave = torch.from_numpy(self.samples.mean(axis=1, dtype=np.float32))[None]
-        try:
-            return frontend.resample(wave, self.sample_rate, sample_rate)
-        except InputError as error:
-            raise frontend.AudioError(str(error)) from error
 
 
 @dataclass
@@ -72,13 +42,13 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
     broken.
     """
     files, notes = _walk(input_dir)
-    audio = [path for path in files if path.suffix.lower() in frontend.AUDIO_SUFFIXES]
+    audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not audio:
         raise UserError(
             f"no audio in {input_dir} ({len(files)} other files); put recordings there "
             "(001.wav, 001.flac, 001.mp3, ...) and beside each its text (001.txt)"
         )
-    audio.sort(key=lambda path: (_name(path, input_dir), frontend.AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
+    audio.sort(key=lambda path: (_name(path, input_dir), AUDIO_SUFFIXES.index(path.suffix.lower()), path.name))
     clips: list[RawClip] = []
     used: dict[str, RawClip] = {}
     for path in audio:
@@ -90,8 +60,6 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
         else:
             used[name] = RawClip(name, path, file)
             clips.append(used[name])
-            if figures := cut_short(path):
-                used[name].flags["incomplete"] = figures
     transcripts, twins = _transcripts(files, audio)
     notes += [f"{_file(path, input_dir)} is left out, {_file(other, input_dir)} is used" for path, other in twins]
     notes += _lone_texts(files, {*transcripts.values(), *(path for path, _ in twins)}, input_dir)
@@ -139,16 +107,10 @@ def recordings_of(
             continue
         try:
             recording = read_audio(clip.path, max_sec)
-        except frontend.AudioError as error:
+        except AudioError as error:
             lines.append(f"{clip.file}: cannot be read: {error}")
             continue
         yield clip, recording
-
-
-def incomplete(clip: RawClip) -> list[str]:
-    """What --split and --fix print about a recording that has the flag incomplete: their copies no longer have it."""
-    figures = clip.flags.get("incomplete")
-    return [f"{clip.file}: {FLAGS['incomplete'][1].format_map(figures)}"] if figures else []
 
 
 def split_folder(path: Path) -> Path:
@@ -207,7 +169,11 @@ def _attach_text(clip: RawClip, txt: Path | None, listed: str | None) -> None:
 
 def read_utf8(path: Path) -> str:
     """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
-    data = path.read_bytes()
+    try:
+        require_file(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or str(error)) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -299,7 +265,7 @@ def _meant(cell: str, places: Mapping[str, set[str]]) -> set[str]:
     """Names of the clips that a cell may mean: by its path, by the file alone, or by either with another suffix."""
     place = _place(cell)
     stem, dot, suffix = place.rpartition(".")
-    is_sound = dot + suffix.lower() in frontend.AUDIO_SUFFIXES
+    is_sound = dot + suffix.lower() in AUDIO_SUFFIXES
     spellings = [place, stem] if is_sound else [place]  # a wav was made a flac since
     spellings = [part for spelling in spellings for part in (spelling, spelling.rpartition("/")[2])]
     return next((places[spelling] for spelling in spellings if spelling in places), set())
@@ -307,48 +273,3 @@ def _meant(cell: str, places: Mapping[str, set[str]]) -> set[str]:
 
 def _place(spelling: str) -> str:
     return unicodedata.normalize("NFC", spelling.replace("\\", "/").removeprefix("./"))
-
-
-# ---- decoding --------------------------------------------------------------------------------------------------------
-
-
-def read_audio(path: Path, max_sec: float | None = None) -> Recording:
-    """Decoded samples at the file's own rate, at most max_sec of them. Raises AudioError with the reason."""
-    return Recording(*frontend.decode(path, max_sec))
-
-
-def cut_short(path: Path) -> dict[str, str] | None:
-    """The figures of `incomplete` for a wav file that holds less sound than its header says; None for any other file.
-
-    libsndfile reads such a file as if it ended there."""
-    try:
-        with path.open("rb") as file:
-            stated, held, byte_rate = wav_bytes(file)
-    except (OSError, struct.error):  # reading it finds the reason; a header that is cut has no sound after it
-        return None
-    if not byte_rate or stated == 0 or stated >= UNKNOWN_BYTES or stated - held <= SLACK_SEC * byte_rate:
-        return None
-    return {"held_sec": f"{held / byte_rate:.2f}", "header_sec": f"{stated / byte_rate:.2f}"}
-
-
-def wav_bytes(file: BinaryIO) -> tuple[int, int, int]:
-    """Bytes of sound that the header of a wav file states, those that it holds, and bytes per second; 0s for others."""
-    byte_rate = 0
-    if struct.unpack("<4s4x4s", file.read(12)) != (b"RIFF", b"WAVE"):
-        return 0, 0, 0
-    for _ in range(MOST_CHUNKS):
-        kind, size = struct.unpack("<4sI", file.read(8))
-        start = file.tell()
-        if kind == b"data":
-            return size, os.fstat(file.fileno()).st_size - start, byte_rate
-        if kind == b"fmt ":
-            byte_rate = struct.unpack("<8xI", file.read(12))[0]
-        file.seek(start + size + size % 2)
-    return 0, 0, 0
-
-
-def write_wav(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """A 24-bit wav file of samples (N, channels). Raises OSError with the reason, which libsndfile does not tell."""
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples, sample_rate, format="WAV", subtype="PCM_24")
-    path.write_bytes(encoded.getvalue())

@@ -34,7 +34,7 @@ OWN_IMPORTS = {
     "clips.report": {"clips.audio_doctor"},
     "clips.mel_store": {"config", "cosyvoice"},
     "clips.text_check": {"common.files"},
-    "common.files": {"config"},
+    "common.files": {"config", "cosyvoice"},
     "common.languages": {"cosyvoice"},
     "common.recogniser": {"common.languages", "config"},
     "common.signals": set(),
