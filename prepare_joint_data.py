@@ -34,14 +34,10 @@ from clips.audio_doctor import (
     check_texts,
     text_flags,
 )
-from clips.audio_files import (
-    DRAFT_SUFFIX,
-    RawClip,
-    find_clips,
-    read_audio,
-)
+from clips.audio_files import read_audio
 from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Extraction, Record, default_workers, extract_all
+from clips.find import DRAFT_SUFFIX, RawClip, find_clips
 from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from clips.report import report_entry, report_text
 from clips.report_page import report_page
@@ -222,7 +218,7 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
     if record.figures is None:
         finding.flag("unreadable", problem=record.problem)
         return
-    finding.figures.update(asdict(record.figures), text=record.text)
+    finding.figures.update(asdict(record.figures), text=record.text, written=written)
     no_text = {"missing_text", "unreadable_text"} & set(finding.flags)
     for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text, written)):
         finding.flag(name)
