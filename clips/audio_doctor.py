@@ -101,7 +101,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     ),
     "timed_text": (WARN, "{text_file} holds times beside its words, which are left out; check that the clip says all"),
     "speaker_label": (WARN, "the text begins with a name that is not said ('{speaker_label_words}'); delete it"),
-    "numbered_text": (WARN, "the text begins with its number, which is not said ('{numbered_text_words}'); delete it"),
+    "numbered_text": (WARN, "'{numbered_text_words}' numbers or names the clip and is not said; delete it"),
     "shared_start": (WARN, "nearly all texts begin with '{shared_start_words}'; delete it where it is not said"),
     "shared_end": (WARN, "nearly all texts end with '{shared_end_words}'; delete it where it is not said"),
     "stage_direction": (WARN, "'{stage_direction_words}' is not said; delete it"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clips.audio_doctor import FLAGS
 from clips.audio_files import Recording, cut_short, read_audio
-from clips.metadata import METADATA, TABLE_NAME, Table, clip_places, place, read_table
+from clips.metadata import METADATA, TABLE_NAME, ClipNames, Table, place, read_table
 from clips.transcripts import SUFFIXES, NoTranscript, read_transcript
 from common.files import PART_SUFFIX
 from config import UserError
@@ -171,7 +171,8 @@ def _read_tables_above(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
 
 def _read_table(path: Path, clips: Mapping[str, RawClip], title: str) -> Table:
     """A table, its texts added to the clips that it names. clips: by their names as seen from the table."""
-    table = read_table(path, clip_places((name, name + clip.path.suffix) for name, clip in clips.items()), title)
+    names = ClipNames(((name, name + clip.path.suffix) for name, clip in clips.items()), path.parent)
+    table = read_table(path, names, title)
     for name, text in table.texts.items():
         clips[name].texts.append((title, text))
     return table

@@ -4,10 +4,11 @@ A text column that holds the same everywhere, numbers or paths is refused: train
 """
 
 import csv
+import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -54,6 +55,53 @@ _SEPARATOR_LINE = re.compile(r"sep=.?", re.IGNORECASE)  # first line of a file f
 _CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z_-])[\x21-\x7e]+")  # one word with digits: LJ001-0001, a hash
 
 
+# ---- which recording a cell means ------------------------------------------------------------------------------------
+
+
+class ClipNames:
+    """The recordings that a table may name, and every spelling by which it may."""
+
+    def __init__(self, clips: Iterable[tuple[str, str]], folder: Path) -> None:
+        """clips: (path without suffix, with suffix) as seen from the table's folder."""
+        self.folder = folder
+        self.paths: dict[str, set[str]] = {}
+        self.files: dict[str, set[str]] = {}
+        for name, file in clips:
+            for spelling in (name, file):
+                self.paths[place(spelling)] = {name}
+                self.files.setdefault(place(spelling).rpartition("/")[2], set()).add(name)
+
+    def meant(self, cell: str) -> set[str]:
+        """The recordings that a cell may mean: by its path, by the file alone, or by either with another suffix."""
+        whole = place(cell)
+        spellings = [whole, whole.rpartition(".")[0]] if _is_audio(whole) else [whole]  # a wav was made a flac since
+        for spelling in spellings:
+            if spelling in self.paths:
+                return self.paths[spelling]
+            if found := self.files.get(spelling.rpartition("/")[2]):
+                return self._existing(whole, found)
+        return set()
+
+    def _existing(self, path: str, alike: set[str]) -> set[str]:
+        """What a path means by which a file is found: that recording or none; else those with a name alike."""
+        if not os.path.isfile(self.folder / path):
+            return alike
+        return self.paths.get(place(os.path.relpath(self.folder / path, self.folder)), set())
+
+
+def place(spelling: str) -> str:
+    """A path in one spelling: composed accents, "/" between folders."""
+    return unicodedata.normalize("NFC", spelling.replace("\\", "/").removeprefix("./"))
+
+
+def _is_audio(cell: str) -> bool:
+    _, dot, suffix = cell.rpartition(".")
+    return dot + suffix.lower() in AUDIO_SUFFIXES
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Table:
     """What a table says about the recordings: {clip name: text}, and notes for the report."""
@@ -82,43 +130,45 @@ class Column:
         return f"column '{self.title}'" if self.title else f"column {self.number} ('{self.cells[0][:30]}', ...)"
 
 
-def read_table(path: Path, places: Mapping[str, set[str]], title: str) -> Table:
-    """Texts of the recordings that a table names. places: of `clip_places`; title: what notes call the table.
+def read_table(path: Path, clips: ClipNames, title: str) -> Table:
+    """Texts of the recordings that a table names. title: what notes call the table.
 
     A line without a recording is only noted. Raises UserError where the columns cannot be told apart, the text column
     holds no texts, several people speak, or a line is wrong."""
     try:
-        rows = _rows(split_lines(read_utf8(path)), places)
-        header = rows.pop(0).cells if rows and _is_header(rows[0], places) else []
-        return _read(rows, header, places, title)
+        rows = _rows(split_lines(read_utf8(path)), clips)
+        header = rows.pop(0).cells if rows and _is_header(rows[0], clips) else []
+        return _read(rows, header, clips, title)
     except (InputError, OSError) as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _read(rows: Sequence[Row], header: Sequence[str], places: Mapping[str, set[str]], title: str) -> Table:
+def _read(rows: Sequence[Row], header: Sequence[str], clips: ClipNames, title: str) -> Table:
     width = len(header) or _usual_width(rows)
     whole = [row for row in rows if len(row.cells) == width]
-    at = max(range(width), key=lambda at: _file_score(whole, header, at, places), default=0)
-    named = [row for row in whole if meant(row.cells[at], places)]
-    notes = [f"{title} line {row.line}: no audio called '{row.cells[at]}'" for row in whole if row not in named]
+    at = max(range(width), key=lambda at: _file_score(whole, header, at, clips), default=0)
+    named, others = [], []
+    for row in whole:
+        (named if clips.meant(row.cells[at]) else others).append(row)
+    notes = [f"{title} line {row.line}: no audio called '{row.cells[at]}'" for row in others]
     if not named:
         return Table(notes=_first(notes) or [f"{title} names no recording of this folder"])
     _refuse(_wrong_width(row, width) for row in rows if len(row.cells) != width)
     columns = [Column(i + 1, header[i] if header else "", [row.cells[i] for row in named]) for i in range(width)]
-    others = [column for column in columns if column.number != at + 1 and any(column.cells)]
-    text = _text_column(others)
-    notes = _first(notes) + _check_speakers(others, text)
-    return Table(_texts(named, columns[at], text, places), notes)
+    filled = [column for column in columns if column.number != at + 1 and any(column.cells)]
+    text = _text_column(filled)
+    notes = _first(notes) + _check_speakers(filled, text)
+    return Table(_texts(named, columns[at], text, clips), notes)
 
 
 # ---- lines and cells -------------------------------------------------------------------------------------------------
 
 
-def _rows(lines: Sequence[str], places: Mapping[str, set[str]]) -> list[Row]:
+def _rows(lines: Sequence[str], clips: ClipNames) -> list[Row]:
     """Lines with anything in them, parted where the most of them name a recording."""
 
     def fit(rows: Sequence[Row]) -> tuple[int, int]:
-        hits = sum(len(row.cells) > 1 and any(meant(cell, places) for cell in row.cells) for row in rows)
+        hits = sum(len(row.cells) > 1 and any(clips.meant(cell) for cell in row.cells) for row in rows)
         return hits, sum(1 < len(row.cells) == _usual_width(rows) for row in rows)
 
     return max((_parted(lines, delimiter) for delimiter in DELIMITERS), key=fit)
@@ -158,10 +208,10 @@ def _usual_width(rows: Sequence[Row]) -> int:
     return min(counts, key=lambda width: (-counts[width], width), default=1)
 
 
-def _is_header(row: Row, places: Mapping[str, set[str]]) -> bool:
+def _is_header(row: Row, clips: ClipNames) -> bool:
     known = FILE_TITLES | SPEAKER_TITLES | OTHER_TITLES | set(TEXT_TITLES)
     titles = sum(_key(cell) in known for cell in row.cells)
-    return titles > 1 or titles == 1 and not any(meant(cell, places) for cell in row.cells)
+    return titles > 1 or titles == 1 and not any(clips.meant(cell) for cell in row.cells)
 
 
 def _key(title: str) -> str:
@@ -179,12 +229,10 @@ def _wrong_width(row: Row, width: int) -> str:
 # ---- which column is which -------------------------------------------------------------------------------------------
 
 
-def _file_score(
-    rows: Sequence[Row], header: Sequence[str], at: int, places: Mapping[str, set[str]]
-) -> tuple[int, int, bool, int]:
+def _file_score(rows: Sequence[Row], header: Sequence[str], at: int, clips: ClipNames) -> tuple[int, int, bool, int]:
     """How well a column names the recordings."""
     cells = [row.cells[at] for row in rows]
-    hits = sum(bool(meant(cell, places)) for cell in cells)
+    hits = sum(bool(clips.meant(cell)) for cell in cells)
     return hits, sum(map(_is_audio, cells)), bool(header) and _key(header[at]) in FILE_TITLES, -at
 
 
@@ -268,21 +316,21 @@ def _check_speakers(columns: Sequence[Column], text: Column) -> list[str]:
                 "learned, so keep one person's recordings in a folder of their own with --input-dir, or take the "
                 "column out where all are one person"
             )
-        if not column.title and _label_fault(column):
-            notes.append(f"{column} is not read; if {_quoted(sorted(names))} are people, keep one's recordings only")
+        if _key(column.title) not in OTHER_TITLES and _label_fault(column):
+            notes.append(f"{column} is not read; where {_quoted(sorted(names))} are people, keep one's recordings only")
     return notes
 
 
 # ---- what the lines say ----------------------------------------------------------------------------------------------
 
 
-def _texts(rows: Sequence[Row], files: Column, text: Column, places: Mapping[str, set[str]]) -> dict[str, str]:
+def _texts(rows: Sequence[Row], files: Column, text: Column, clips: ClipNames) -> dict[str, str]:
     """{clip name: text}. Raises InputError naming lines that contradict each other or may mean several clips."""
     texts: dict[str, str] = {}
     first_line: dict[str, int] = {}
     problems = []
     for row, file, words in zip(rows, files.cells, text.cells, strict=True):
-        found = sorted(meant(file, places))
+        found = sorted(clips.meant(file))
         if len(found) > 1:
             problems.append(f"line {row.line}: '{file}' could be {' or '.join(found)}; give the sub-folder")
         elif texts.setdefault(found[0], words) != words:
@@ -307,37 +355,3 @@ def _first(notes: Sequence[str]) -> list[str]:
 
 def _quoted(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-# ---- which recording a cell means ------------------------------------------------------------------------------------
-
-
-def clip_places(clips: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    """Every spelling by which a table may name a recording -> the names meant. clips: (name, the same with suffix)."""
-    clips = list(clips)
-    places: dict[str, set[str]] = {}
-    for name, file in clips:
-        for spelling in (name, file, name.rpartition("/")[2], file.rpartition("/")[2]):
-            places.setdefault(place(spelling), set()).add(name)
-    for name, file in clips:  # the full path always means that clip
-        places[place(name)] = places[place(file)] = {name}
-    return places
-
-
-def meant(cell: str, places: Mapping[str, set[str]]) -> set[str]:
-    """Names of the clips that a cell may mean: by its path, by the file alone, or by either with another suffix."""
-    whole = place(cell)
-    stem = whole.rpartition(".")[0]
-    spellings = [whole, stem] if _is_audio(whole) else [whole]  # a wav was made a flac since
-    spellings = [part for spelling in spellings for part in (spelling, spelling.rpartition("/")[2])]
-    return next((places[spelling] for spelling in spellings if spelling in places), set())
-
-
-def place(spelling: str) -> str:
-    """A path in one spelling: composed accents, "/" between folders."""
-    return unicodedata.normalize("NFC", spelling.replace("\\", "/").removeprefix("./"))
-
-
-def _is_audio(cell: str) -> bool:
-    _, dot, suffix = cell.rpartition(".")
-    return dot + suffix.lower() in AUDIO_SUFFIXES

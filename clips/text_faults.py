@@ -90,36 +90,50 @@ def _is_unspaced(text: str) -> bool:
 
 # ---- what many texts have before or after what is said ---------------------------------------------------------------
 
-_LABEL = re.compile(r"\W*([^\W\d_][^:：|>\n]{0,29}?)\s*(?:[:：|>](?!\d)|\s[-–—]\s)\s*\S")
+_LABEL = re.compile(r"\W*([^\W\d_][^:|>\n]{0,29}?)\s*(?:[:|>](?!\d)|\s[-–—]\s)\s*\S")
 _NUMBER = re.compile(
-    r"\W*(?:(?:no|nr|line|sentence|clip)\b\.?\s*|[№第]\s*)?(\d+)\s*(?:[.:、,)\]：）|-](?!\d)|句|条|\s)\W*[^\W\d]",
+    r"\W*(?:(?:no|nr|line|sentence|clip|take)\b\.?\s*|第\s*)?((?:\d+[-/._])*\d+)\s*(?:[.:、,)\]|-](?!\d)|句|条|\s)\W*[^\W\d]",
     re.IGNORECASE,
 )
-_FILE = re.compile(rf"\W*\S+(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\b\W*\w", re.IGNORECASE)
+_FILE = re.compile(rf"[^\s()\[\]]+(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_FIRST_WORD = re.compile(r"\W*\w+(?:\s*[,;.!…，、]|\s+\W*(?P<next>\w))")
 LONGEST_LABEL = 3  # words
 
 
 def speaker_labels(texts: Sequence[str]) -> dict[int, str]:
     """{place of a text: the label before it}, where most texts have one of few labels, as scripts have `Anna: `."""
-    labels = {i: match[1] for i, text in enumerate(texts) if (match := _LABEL.match(text))}
-    labels = {i: label for i, label in labels.items() if len(label.split()) <= LONGEST_LABEL}
+    found = {i: match[1] for i, text in enumerate(map(_plain, texts)) if (match := _LABEL.match(text))}
+    labels = {i: label for i, label in found.items() if len(label.split()) <= LONGEST_LABEL}
     count = Counter(label.casefold() for label in labels.values())
     usual = {i: label for i, label in labels.items() if count[label.casefold()] >= FEWEST_LABELLED}
     return usual if len(usual) >= LABELLED_SHARE * len(texts) else {}
 
 
 def leading_numbers(texts: Sequence[str], names: Sequence[str]) -> dict[int, str]:
-    """{place of a text: the number or file name before it}, where most texts are numbered. names: of the clips."""
+    """{place of a text: its number or the name of its file}, where most texts have one. names: of the clips."""
+    texts = [_plain(text) for text in texts]
     numbers = {i: match[1] for i, text in enumerate(texts) if (match := _NUMBER.match(text))}
-    values = [int(number) for number in numbers.values()]
-    running = len(set(values)) == len(values) > 0 and max(values) - min(values) < 3 * len(values)
-    found = numbers if running or any(len(number) > 1 and number[0] == "0" for number in numbers.values()) else {}
+    parts = [re.findall(r"\d+", number) for number in numbers.values()]  # 7, 7/30, 2024-05-07
+    counted = any(_runs_on([int(part[at]) for part in parts]) for at in (0, -1))
+    found = numbers if counted or any(re.match(r"0\d", number) for number in numbers.values()) else {}
     for i, (text, name) in enumerate(zip(texts, names, strict=True)):
         stem = name.rpartition("/")[2]
-        if _FILE.match(text) or _is_code(stem) and re.match(rf"\W*{re.escape(stem)}\W+\w", text, re.IGNORECASE):
-            found[i] = _FILE.match(text)[0].split()[0] if _FILE.match(text) else stem
+        if file := _FILE.search(text):
+            found[i] = file[0]
+        elif _is_code(stem) and re.match(rf"\W*{re.escape(stem)}\W+\w", text, re.IGNORECASE):
+            found[i] = stem
     return found if len(found) >= max(FEWEST_LABELLED, LABELLED_SHARE * len(texts)) else {}
+
+
+def _runs_on(values: Sequence[int]) -> bool:
+    """Whether numbers are all different and close to each other, as those of lines are."""
+    return len(set(values)) == len(values) > 0 and max(values) - min(values) < 3 * len(values)
+
+
+def _plain(text: str) -> str:
+    """Full-width digits, colons and brackets made plain ones."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def _is_code(stem: str) -> bool:
@@ -135,7 +149,7 @@ def shared_edge(texts: Sequence[str], at_end: bool = False) -> dict[int, str]:
         return {}
     shared = _shared(different)
     if len(shared) == 1 and len(shared[0]) <= SHORT_WORD and not _is_unspaced(shared[0]):
-        if at_end or not _before_a_sentence(texts):
+        if at_end or not _stands_apart(texts):
             return {}
     if shared:
         alike = [i for i, text in enumerate(words) if text[: len(shared)] == shared]
@@ -146,10 +160,11 @@ def shared_edge(texts: Sequence[str], at_end: bool = False) -> dict[int, str]:
     return dict.fromkeys(alike, letters) if many else {}
 
 
-def _before_a_sentence(texts: Sequence[str]) -> bool:
-    """Whether the second word of nearly all texts has a capital."""
-    second = [match[0] for text in texts for match in list(_WORD.finditer(text))[1:2]]
-    return sum(word[0].isupper() for word in second) >= SHARING_SHARE * len(texts)
+def _stands_apart(texts: Sequence[str]) -> bool:
+    """Whether a comma or a capital follows the first word of nearly all texts, as after a name."""
+    matches = [match for text in texts if (match := _FIRST_WORD.match(text))]
+    apart = sum(match["next"] is None or match["next"].isupper() for match in matches)
+    return apart >= SHARING_SHARE * len(texts)
 
 
 def _shared(texts: Sequence[Sequence[str]]) -> list[str]:

@@ -60,12 +60,15 @@ def read_transcript(path: Path) -> Transcript:
 def read_utf8(path: Path) -> str:
     """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
     data = path.read_bytes()
+    looks = "UTF-16" if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        looks = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"line {line} is not UTF-8 (looks like {looks}); save it as UTF-8") from error
+    if "\0" in text:
+        raise InputError(f"it is not UTF-8 (looks like {looks}); save it as UTF-8")
+    return text
 
 
 def one_line(text: str) -> str:

@@ -62,6 +62,9 @@ def test_a_text_in_utf_16_is_named_as_such(tmp_path):
     (tmp_path / "a.txt").write_bytes("hello".encode("utf-16"))
     with pytest.raises(ValueError, match="line 1 is not UTF-8 .looks like UTF-16.; save it as UTF-8"):
         read_utf8(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16-le"))  # without its mark
+    with pytest.raises(ValueError, match="UTF-16"):
+        read_utf8(tmp_path / "a.txt")
 
 
 SRT = """1
@@ -304,6 +307,13 @@ def test_another_persons_lines_do_not_matter_where_their_recordings_lie_elsewher
     lines = "file|text|speaker\nanna/a.wav|one|anna\nben/b.wav|two|ben\n"
     (tmp_path / "metadata.csv").write_text(lines, encoding="utf-8")
     assert texts_in(tmp_path / "anna") == ["one"]
+
+
+def test_a_line_about_an_existing_file_elsewhere_is_not_about_one_of_the_same_name(tmp_path):
+    recordings(tmp_path, ["anna/001", "ben/001"])
+    lines = f"ben/001.wav|from ben\n{tmp_path / 'anna/001.wav'}|from anna\n"
+    (tmp_path / "metadata.csv").write_text(lines, encoding="utf-8")
+    assert texts_in(tmp_path / "anna") == ["from anna"]
 
 
 @pytest.mark.parametrize("content", [b"name,price\napple,3\n", "name,price\napple,3\n".encode("utf-16"), b""])
@@ -557,12 +567,16 @@ UNSAID = ["speaker_label", "numbered_text", "shared_start", "shared_end", "stage
         ("SPEAKER 1：{text}", "speaker_label"),
         ("Old Tom - {text}", "speaker_label"),
         ("Marguerite {text}", "shared_start"),
+        ("Amy, {text}", "shared_start"),
+        ("安娜今天{text}", "shared_start"),
         ("{text} Marguerite", "shared_end"),
         ("{text}. End of clip.", "shared_end"),
         ("{i}. {text}", "numbered_text"),
         ("{i:03} {text}", "numbered_text"),
         ("({i}) {text}", "numbered_text"),
         ("No. {i}: {text}", "numbered_text"),
+        ("{i}/30 {text}", "numbered_text"),
+        ("２{i}．{text}", "numbered_text"),
         ("第{i}句：{text}", "numbered_text"),
         ("{i:03}.wav {text}", "numbered_text"),
         ("(whispering) {text}", "stage_direction"),
@@ -584,6 +598,7 @@ def test_what_stands_in_all_texts_and_is_not_said_is_flagged(form, flag):
     [
         "{text}",
         "I {text}",
+        "I'm {text}",
         "the {text}",
         "{i} hours and {text}",
         "{text} too",
