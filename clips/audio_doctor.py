@@ -73,7 +73,7 @@ FLAGS: dict[str, tuple[str, str]] = {
     "empty_text": (DROP, "the transcript holds nothing that can be spoken"),
     "too_much_text": (
         DROP,
-        "{characters} characters in {duration_sec:.1f} s are more than anybody can say; leave what this clip says",
+        "{characters} characters in {duration_sec:.1f} s are more than anybody says; keep the words of this clip only",
     ),
     "incomplete": (WARN, "the file ends after {held_sec} s, its header says {header_sec} s; copy or export it again"),
     "other_speaker": (
@@ -99,7 +99,7 @@ FLAGS: dict[str, tuple[str, str]] = {
         "{chars_per_sec:.1f} characters/s are fewer than people say: words are missing, or it is another text; "
         "listen and correct it",
     ),
-    "timed_text": (WARN, "{text_file} holds times beside its words, which are left out; check that the clip says all"),
+    "timed_text": (WARN, "{text_file} holds times beside its words, which are left out; check the rest: '{text}'"),
     "speaker_label": (WARN, "the text begins with a name that is not said ('{speaker_label_words}'); delete it"),
     "numbered_text": (WARN, "'{numbered_text_words}' numbers or names the clip and is not said; delete it"),
     "shared_start": (WARN, "nearly all texts begin with '{shared_start_words}'; delete it where it is not said"),

@@ -216,20 +216,21 @@ def _lone_texts(files: Iterable[Path], used: Container[Path], input_dir: Path) -
     return [f"no audio beside {_first_names(lone)}"] if lone else []
 
 
-def _not_read(clips: Iterable[RawClip], files: Iterable[Path], input_dir: Path) -> list[str]:
+def _not_read(clips: Sequence[RawClip], files: Iterable[Path], input_dir: Path) -> list[str]:
     """Notes that name what lies beside the recordings and what else may hold texts, and is not understood."""
     stems = {clip.path.with_suffix("") for clip in clips}
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for clip in clips:
-        for path, reason in clip.refused:
-            reasons[reason].append(_file(path, input_dir))
+    documents = DOCUMENTS if all(clip.texts for clip in clips) else DOCUMENTS | {".json"}
+    why = {path: reason for clip in clips for path, reason in clip.refused}
     for path in files:
         suffix = path.suffix.lower()
-        if suffix not in SUFFIXES and (path.with_suffix("") in stems or suffix in DOCUMENTS):
-            reasons[f"texts are read from {KINDS}"].append(_file(path, input_dir))
+        if suffix not in SUFFIXES and (path.with_suffix("") in stems or suffix in documents):
+            why[path] = f"texts are read from {KINDS}"
+    named: dict[str, list[str]] = defaultdict(list)
+    for path, reason in why.items():
+        named[reason].append(_file(path, input_dir))
     return [
         f"{_first_names(names)} {'is' if len(names) == 1 else 'are'} not read, because {reason}"
-        for reason, names in reasons.items()
+        for reason, names in named.items()
     ]
 
 

@@ -258,7 +258,7 @@ def _text_column(columns: Sequence[Column]) -> Column:
         raise InputError(f"{named} may both hold the texts; say which in a first line such as file|text|speaker")
     if not fitting:
         found = "; ".join(f"{column} holds {faults[column.number]}" for column in columns) or "only files are named"
-        raise InputError(f"no column holds the texts: {found}; write file|text in each line")
+        raise InputError(f"no column holds the texts: {found}; each line needs file|text")
     return fitting[0]
 
 

@@ -331,6 +331,13 @@ def test_the_nearest_table_counts(tmp_path):
     assert clip.text == "near" and clip.flags["text_conflict"]["other_text"] == "far"
 
 
+def test_a_column_that_may_name_speakers_is_named(tmp_path):
+    recordings(tmp_path)
+    listed(tmp_path, *lines_of("", lambda i, n, t: f"{n}|{t}|{PEOPLE[i % 2]}"))
+    notes = find_clips(tmp_path)[1]
+    assert len(notes) == 1 and "'anna', 'ben'" in notes[0]
+
+
 def test_of_many_lines_without_audio_some_are_named(tmp_path):
     recordings(tmp_path, ["a"])
     listed(tmp_path, "a|one", *(f"gone{i}|text {i}" for i in range(20)))
