@@ -21,7 +21,8 @@ from clips.text_faults import (
     stage_direction,
 )
 from common.languages import digits_in_english, script, without_tags
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_SOURCE_RATE
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC
+from cosyvoice.utils.audio_files import MIN_SOURCE_RATE
 
 MIN_SEC = 0.5  # shorter clips are dropped, and those over MAX_TOKEN_SEC
 
@@ -76,6 +77,11 @@ FLAGS: dict[str, tuple[str, str]] = {
         "{characters} characters in {duration_sec:.1f} s are more than anybody says; keep the words of this clip only",
     ),
     "incomplete": (WARN, "the file ends after {held_sec} s, its header says {header_sec} s; copy or export it again"),
+    "unfinished_header": (
+        WARN,
+        "its header does not say how much sound it holds, as one of a program that crashed: it was read to its end, "
+        "{held_sec} s; listen to the end, and export it again",
+    ),
     "other_speaker": (
         WARN,
         "sounds like another speaker or room: cosine {speaker_cosine:.2f} to the others, usual is {usual_cosine:.2f}",

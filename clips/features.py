@@ -26,18 +26,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clips.audio_doctor import audio_flags, drops, text_flags
-from clips.audio_files import read_audio
+from clips.decode import file_flags
 from clips.measuring import AudioFigures, measure
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
+from cosyvoice.utils.audio_files import AudioError, read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
-EXTRACTION_VERSION = 6
+EXTRACTION_VERSION = 7
 ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
@@ -65,6 +66,7 @@ class Record:
     problem: str | None
     figures: AudioFigures | None
     text: str  # normalised
+    flags: dict[str, dict[str, str]]  # of the file, by `file_flags`
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
@@ -76,7 +78,7 @@ class Record:
                     return None
                 values = json.loads(file["values"].tobytes())
             figures = AudioFigures(**values["figures"]) if "figures" in values else None
-            return cls(path, values.get("problem"), figures, values.get("text", ""))
+            return cls(path, values.get("problem"), figures, values.get("text", ""), values.get("flags", {}))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 
@@ -101,7 +103,7 @@ def extract(job: Extraction) -> None:
         if not drops(audio_flags(figures) + text_flags(text)):
             wave_16k, wave_22k = recording.mono(EXTRACTOR_RATE), recording.mono(SAMPLE_RATE)
             arrays = features(front_end, text, wave_16k, wave_22k, job.path)
-        values = {"figures": asdict(figures), "text": text}
+        values = {"figures": asdict(figures), "text": text, "flags": file_flags(recording)}
     except AudioError as error:
         values = {"problem": str(error)}
     with atomic_path(job.record) as part, open(part, "wb") as file:

@@ -10,13 +10,11 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clips.audio_doctor import FLAGS
-from clips.audio_files import Recording, cut_short, read_audio
 from clips.metadata import METADATA, TABLE_NAME, ClipNames, Table, place, read_table
 from clips.transcripts import SUFFIXES, NoTranscript, read_transcript
 from common.files import PART_SUFFIX
 from config import UserError
-from cosyvoice.cli import frontend
+from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
 from cosyvoice.utils.common import InputError
 
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
@@ -50,7 +48,7 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
 
     Raises UserError where there is no recording or a table of texts is wrong."""
     files, notes = _walk(input_dir)
-    audio = [path for path in files if path.suffix.lower() in frontend.AUDIO_SUFFIXES]
+    audio = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not audio:
         raise UserError(
             f"no audio in {input_dir} ({len(files)} other files); put recordings there "
@@ -78,7 +76,7 @@ def _recordings(audio: Iterable[Path], input_dir: Path) -> tuple[list[RawClip], 
     used: dict[str, RawClip] = {}
 
     def order(path: Path) -> tuple[str, int, str]:
-        return _name(path, input_dir), frontend.AUDIO_SUFFIXES.index(path.suffix.lower()), path.name
+        return _name(path, input_dir), AUDIO_SUFFIXES.index(path.suffix.lower()), path.name
 
     for path in sorted(audio, key=order):
         name, file = _name(path, input_dir), _file(path, input_dir)
@@ -89,8 +87,6 @@ def _recordings(audio: Iterable[Path], input_dir: Path) -> tuple[list[RawClip], 
         else:
             used[name] = RawClip(name, path, file)
             clips.append(used[name])
-            if figures := cut_short(path):
-                used[name].flags["incomplete"] = figures
     return clips, notes
 
 
@@ -125,7 +121,7 @@ def _read_beside(clip: RawClip, paths: Iterable[Path]) -> None:
         file = printable(path.name)
         try:
             transcript = read_transcript(path)
-        except (InputError, OSError) as error:
+        except InputError as error:
             if not clip.texts and not isinstance(error, NoTranscript):
                 clip.flags["unreadable_text"] = {"text_problem": f"{file}: {error}"}
                 return
@@ -254,16 +250,10 @@ def recordings_of(
             continue
         try:
             recording = read_audio(clip.path, max_sec)
-        except frontend.AudioError as error:
+        except AudioError as error:
             lines.append(f"{clip.file}: cannot be read: {error}")
             continue
         yield clip, recording
-
-
-def incomplete(clip: RawClip) -> list[str]:
-    """What --split and --fix print about a recording that has the flag incomplete: their copies no longer have it."""
-    figures = clip.flags.get("incomplete")
-    return [f"{clip.file}: {FLAGS['incomplete'][1].format_map(figures)}"] if figures else []
 
 
 def split_folder(path: Path) -> Path:

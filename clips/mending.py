@@ -17,8 +17,8 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET
-from clips.audio_files import write_wav
-from clips.find import RawClip, incomplete, printable, recordings_of
+from clips.decode import file_warnings, write_wav
+from clips.find import RawClip, printable, recordings_of
 from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
@@ -180,7 +180,7 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
-            lines += incomplete(clip) + [f"{clip.file}: {told}" for told in text_words(clip)]
+            lines += [f"{clip.file}: {told}" for told in (*file_warnings(recording), *text_words(clip))]
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
         if not known:

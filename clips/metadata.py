@@ -16,7 +16,7 @@ from pathlib import Path
 from clips.transcripts import one_line, read_utf8
 from common.files import split_lines
 from config import UserError
-from cosyvoice.cli.frontend import AUDIO_SUFFIXES
+from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 from cosyvoice.utils.common import InputError
 
 METADATA = "metadata.csv"
@@ -139,7 +139,7 @@ def read_table(path: Path, clips: ClipNames, title: str) -> Table:
         rows = _rows(split_lines(read_utf8(path)), clips)
         header = rows.pop(0).cells if rows and _is_header(rows[0], clips) else []
         return _read(rows, header, clips, title)
-    except (InputError, OSError) as error:
+    except InputError as error:
         raise UserError(f"{path}: {error}") from error
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from cosyvoice.cli.frontend import AUDIO_SUFFIXES
+from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 
 # (slowest, fastest) letters a second. 1700 prompts of five voices in five languages lie between 6 and 20, spelled
 # letters aside; newsreaders say about 5 Chinese characters, 5 Korean syllables or 8 Japanese kana.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.files import split_lines
 from cosyvoice.utils.common import InputError
+from cosyvoice.utils.files import require_file
 
 SUFFIXES = (".txt", ".lab", ".srt", ".vtt")  # the first counts where a recording has several
 SUBTITLES = (".srt", ".vtt")
@@ -44,8 +45,8 @@ class NoTranscript(InputError):
 
 
 def read_transcript(path: Path) -> Transcript:
-    """Text of a file with one of SUFFIXES. Raises NoTranscript for one of another kind, InputError for a bad encoding
-    and OSError."""
+    """Text of a file with one of SUFFIXES. Raises NoTranscript for one of another kind, InputError for one that
+    cannot be read."""
     lines = split_lines(read_utf8(path))
     suffix = path.suffix.lower()
     if suffix == ".lab" and is_alignment(lines):
@@ -59,7 +60,11 @@ def read_transcript(path: Path) -> Transcript:
 
 def read_utf8(path: Path) -> str:
     """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
-    data = path.read_bytes()
+    try:
+        require_file(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(error.strerror or str(error)) from error
     looks = "UTF-16" if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
     try:
         text = data.decode("utf-8-sig")

@@ -36,7 +36,7 @@ OWN_IMPORTS = {
     "clips.text_check": {"common.files"},
     "clips.text_faults": {"cosyvoice"},
     "clips.transcripts": {"common.files", "cosyvoice"},
-    "common.files": {"config"},
+    "common.files": {"config", "cosyvoice"},
     "common.languages": {"cosyvoice"},
     "common.recogniser": {"common.languages", "config"},
     "common.signals": set(),
