@@ -46,7 +46,7 @@ MOSTLY = 0.9  # share of the cells that says what a column holds
 FEWEST_EQUAL = 3  # cells of a constant column: two clips may say the same
 LABEL_WORDS, LABEL_REPEATS = 3, 4  # names of speakers or moods are so short, and come so often on average
 ALIKE = 0.5  # raw and normalised text share so much
-COMPARED_LINES = 50
+COMPARED_LINES, COMPARED_CHARACTERS = 50, 200
 SHOWN = 5  # problems or notes
 
 _NUMERIC = re.compile(r"[-+]?\d[\d.,:/-]*\s*(?:s|sec|ms|%)?", re.IGNORECASE)
@@ -296,7 +296,8 @@ def _language_at(columns: Iterable[Column]) -> int | None:
 def _alike(raw: Column, normalised: Column) -> bool:
     """Whether two columns hold two spellings of the same texts."""
     pairs = list(zip(raw.cells, normalised.cells, strict=True))[:COMPARED_LINES]
-    ratios = [SequenceMatcher(None, a.casefold(), b.casefold(), autojunk=False).ratio() for a, b in pairs]
+    starts = [(a.casefold()[:COMPARED_CHARACTERS], b.casefold()[:COMPARED_CHARACTERS]) for a, b in pairs]
+    ratios = [SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in starts]
     return sorted(ratios)[len(ratios) // 2] >= ALIKE
 
 

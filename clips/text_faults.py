@@ -49,7 +49,8 @@ _ANY_DIRECTION = re.compile(
 )
 _IN_BRACKETS = re.compile(r"[(（]([^()（）]+)[)）]")
 _NO_WORDS = re.compile(r"[ivxlc]+|[a-z]|[\d\W]*|[一二三四五六七八九十百]+", re.IGNORECASE)  # (a), (iv), （三）: counted
-_SENTENCE_END = re.compile(r"(?:^|[.!?…。！？])[\"'”’»」』]*\s*$")
+SENTENCE_ENDS = tuple(".!?…。！？")
+NEAR = 20  # characters before and after brackets that tell whether a sentence ends there
 # Beginnings of words about the voice or other sounds; with them a remark may stand anywhere
 _SOUNDS = re.compile(
     r"laugh|chuckl|giggl|sigh|cough|sneez|sniff|snort|gasp|sob|cry|weep|breath|inhal|exhal|whisper|mumbl|mutter|shout|"
@@ -71,16 +72,18 @@ def stage_direction(text: str) -> str | None:
 
 def _is_direction(match: re.Match[str]) -> bool:
     """Whether what stands in round brackets is no part of the sentence around it."""
-    inside, before, after = match[1].strip(), match.string[: match.start()], match.string[match.end() :].strip()
+    text, start, end = match.string, match.start(), match.end()
+    inside, before, after = match[1].strip(), text[max(0, start - NEAR) : start], text[end : end + NEAR].strip()
     words = len(inside.split())
-    if _NO_WORDS.fullmatch(inside) or inside.endswith(tuple(".!?。！？")):
+    if _NO_WORDS.fullmatch(inside) or inside.endswith(SENTENCE_ENDS):
         return False
     if words <= 2 and len(inside) <= 24 and _SOUNDS.match(inside.removeprefix("*")):
         return True
     if words > LONGEST_DIRECTION or _is_unspaced(inside) and len(inside) > LONGEST_CHINESE_DIRECTION:
         return False
+    before = before.rstrip(" \"'”’»」』")
     new_sentence = not after or not after[0].islower() and (after[0].isalpha() or after[0] in "\"'“‘«「『")
-    return bool(_SENTENCE_END.search(before)) and new_sentence
+    return (not before or before.endswith(SENTENCE_ENDS)) and new_sentence
 
 
 def _is_unspaced(text: str) -> bool:
@@ -92,12 +95,12 @@ def _is_unspaced(text: str) -> bool:
 
 _LABEL = re.compile(r"\W*([^\W\d_][^:|>\n]{0,29}?)\s*(?:[:|>](?!\d)|\s[-–—]\s)\s*\S")
 _NUMBER = re.compile(
-    r"\W*(?:(?:no|nr|line|sentence|clip|take)\b\.?\s*|第\s*)?((?:\d+[-/._])*\d+)\s*(?:[.:、,)\]|-](?!\d)|句|条|\s)\W*[^\W\d]",
+    r"\W*(?:(?:no|nr|line|sentence|clip|take)\b\.?\s*|第\s*)?((?:\d{1,9}[-/._])*\d{1,9})\s*(?:[.:、,)\]|-](?!\d)|句|条|\s)\W*[^\W\d]",
     re.IGNORECASE,
 )
-_FILE = re.compile(rf"[^\s()\[\]]+(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _FIRST_WORD = re.compile(r"\W*\w+(?:\s*[,;.!…，、]|\s+\W*(?P<next>\w))")
+LONGEST_SHARED = 10  # words or characters
 LONGEST_LABEL = 3  # words
 
 
@@ -119,11 +122,17 @@ def leading_numbers(texts: Sequence[str], names: Sequence[str]) -> dict[int, str
     found = numbers if counted or any(re.match(r"0\d", number) for number in numbers.values()) else {}
     for i, (text, name) in enumerate(zip(texts, names, strict=True)):
         stem = name.rpartition("/")[2]
-        if file := _FILE.search(text):
-            found[i] = file[0]
+        if file := _file_name(text):
+            found[i] = file
         elif _is_code(stem) and re.match(rf"\W*{re.escape(stem)}\W+\w", text, re.IGNORECASE):
             found[i] = stem
     return found if len(found) >= max(FEWEST_LABELLED, LABELLED_SHARE * len(texts)) else {}
+
+
+def _file_name(text: str) -> str | None:
+    """The first word that is the name of a sound file."""
+    words = (word.strip("()[]<>{}:;,|\"'") for word in text.split())
+    return next((word for word in words if word.lower().endswith(tuple(AUDIO_SUFFIXES)) and word[0] != "."), None)
 
 
 def _runs_on(values: Sequence[int]) -> bool:
@@ -168,12 +177,12 @@ def _stands_apart(texts: Sequence[str]) -> bool:
 
 
 def _shared(texts: Sequence[Sequence[str]]) -> list[str]:
-    """The longest beginning that enough of the texts share, without being all of one."""
+    """The first words, at most LONGEST_SHARED, that enough of the texts share without being all of one."""
     shared: list[str] = []
-    while True:
-        length = len(shared)
+    while (length := len(shared)) < LONGEST_SHARED:
         longer = (text for text in texts if len(text) > length + 1 and list(text[:length]) == shared)
         found = Counter(text[length] for text in longer).most_common(1)
         if not found or found[0][1] < SHARING_SHARE * len(texts):
-            return shared
+            break
         shared.append(found[0][0])
+    return shared

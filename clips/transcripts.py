@@ -13,14 +13,15 @@ SUFFIXES = (".txt", ".lab", ".srt", ".vtt")  # the first counts where a recordin
 SUBTITLES = (".srt", ".vtt")
 
 _CLOCK = r"\d+:\d\d(?::\d\d)?(?:[.,]\d+)?"
-_CUE_TIME = re.compile(rf"\s*\[?\s*({_CLOCK})\s*-->\s*({_CLOCK})[^\]]*?(?:\]\s*(?P<text>.*))?$")  # SRT, VTT, whisper
+# The patterns are for lines without blanks at their ends
+_CUE_TIME = re.compile(rf"\[?\s*({_CLOCK})\s*-->\s*({_CLOCK})[^\]]*?(?:\]\s*(?P<text>.*))?$")  # SRT, VTT, whisper
 _CUE_NUMBER = re.compile(r"\s*\d+\s*$")
 _MARKUP = re.compile(r"</?[a-zA-Z][^<>|]*>|\{\\[^{}]*\}")  # of subtitles: <i>, <v Anna>, {\an8}; <|en|> stays
 _NUMBER = r"-?\d+(?:[.,]\d+)?"
-_LABEL = re.compile(rf"\s*{_NUMBER}\t\s*{_NUMBER}(?:\t(?P<text>.*))?$")  # of Audacity's label tracks
+_LABEL = re.compile(rf"{_NUMBER}\t\s*{_NUMBER}(?:\t(?P<text>.*))?$")  # of Audacity's label tracks
 _LABEL_FREQUENCIES = re.compile(rf"\\\t{_NUMBER}\t{_NUMBER}\s*$")  # below a label
-_DECIMALS = re.compile(r"\s*\d+[.,]\d+\s+\d+[.,]\d+\s+(?P<text>\S.*)$")
-_STAMP = re.compile(rf"\s*(?:\[{_CLOCK}\]|\d+:\d\d(?::\d\d)?[.,]\d+)\s*(?P<text>.*)$")  # LRC
+_DECIMALS = re.compile(r"\d+[.,]\d+\s+\d+[.,]\d+\s+(?P<text>\S.*)$")
+_STAMP = re.compile(rf"(?:\[{_CLOCK}\]|\d+:\d\d(?::\d\d)?[.,]\d+)\s*(?P<text>.*)$")  # LRC
 _LINES_OF_TIMES = (_LABEL, _DECIMALS, _STAMP)
 
 # .lab files of speech recognisers: `0 3200000 sil`, `0.12 26 pau`, `3200000 sil`, `x^x-sil+hh=ax@1_1/A:...`
@@ -83,6 +84,7 @@ def one_line(text: str) -> str:
 
 def subtitle_lines(lines: Sequence[str]) -> list[str] | None:
     """The spoken lines of subtitles; None where no line holds times. What stands apart from times is a comment."""
+    lines = [line.strip() for line in lines]
     spoken: list[str] = []
     found = in_cue = False
     for i, line in enumerate(lines):
@@ -90,7 +92,7 @@ def subtitle_lines(lines: Sequence[str]) -> list[str] | None:
         if times := _CUE_TIME.match(line):
             found = in_cue = True
             spoken.append(times["text"] or "")
-        elif not line.strip():
+        elif not line:
             in_cue = False
         elif in_cue and not (_CUE_NUMBER.match(line) and _CUE_TIME.match(following)):
             spoken.append(line)
@@ -99,7 +101,7 @@ def subtitle_lines(lines: Sequence[str]) -> list[str] | None:
 
 def without_times(lines: Sequence[str]) -> list[str] | None:
     """The words of a label track or another list with times on every line; None where there are no such times."""
-    full = [line for line in lines if line.strip() and not _LABEL_FREQUENCIES.match(line)]
+    full = [line.strip() for line in lines if line.strip() and not _LABEL_FREQUENCIES.match(line.strip())]
     for pattern in _LINES_OF_TIMES:
         found = [pattern.match(line) for line in full]
         if full and all(found):
