@@ -51,10 +51,10 @@ def read_transcript(path: Path) -> Transcript:
     lines = split_lines(read_utf8(path))
     suffix = path.suffix.lower()
     if suffix == ".lab" and is_alignment(lines):
-        raise NoTranscript("it lists sounds (phones) and not what is said")
+        raise NoTranscript("phones are listed there in place of what is said")
     untimed = subtitle_lines(lines) if suffix in SUBTITLES else without_times(lines)
     if untimed is None and suffix in SUBTITLES:
-        raise NoTranscript("it holds no line of times, as subtitles have them")
+        raise NoTranscript("subtitles have lines with times, and there is none")
     spoken = lines if untimed is None else untimed
     return Transcript(one_line(" ".join(spoken)), timed=suffix not in SUBTITLES and untimed is not None)
 
