@@ -34,13 +34,9 @@ from clips.audio_doctor import (
     check_texts,
     text_flags,
 )
-from clips.audio_files import (
-    DRAFT_SUFFIX,
-    RawClip,
-    find_clips,
-)
 from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Extraction, Record, default_workers, extract_all
+from clips.find import DRAFT_SUFFIX, RawClip, find_clips
 from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from clips.report import report_entry, report_text
 from clips.report_page import report_page

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file, write_text
 from build_mini.corpus import speak_flite
-from clips.audio_files import RawClip, find_clips
+from clips.find import RawClip, find_clips
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd

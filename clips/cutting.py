@@ -8,15 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clips.audio_doctor import FLAGS
-from clips.audio_files import (
-    DRAFT_SUFFIX,
-    RawClip,
-    one_line,
-    printable,
-    recordings_of,
-    split_folder,
-)
 from clips.decode import file_warnings, write_wav
+from clips.find import DRAFT_SUFFIX, RawClip, printable, recordings_of, split_folder
+from clips.transcripts import one_line
 from common.files import atomic_path
 from common.recogniser import Recogniser
 from config import UserError
