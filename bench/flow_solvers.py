@@ -32,6 +32,8 @@ from matcha.models.components.flow_matching import multistep, multistep_times, t
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+from text.normalizer import OURS
+
 CLIPS = PROJECT / "examples" / "en_allison" / "raw_audio"
 EVALUATIONS = (4, 5, 6, 8, 10, 16)
 CONVERGED = 100  # multistep steps of the solution that all are compared with
@@ -174,7 +176,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     config = read_model_config(args.model_dir)
-    flow, frontend = load_part(config, "flow", inference=True), CosyVoiceFrontEnd(config)
+    flow, frontend = load_part(config, "flow", inference=True), CosyVoiceFrontEnd(config, normalizer=OURS)
     clips = sorted(CLIPS.glob("*.flac"))[: args.clips]
     problems = [problem(flow, frontend, clip, args.seconds, seed) for seed, clip in enumerate(tqdm(clips, "converged"))]
     found = errors(problems)
