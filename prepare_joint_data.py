@@ -47,7 +47,6 @@ from clips.report import report_entry, report_text
 from clips.report_page import report_page
 from clips.text_check import Spoken, TextCheck
 from common.files import PART_SUFFIX, only_run, write_text
-from common.languages import digits_in_english, language_of, tagged_language
 from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -56,6 +55,7 @@ from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
+from text.languages import digits_in_english, language_of, tagged_language
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_INPUT_DIR,

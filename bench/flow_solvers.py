@@ -28,11 +28,10 @@ from cosyvoice.flow.flow import MaskedDiffWithXvec  # noqa: E402
 from cosyvoice.utils.common import EXTRACTOR_RATE, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.yaml_loader import read_model_config  # noqa: E402
 from matcha.models.components.flow_matching import multistep, multistep_times, time_grid  # noqa: E402
+from text.normalizer import OURS  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-
-from text.normalizer import OURS
 
 CLIPS = PROJECT / "examples" / "en_allison" / "raw_audio"
 EVALUATIONS = (4, 5, 6, 8, 10, 16)

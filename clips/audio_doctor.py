@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from clips.measuring import ECHO_SEC, AudioFigures
-from common.languages import digits_in_english, script, without_tags
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_SOURCE_RATE
+from text.languages import digits_in_english, script, without_tags
 
 MIN_SEC = 0.5  # shorter clips are dropped, and those over MAX_TOKEN_SEC
 

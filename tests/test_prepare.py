@@ -25,7 +25,6 @@ from clips.audio_doctor import Finding, check_levels, check_speakers, check_text
 from clips.audio_files import find_clips, read_utf8
 from clips.cutting import cut_at_pauses, with_margins, write_drafts
 from clips.measuring import measure
-from common.languages import digits_in_english, script
 from config import UserError
 from cosyvoice.cli import frontend
 from cosyvoice.cli.frontend import CUDA_PROVIDER, CosyVoiceFrontEnd, load_wav
@@ -33,6 +32,7 @@ from cosyvoice.cli.mp3 import mp3_seconds
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import read_meta, read_rows
 from prepare_joint_data import main, parse_args
+from text.languages import digits_in_english, script
 
 RATE = 16_000
 SENTENCES = (

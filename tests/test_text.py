@@ -85,7 +85,7 @@ def test_kinds_of_text_are_read_right(text: str, spoken: str):
         ("I met 张伟 and 25 people.", "I met 张伟 and twenty five people."),
         ("小明 has 25 apples.", "小明 has twenty five apples."),
         ("他有25个apples和3只dogs。", "他有二十五个apples和三只dogs。"),
-        ("I bought 25个苹果 and 3 pears.", "I bought二十五个苹果and three pears."),
+        ("I bought 25个苹果 and 3 pears.", "I bought 二十五个苹果 and three pears."),
         (
             "老师说：I have 25 apples and 3 pears。然后走了5米。",
             "老师说：I have twenty five apples and three pears。然后走了五米。",

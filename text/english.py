@@ -128,7 +128,7 @@ RULES = [
          "In 2019 300 people"),
     Rule(r"(?<![\w.,:/+-])((?:\d{4}[ -]){2,}\d{1,4}|\(\d{3}\) ?\d{3}[ -]\d{4}|\+\d{1,3}(?:[ -]\(?\d{1,5}\)?){2,5}|0\d{2,}(?:[ -]\d{2,})*|\d{11,})(?!\w|[.,:/-]\d)", _code,
          "4111 1111 1111 1111, +1 415 555 2671", "four one one one, one one one one, one one one one, one one one one, plus one, "
-         "four one five, five five five, two six seven one", "300 000"),
+         "four one five, five five five, two six seven one", "1000 1300"),
     Rule(r"(?<=, )[A-Z]{2} (\d{5}(?:-\d{4})?)(?![\w-]|,\d)", _code, "Boston, MA 12345", "Boston, Massachusetts one two three four five", "In May, US 12 of"),
     Rule(r"(?<![\d-])(?<![\d)] )(555-\d{4})\b(?!-)", _code, "555-1234", "five five five, one two three four", "800-555-1234"),
     Rule(rf"\b(?!(?:{'|'.join(_NAMES)}))[A-Z]{{2,3}}-?(\d{{3,}}){_DONE}", _code, "flight CA1234", "flight CA one two three four", "mp3"),

@@ -49,7 +49,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
         return _KEPT
 
     plain = fold(_TOKENS.sub(keep, text))
-    spoken = "".join(_READERS[language](stretch) for language, stretch in cut(plain))
+    spoken = "".join(_READERS.get(language, _english)(stretch) for language, stretch in cut(plain))
     return re.sub(_KEPT, lambda _: kept.pop(0), spoken)
 
 

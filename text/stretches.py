@@ -3,10 +3,13 @@
 import re
 
 from cosyvoice.cli.text import contains_chinese
+from text import languages
 from text.units import UNITS
 
 _HAN = "\u4e00-\u9fff"
-_SENTENCE = re.compile(r"(?:[^。！？!?；;\n.]|\.(?!\s|$)|(?<![a-z]{3})\.)+[。！？!?；;\n.\s”\"']*|.", re.DOTALL)
+_SENTENCE = re.compile(
+    r"(?:[^。！？!?；;，、：\n.]|\.(?!\s|$)|(?<![a-z]{3})\.)+[。！？!?；;，、：\n.\s”\"']*|.", re.DOTALL
+)
 # No part of an address, a name of a file or a unit
 _WORD = re.compile(
     r"(?<![\w.@/])[A-Za-z]+(?:['’-][A-Za-z]+)*(?![\w@/]|\.\w)|(?<=[\u4e00-\u9fff])[A-Za-z]+(?![\w@/.])", re.ASCII
@@ -24,9 +27,14 @@ _GRAMMAR = set(
 
 
 def stretches(text: str) -> list[tuple[str, str]]:
-    """(language, piece) in order, "zh" or "en"; the pieces put together are the text."""
-    if not contains_chinese(text):
-        return [("en", text)]
+    """(language code, piece) in order; the pieces put together are the text. "" where the language is not sure."""
+    found = languages.stretches(text)
+    if {language for language, _ in found} <= {"zh", "en", ""}:
+        return _chinese_or_english(text) if contains_chinese(text) else [("en", text)]
+    return found
+
+
+def _chinese_or_english(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for sentence in _SENTENCE.findall(text):
         for language, piece in _english(sentence) if _is_english(sentence) else _chinese(sentence):
@@ -44,7 +52,8 @@ def _is_english(sentence: str) -> bool:
     plain = sum(word.islower() and len(word) > 1 for word in words)
     small = any(word.lower() in _SMALL_WORDS for word in words)
     chinese = len(han) / 1.5 + 2 * bool(_GRAMMAR & set(han))
-    return (small or plain > 1) and plain + (len(words) - plain) / 2 > chinese
+    starts = bool(re.match(r"\W*[A-Za-z]", sentence))
+    return (small or plain > 1) and plain + (len(words) - plain) / 2 + starts > chinese
 
 
 def _english(sentence: str) -> list[tuple[str, str]]:
