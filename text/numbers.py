@@ -206,7 +206,8 @@ def cardinal(number: int, code: str, **more: Any) -> str:
     """The number in words. more: `to`, and in Russian `case` and `gender`."""
     from num2words import num2words
 
-    return num2words(number, lang=code, **more)
+    words = num2words(number, lang=code, **more).replace(",", "")  # Portuguese has one after each thousand
+    return re.sub("(?<=[a-z])tre$", "tré", words) if code == "it" else words
 
 
 # ---- amounts -----------------------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ def _italian(place: Place, number: int, after: str) -> str:
 
 def _portuguese(place: Place, number: int, after: str) -> str:
     noun, words = _noun(place, after), place.word(number)
-    feminine = re.search("(?:as?|ção|ções|dade|dades|gem|gens|vez|vezes)$", noun)
+    feminine = re.search("(?:[aã]s?|ção|ções|dade|dades|gem|gens|vez|vezes)$", noun)
     if not feminine or len(noun) < 3 or not noun.islower() or re.search("(?:dia|mapa|ma)s?$|^(?:para|era|mas)$", noun):
         return words
     words = re.sub("(c|qu)entos|zentos", lambda found: found[0][:-2] + "as", words)
@@ -344,11 +345,11 @@ def _portuguese(place: Place, number: int, after: str) -> str:
 
 
 def _russian(place: Place, number: int, after: str) -> str:
-    """ "одна", "одно", "две" by the ending of the noun; the genitive after prepositions that take it."""
+    """ "одна", "одно", "две" and the case by the ending of the noun; the genitive after prepositions that take it."""
     noun, last, teen = _noun(place, after), number % 10, 10 < number % 100 < 20
-    case = (
-        "g" if place.before(r"\b(?:до|от|около|после|более|менее|больше|меньше|свыше|без|из|из-за|старше)\s+") else "n"
-    )
+    case = next((case for ending, case in _RUSSIAN_CASES.items() if re.search(f"(?:{ending})$", noun)), "n")
+    if case == "n" and place.before(r"\b(?:до|от|около|после|более|менее|больше|меньше|свыше|без|из|из-за|старше)\s+"):
+        case = "g"
     gender = "m"
     if not teen and (last == 1 and re.search("[ая]$", noun) or last == 2 and re.search("[иы]$", noun)):
         gender = "f"
@@ -359,6 +360,7 @@ def _russian(place: Place, number: int, after: str) -> str:
     return place.word(number, case=case, gender=gender)
 
 
+_RUSSIAN_CASES = {"ами|ями|ьми": "i", "ам|ям": "d", "ах|ях": "p"}
 _KOREAN_TENS = ("", "열", "스물", "서른", "마흔", "쉰", "예순", "일흔", "여든", "아흔")
 _KOREAN_ONES = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")
 _KOREAN_COUNTERS = re.compile(
@@ -370,7 +372,8 @@ def _korean(place: Place, number: int, after: str) -> str:
     """Native numbers before the counters that take them, up to 99; twelve hours a day."""
     counted = _KOREAN_COUNTERS.match(after)
     highest = 12 if counted and counted[0].strip() == "시" else 99
-    if not counted or not 0 < number <= highest:
+    decade = counted and counted[0].strip() == "대" and number % 10 == 0  # 20대: in one's twenties
+    if not counted or decade or not 0 < number <= highest:
         months = {6: "유", 10: "시"} if re.match(r"\s?월", after) else {}
         return months.get(number) or place.word(number)
     tens, ones = divmod(number, 10)
@@ -658,7 +661,7 @@ def _romance_ordinals(place: Place, number: int, after: str) -> Read:
 
 
 def _russian_ordinals(place: Place, number: int, after: str) -> Read:
-    ending = re.match(r"-(ый|ой|й|го|ого|его|му|ому|м|ом|ем|я|ая|ю|ую|е|ое)\b", after)
+    ending = re.match(r"-(ый|ой|й|го|ого|его|му|ому|м|ом|ем|я|ая|ю|ую|е|ое|х|ых)\b", after)
     if ending:
         return place.word(number, to="ordinal", **_RUSSIAN_ENDINGS[ending[1][-1]]), ending.end()
     if re.match(rf"\s(?:{'|'.join(place.tongue.months)})\b", after) and number <= 31:
@@ -673,7 +676,7 @@ def _russian_ordinals(place: Place, number: int, after: str) -> Read:
 
 
 _RUSSIAN_ENDINGS = {
-    "й": {}, "о": {"case": "g"}, "у": {"case": "d"}, "м": {"case": "p"}, "я": {"gender": "f"},
+    "й": {}, "х": {"case": "p", "plural": True}, "о": {"case": "g"}, "у": {"case": "d"}, "м": {"case": "p"}, "я": {"gender": "f"},
     "ю": {"case": "a", "gender": "f"}, "е": {"gender": "n"},
 }  # fmt: skip
 ORDINALS: dict[str, Callable[[Place, int, str], Read]] = {
