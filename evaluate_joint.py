@@ -31,6 +31,7 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from dataset import Clip, check_made_for, data_fingerprint, read_meta, read_rows, split_by
+from text.normalizer import OURS
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
@@ -360,7 +361,7 @@ def evaluate(args: argparse.Namespace) -> None:
         name: weights_words(source, *find_weights(source, model_dir)) for name, source in systems.items()
     }
     with user_mistakes():
-        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
+        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), normalizer=OURS, threads=torch.get_num_threads())
         clips = read_clips(args, frontend.config)
         split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)

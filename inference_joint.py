@@ -20,6 +20,7 @@ from common.files import read_lines, text_name, too_long
 from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import OURS
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -117,7 +118,7 @@ def infer(args: argparse.Namespace) -> int:
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     config = read_settings(args.overrides, model_dir)[0]
     with user_mistakes():
-        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu")
+        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), normalizer=OURS)
         texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
         warn_of_signs(frontend, lines, texts)
     for number in [number for number, segments in texts.items() if not segments]:

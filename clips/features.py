@@ -33,11 +33,12 @@ from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import OURS
 from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
-EXTRACTION_VERSION = 6
+EXTRACTION_VERSION = 7
 ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
@@ -112,7 +113,7 @@ def extract(job: Extraction) -> None:
 def _front_end(model_dir: Path, device: str) -> CosyVoiceFrontEnd:
     """One front end for each process, so that the ONNX models are opened once."""
     with user_mistakes():
-        return CosyVoiceFrontEnd(read_model_config(model_dir), device)
+        return CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=OURS)
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cosyvoice.cli import frontend
-from cosyvoice.cli.frontend import WETEXT, CosyVoiceFrontEnd, load_wav, read_audio, resample
+from cosyvoice.cli.frontend import STOCK, CosyVoiceFrontEnd, load_wav, read_audio, resample
 from cosyvoice.utils.yaml_loader import read_model_config
 
 
@@ -299,4 +299,4 @@ def test_more_threads_give_the_same(front: CosyVoiceFrontEnd):
 
 
 def test_the_default_normaliser_is_wetext(front: CosyVoiceFrontEnd):
-    assert front.normalizer is WETEXT
+    assert front.normalizer is STOCK

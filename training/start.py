@@ -16,6 +16,7 @@ from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import Clip, check_made_for, check_shards, list_clips, read_meta, shard_paths, spread_out
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_state_dict
+from text.normalizer import OURS
 from training.audition import Audition
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
@@ -75,7 +76,7 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
         raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
     with user_mistakes():
         hift = load_part(model_config, "hift", device=run.device, inference=True)
-        frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
+        frontend = CosyVoiceFrontEnd(model_config, normalizer=OURS, threads=torch.get_num_threads())
         voice = Voice.of(run.identity["speaker"])
         config, clips = run.config, (run.train_clips, run.held_out)
         audition = Audition(
