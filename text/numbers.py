@@ -676,7 +676,8 @@ def _russian_ordinals(place: Place, number: int, after: str) -> Read:
 
 
 _RUSSIAN_ENDINGS = {
-    "й": {}, "х": {"case": "p", "plural": True}, "о": {"case": "g"}, "у": {"case": "d"}, "м": {"case": "p"}, "я": {"gender": "f"},
+    "й": {}, "х": {"case": "p", "plural": True},
+    "о": {"case": "g"}, "у": {"case": "d"}, "м": {"case": "p"}, "я": {"gender": "f"},
     "ю": {"case": "a", "gender": "f"}, "е": {"gender": "n"},
 }  # fmt: skip
 ORDINALS: dict[str, Callable[[Place, int, str], Read]] = {
