@@ -21,6 +21,7 @@ from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
+from text.normalizer import DEFAULT
 from utils import command_line, user_mistakes
 
 FORMAT = 1
@@ -247,5 +248,6 @@ def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     voices[speaker["name"]] = {
         "embedding": speaker["embedding"],
         "seconds_per_text_token": speaker["seconds_per_text_token"],
+        "text_normalizer": speaker.get("text_normalizer", DEFAULT),
     }
     return voices

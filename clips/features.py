@@ -33,7 +33,7 @@ from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
-from text.normalizer import OURS
+from text.normalizer import normalizer
 from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
@@ -56,6 +56,7 @@ class Extraction:
     record: Path
     model_dir: Path
     device: str
+    text_normalizer: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def extract(job: Extraction) -> None:
 
     A bad clip is no error. Raises UserError where the model directory does not work or the record cannot be written.
     """
-    front_end = _front_end(job.model_dir, job.device)
+    front_end = _front_end(job.model_dir, job.device, job.text_normalizer)
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -110,10 +111,10 @@ def extract(job: Extraction) -> None:
 
 
 @lru_cache(maxsize=1)
-def _front_end(model_dir: Path, device: str) -> CosyVoiceFrontEnd:
+def _front_end(model_dir: Path, device: str, text_normalizer: str) -> CosyVoiceFrontEnd:
     """One front end for each process, so that the ONNX models are opened once."""
     with user_mistakes():
-        return CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=OURS)
+        return CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=normalizer(text_normalizer))
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:

@@ -26,9 +26,9 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 # What these modules may use of ours, and no more.
 OWN_IMPORTS = {
     "config": set(),
-    "utils": {"config", "cosyvoice"},
+    "utils": {"config", "cosyvoice", "text.normalizer"},
     "lora": {"config", "matcha"},
-    "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "utils"},
+    "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "text.normalizer", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
     "clips.audio_doctor": {"clips.measuring", "text.languages", "cosyvoice"},
     "clips.measuring": set(),
@@ -37,6 +37,7 @@ OWN_IMPORTS = {
     "clips.text_check": {"common.files"},
     "common.files": {"config"},
     "text.languages": {"cosyvoice"},
+    "text.numbers": set(),
     "common.recogniser": {"text.languages", "config"},
     "common.signals": set(),
     "common.webpage": set(),

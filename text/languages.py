@@ -8,12 +8,11 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from cosyvoice.cli.text import contains_chinese
 from cosyvoice.tokenizer.tokenizer import TAG
 
 KANA = {"HIRAGANA", "KATAKANA"}
 EAST = KANA | {"HANGUL", "CJK", "BOPOMOFO"}  # written without small and capital letters, often without blanks
-NORMALISED = {"en", "zh"}  # languages in which numbers are written out
+NORMALISED = {"en", "zh"}  # languages whose numbers stock, too, reads rightly
 SCRIPTS = {"HANGUL": "Hangul", "CJK": "Chinese characters", "LATIN": "Latin letters", "CYRILLIC": "Cyrillic letters"}
 NO_LETTERS = "no letters"
 
@@ -90,6 +89,11 @@ _RUSSIAN = re.compile(r"[ыэё]|\b(?:мне|что|год|года|лет|бы�
 _SENTENCE = re.compile(r"(?:[^\W\d_]{3}\.|[!?…])[\"”’»)]*\s+|[。！？；…]+[”’」』）]*\s*|\n\s*")
 _WORD = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d")
+_ENGLISH_NUMBER = re.compile(
+    "(?<![a-z])(?:zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thir(?:teen|ty)|four(?:teen|ty)|forty|"
+    "fif(?:teen|ty)|(?:six|seven|eigh|nine)(?:teen|ty)|twenty|hundred|thousand|million|first|second|third)(?![a-z])",
+    re.IGNORECASE,
+)
 # At the end of a run: a number after a blank or a mark, with nothing but a blank after it; or an opening bracket
 _TO_THE_NEXT = re.compile(
     r"(?:(?<=[\s，。、：；！？(（])|^)[^\w\s]?\d[\d.,:/%°\s–-]*(?<![.,:])(?<![.,:]\s)$|[(（[“‘「『《\"]+$"
@@ -147,13 +151,14 @@ def script(text: str) -> str:
 
 
 def digits_in_english(written: str, normalised: str, language: str = "en") -> bool:
-    """Whether normalising made English words of digits in a text of another language.
+    """Whether normalising made English words of digits that stand in another language.
 
-    language: code of what is spoken, where more is known than the letters tell; Latin ones tell nothing."""
-    was, left = (any(map(str.isdigit, without_tags(text))) for text in (written, normalised))
-    if left or not was or contains_chinese(written):  # beside Chinese characters digits are read in Chinese
+    language: code of what is spoken, where more is known than the letters tell; Latin ones may tell nothing."""
+    if len(_ENGLISH_NUMBER.findall(normalised)) <= len(_ENGLISH_NUMBER.findall(written)):
         return False
-    return language not in NORMALISED or script(written) not in (SCRIPTS["LATIN"], NO_LETTERS)
+    found = [(code, piece) for code, piece in stretches(written) if any(map(str.isdigit, piece))]
+    by_letters = {code or (language if _kind_of(piece) in ("", "LATIN") else "") for code, piece in found}
+    return not by_letters <= NORMALISED
 
 
 def _scripts(text: str) -> list[str]:

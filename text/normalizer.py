@@ -55,6 +55,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
 
 OURS = OurNormalizer()
 NORMALIZERS: dict[str, TextNormalizer] = {"ours": OURS, "stock": STOCK}
+DEFAULT = "ours"  # also of data, voices and checkpoints that note none
 
 
 def normalizer(name: str) -> TextNormalizer:
