@@ -3,10 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 
 from config import UserError
-from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, wetext_reading
+from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_chinese, wetext_reading
 from text import chinese_rules, english, english_rules
+from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
 from text.stretches import stretches
 from text.typography import fold
@@ -28,7 +30,7 @@ _UNREAD = set("@#*_\\|{}<>^~")
 
 
 class OurNormalizer:
-    """TextNormalizer with rules of our own around wetext: see the tables in text/chinese.py and text/english.py."""
+    """TextNormalizer with rules of our own around wetext: see the tables in text/chinese_rules.py and text/english_rules.py."""
 
     def normalize(self, text: str) -> str:
         """The text as it is spoken, each stretch in its language, with marks and blanks as the model knows them."""
@@ -84,7 +86,17 @@ def _english(text: str) -> str:
     return start + re.sub(r"\d+", lambda digits: english.words(digits[0]), _plain_digits(spoken)) + end
 
 
-_READERS: dict[str, Callable[[str], str]] = {"zh": _chinese, "en": _english}
+def _other(language: str, text: str) -> str:
+    """A stretch in another language as it is spoken; one in Japanese with the marks and blanks of Chinese."""
+    spoken = read_numbers(text, language)
+    return chinese_marks(spoken) if contains_chinese(spoken) else spoken
+
+
+_READERS: dict[str, Callable[[str], str]] = {
+    "zh": _chinese,
+    "en": _english,
+    **{language: partial(_other, language) for language in LANGUAGES},
+}
 
 
 def _around(text: str, language: str, read: Callable[[str], str]) -> str:

@@ -11,7 +11,8 @@ _DASH = (
 _TILDES = "~～〜∼˜"
 _BLANKS = re.compile(r"[^\S\n\t\x20]")  # NBSP, thin and ideographic blanks
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-_FULL_WIDTH = re.compile("[０-９Ａ-Ｚａ-ｚ]")
+_FULL_WIDTH = re.compile("[Ａ-Ｚａ-ｚ]")
+_OTHER_DIGIT = re.compile(r"[^\D0-9]")  # full-width, Arabic and others
 _CLOCK = re.compile(r"\d\d?:\d\d")
 _ENDS_NUMBER = r"[\d%‰°℃℉元块年月日号点时分秒万亿度岁米斤]"  # beside it a dash or tilde makes a range
 
@@ -58,6 +59,7 @@ _NUMERAL = re.compile("[Ⅰ-Ⅻ]")
 def fold(text: str) -> str:
     """The text in which what stands beside digits is written in ASCII; other punctuation stays."""
     text = _INVISIBLE.sub("", _BLANKS.sub(" ", text))
+    text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
     text = _FULL_WIDTH.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
     for pattern, plain in _COMPILED:
         text = pattern.sub(plain, text)

@@ -127,10 +127,10 @@ def remove_bracket(text: str) -> str:
 
 def spell_out_number(text: str) -> str:
     """Text in which every run of digits is written as English words; other signs of a number stay."""
-    return "".join(number_words(digits) if digits else other for digits, other in _digit_runs(text))
+    return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
 
 
-def number_words(digits: str) -> str:
+def _number_words(digits: str) -> str:
     """A whole number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
     return " ".join(map(_inflect().number_to_words, alone))
