@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from config import UserError
-from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_chinese, wetext_reading
+from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_chinese, end_in_full_stop, wetext_reading
 from text import chinese_rules, english, english_rules
 from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
@@ -52,6 +52,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
 
     plain = fold(_TOKENS.sub(keep, text))
     spoken = "".join(_READERS.get(language, _english)(stretch) for language, stretch in cut(plain))
+    spoken = end_in_full_stop(spoken) if contains_chinese(text) else spoken
     return re.sub(_KEPT, lambda _: kept.pop(0), spoken)
 
 
