@@ -3,10 +3,12 @@
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 
 from config import UserError
 from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, spell_out_number, wetext_reading
 from text import chinese, english
+from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
 from text.stretches import stretches
 from text.typography import fold
@@ -84,7 +86,9 @@ def _english(text: str) -> str:
     return start + spell_out_number(_plain_digits(spoken)) + end
 
 
-_READERS: dict[str, Callable[[str], str]] = {"zh": _chinese, "en": _english}
+_READERS: dict[str, Callable[[str], str]] = {"zh": _chinese, "en": _english} | {
+    language: partial(read_numbers, language=language) for language in LANGUAGES
+}
 
 
 def _around(text: str, language: str, read: Callable[[str], str]) -> str:
