@@ -11,12 +11,12 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.tokenizer.tokenizer import get_tokenizer
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
-from text import chinese, english
+from text import chinese_rules, english_rules
 from text.normalizer import OURS, normalizer, read_as, unread_signs
 from text.rules import Rule, compiled
 from text.typography import fold
 
-RULES = [("zh", rule) for rule in chinese.RULES] + [("en", rule) for rule in english.RULES]
+RULES = [("zh", rule) for rule in chinese_rules.RULES] + [("en", rule) for rule in english_rules.RULES]
 ROOT = Path(__file__).parent.parent
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from config import UserError
-from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, spell_out_number, wetext_reading
-from text import chinese, english
+from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, wetext_reading
+from text import chinese_rules, english, english_rules
 from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
 from text.stretches import stretches
@@ -21,7 +21,7 @@ _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
 # What wetext must not see: in Chinese, Latin letters behind a digit, of which it would make units
 _UNSEEN = {
     "zh": re.compile(rf"{_KEPT}|(?<=\d)\s?[A-Za-z]+|(?<=[A-Za-z]\d)[A-Za-z]+"),
-    "en": re.compile(rf"{_KEPT}|[{_CJK}]+|{english.UNTOUCHED}"),
+    "en": re.compile(rf"{_KEPT}|[{_CJK}]+|{english_rules.UNTOUCHED}"),
 }
 # Where a sentence surely ends: four small letters are no abbreviation. Without the blanks around a Chinese one.
 _ENGLISH_END = re.compile(r"(?<=[a-z]{4}[.!?]) (?=[A-Z][a-z]|[AI] )")
@@ -76,14 +76,14 @@ def unread_signs(text: str) -> list[str]:
 
 def _chinese(text: str) -> str:
     """A Chinese stretch as it is spoken."""
-    return chinese_marks(_around(apply(chinese.RULES, text), "zh", _chinese_sentences))
+    return chinese_marks(_around(apply(chinese_rules.RULES, text), "zh", _chinese_sentences))
 
 
 def _english(text: str) -> str:
     """An English stretch as it is spoken. Blanks at its ends stay."""
-    spoken = _around(" ".join(apply(english.RULES, text).split()), "en", _english_sentences)
+    spoken = _around(" ".join(apply(english_rules.RULES, text).split()), "en", _english_sentences)
     start, end = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :] if text.strip() else ""
-    return start + spell_out_number(_plain_digits(spoken)) + end
+    return start + re.sub(r"\d+", lambda digits: english.words(digits[0]), _plain_digits(spoken)) + end
 
 
 _READERS: dict[str, Callable[[str], str]] = {"zh": _chinese, "en": _english} | {

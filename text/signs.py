@@ -36,6 +36,7 @@ SIGNS = [
     Sign(r"(?<=[\w)%°℃]) ?< ?(?=-?\d)|(?<=[\d%°℃]) ?< ?(?=[\w(])|(?<=\b[a-z]) ?< ?(?=[a-z]\b)", "小于", "is less than", "气温<5度 => 气温小于五度", "3 < 5 => three is less than five", "<- 5"),
     Sign(f"{_ALONE}>(?=\\d)", "大于", "more than", "（>5） => 大于五", "(>5 cats) => (more than five cats)", "=>5"),
     Sign(f"{_ALONE}<(?=\\d)", "小于", "less than", "（<5） => 小于五", "(<5 cats) => (less than five cats)", "<-5"),
+    Sign(r"(?<![\w)+])\+ ?(?=\d)", "正", "plus", "温度+5℃ => 温度正五摄氏度", "+5°C => plus five degrees Celsius", "C++ 5"),
     Sign(r" ?± ?(?=\d)", "正负", "plus or minus", "误差±5% => 误差正负百分之五", "3 ± 2 => three plus or minus two"),
     Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d) ?[*x] ?(?=\d)", "乘", "times", "2*3 => 二乘三", "2 × 3 => two times three", "a * b"),
     Sign(r"(?<=[\d)]) ?÷ ?(?=[\d(])", "除以", "divided by", "6÷2 => 六除以二", "6 ÷ 2 => six divided by two"),

@@ -1,15 +1,16 @@
 """Where a text is Chinese and where English: by sentence, then by what a number stands beside."""
 
 import re
+from itertools import pairwise
 
 from cosyvoice.cli.text import contains_chinese
 from text import languages
 from text.units import UNITS
 
 _HAN = "\u4e00-\u9fff"
-_SENTENCE = re.compile(
-    r"(?:[^。！？!?；;，、：\n.]|\.(?!\s|$)|(?<![a-z]{3})\.)+[。！？!?；;，、：\n.\s”\"']*|.", re.DOTALL
-)
+# A dot behind an initial or Mr. ends no sentence
+_SENTENCE = re.compile(r"[。！？!?；;\n][”\"']*\s*|\.[”\"']*(?:\s+|$)(?<!\b[A-Z]\. )(?<!\b[A-Z][a-z]\. )(?<!\bMrs\. )")
+_CLAUSE = re.compile("[，、：]")
 # No part of an address, a name of a file or a unit
 _WORD = re.compile(
     r"(?<![\w.@/])[A-Za-z]+(?:['’-][A-Za-z]+)*(?![\w@/]|\.\w)|(?<=[\u4e00-\u9fff])[A-Za-z]+(?![\w@/.])", re.ASCII
@@ -36,13 +37,22 @@ def stretches(text: str) -> list[tuple[str, str]]:
 
 def _chinese_or_english(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for sentence in _SENTENCE.findall(text):
-        for language, piece in _english(sentence) if _is_english(sentence) else _chinese(sentence):
-            if found and found[-1][0] == language:
-                found[-1] = (language, found[-1][1] + piece)
-            elif piece:
-                found.append((language, piece))
+    for sentence in _cut(text, _SENTENCE):
+        foreign = not contains_chinese(sentence) and _WORD.search(sentence)
+        for clause in [sentence] if foreign else _cut(sentence, _CLAUSE):
+            english = foreign or _is_english(clause)
+            for language, piece in _english(clause) if english else _chinese(clause):
+                if found and (found[-1][0] == language or not piece):
+                    found[-1] = (found[-1][0], found[-1][1] + piece)
+                else:
+                    found.append((language, piece))
     return found
+
+
+def _cut(text: str, end: re.Pattern[str]) -> list[str]:
+    """The text cut behind each end."""
+    ends = [0, *(match.end() for match in end.finditer(text)), len(text)]
+    return [text[start:stop] for start, stop in pairwise(ends) if start < stop]
 
 
 def _is_english(sentence: str) -> bool:
@@ -53,7 +63,7 @@ def _is_english(sentence: str) -> bool:
     small = any(word.lower() in _SMALL_WORDS for word in words)
     chinese = len(han) / 1.5 + 2 * bool(_GRAMMAR & set(han))
     starts = bool(re.match(r"\W*[A-Za-z]", sentence))
-    return (small or plain > 1) and plain + (len(words) - plain) / 2 + starts > chinese
+    return (small or plain > 1) and plain + (len(words) - plain) / 2 + starts >= chinese
 
 
 def _english(sentence: str) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ _FOLDS: list[tuple[str, str]] = [
     (r"[≒≅]", "≈"),
     (r"(?<=\d)／(?=\d)", "/"),
     (r"＄(?= ?\d)", "$"),
-    (r"(?<=\d)[’′＇]", "'"),
+    (r"(?<=\d)[’′＇](?= ?\d|s\b)", "'"),
     (r"[‘’′](?=\d\d?s|\d\ds?\b)", "'"),
     (r"(?<=\d)″|(?<='\d)[”“]|(?<='\d\d)[”“]|(?<=' \d)[”“]", '"'),
     # 8：30 and 3：2, but not 套餐1：100元
@@ -50,7 +50,7 @@ _COMPILED = [(re.compile(pattern), plain) for pattern, plain in _FOLDS]
 _SPACED_RANGE = re.compile(
     rf"(?<![\d.:/-])(\d+(?:\.\d+)?|\d\d?:\d\d) [{_DASH}] (\d\d?:\d\d|\d+(?:\.\d+)?)(?![\d:/.]*\d)"
 )
-_FRACTION = re.compile("(\\d?) ?([¼-¾⅐-⅞])")
+_FRACTION = re.compile(r"(?:(\d) ?)?([¼-¾⅐-⅞])")
 _SQUARED_UNITS = re.compile("[㎀-㏟]")
 _NUMERAL = re.compile("[Ⅰ-Ⅻ]")
 

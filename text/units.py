@@ -10,11 +10,11 @@ from text.rules import Match
 UNITS = {
     "nm": ("纳米", "nanometer"), "μm": ("微米", "micrometer"), "um": ("微米", "micrometer"), "mm": ("毫米", "millimeter"),
     "cm": ("厘米", "centimeter"), "dm": ("分米", "decimeter"), "m": ("米", "meter"), "km": ("公里", "kilometer"),
-    "μg": ("微克", "microgram"), "ug": ("微克", "microgram"), "mg": ("毫克", "milligram"), "g": ("克", ""),
+    "μg": ("微克", "microgram"), "ug": ("微克", "microgram"), "mg": ("毫克", "milligram"), "g": ("克", "gram"),
     "kg": ("千克", "kilogram"), "t": ("吨", ""), "lb": ("磅", "pound"), "lbs": ("磅", "pound"), "oz": ("盎司", "ounce"),
     "mL": ("毫升", "milliliter"), "ml": ("毫升", "milliliter"), "cl": ("厘升", "centiliter"), "dL": ("分升", "deciliter"),
     "L": ("升", "liter"), "l": ("升", ""), "ft": ("英尺", ""), "mi": ("英里", ""), "yd": ("码", ""), "ha": ("公顷", "hectare"),
-    "ms": ("毫秒", "millisecond"), "s": ("秒", ""), "sec": ("秒", "second"), "min": ("分钟", "minute"), "h": ("小时", ""),
+    "ms": ("毫秒", "millisecond"), "s": ("秒", ""), "sec": ("秒", "second"), "min": ("分钟", "minute"), "h": ("小时", "hour"),
     "hr": ("小时", "hour"), "hrs": ("小时", "hour"),
     "mW": ("毫瓦", "milliwatt"), "W": ("瓦", "watt"), "kW": ("千瓦", "kilowatt"), "MW": ("兆瓦", "megawatt"),
     "Wh": ("瓦时", "watt hour"), "kWh": ("千瓦时", "kilowatt hour"), "MWh": ("兆瓦时", "megawatt hour"),
@@ -29,7 +29,7 @@ UNITS = {
 # fmt: on
 UNITS |= {symbol.upper(): UNITS[symbol] for symbol in ("kg", "km", "cm", "mm", "ml")} | {"Kg": UNITS["kg"]}
 _TIMES = ("s", "sec", "min", "h", "hr")
-_UNCHANGED = ("hertz", "lux")  # in the plural
+_UNCHANGED = ("hertz", "kilohertz", "megahertz", "gigahertz", "lux")  # in the plural
 _POWERS = {"2": ("平方", "square "), "²": ("平方", "square "), "3": ("立方", "cubic "), "³": ("立方", "cubic ")}
 _NAMED_BY = "网手时信基套技通用"  # what 5g is of, where it is no weight
 
@@ -43,7 +43,7 @@ def _any(symbols: Iterable[str]) -> str:
 _ENGLISH = {symbol for symbol, words in UNITS.items() if words[1]}
 _END = r"(?![A-Za-z\d/²³]|['’][a-z])"
 CHINESE_UNIT = rf"(?<![A-Za-z\d.])({NUMBER}(?:[-~到至]{NUMBER})?[百千万亿]*)( ?)({_any(UNITS)})([²³23]?)(?:/({_any(UNITS)})([²2]?))?{_END}"
-ENGLISH_UNIT = rf"({NUMBER}) ?({_any(_ENGLISH)})([²³23]?)(?:/({_any(_ENGLISH | {'s', 'h', 'l'})})([²2]?))?{_END}"
+ENGLISH_UNIT = rf"({NUMBER}) ?({_any(_ENGLISH)})([²³23]?)(?:/({_any(_ENGLISH | {'s', 'l'})})([²2]?))?{_END}"
 
 
 def chinese_unit(match: Match) -> str:
@@ -66,8 +66,8 @@ def chinese_unit(match: Match) -> str:
 def english_unit(match: Match) -> str:
     """An amount with its unit in English."""
     amount, symbol, power, divisor, squared = match.groups()
-    first, *rest = UNITS[symbol][1].split(" ")
-    first += "s" if amount != "1" and first not in _UNCHANGED else ""
-    spoken = f"{amount} {_POWERS[power][1] if power else ''}{' '.join([first, *rest])}"
-    per = {"s": "second", "h": "hour", "l": "liter"}.get(divisor) or (UNITS[divisor][1] if divisor else "")
+    name, of, rest = UNITS[symbol][1].partition(" of ")
+    name += "s" if amount != "1" and name not in _UNCHANGED else ""
+    spoken = f"{amount} {_POWERS[power][1] if power else ''}{name}{of}{rest}"
+    per = {"s": "second", "l": "liter"}.get(divisor) or (UNITS[divisor][1] if divisor else "")
     return spoken + (f" per {per}" if per else "") + (" squared" if squared else "")
