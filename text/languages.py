@@ -32,35 +32,39 @@ SMALL_WORDS = {
         können muss müssen soll bitte danke ja seit bis durch gegen ohne zwischen gibt diese dieser dieses man
         was wo kostet dauert uhr jahr jahre jahren stunde stunden minuten sekunden tag tage tagen woche wochen
         monate monaten seite kapitel zimmer grad prozent stück januar februar märz mai juni juli august oktober
-        dezember etwa ungefähr einwohner""",
+        dezember etwa ungefähr einwohner wohnt lebt geboren gekauft kam rufen menschen personen beginnt""",
     "fr": """le la les un une des du de et ou mais je tu il elle on nous vous ils elles me te se ce cet cette ces mon
         ma mes ton ta son sa ses notre votre leur leurs est sont était étaient suis es êtes être a ai as avons
         avez ont avait avoir ne pas plus que qui quoi dont où dans en au aux à par pour avec sans sur sous chez
         entre vers depuis pendant avant après très bien aussi comme si y fait faire peut tout tous toute toutes
         merci bonjour aujourd hui ici c j l d n s qu coûte dure environ encore heure heures an ans année années
         jour jours semaine semaines mois siècle page chapitre chambre degrés habitants euros mètres janvier
-        février mars avril mai juin juillet août septembre octobre novembre décembre""",
+        février mars avril mai juin juillet août septembre octobre novembre décembre habite vit né acheté sorti
+        coûté appelez personnes commence film maison""",
     "es": """el la los las un una unos unas y o pero yo tú él ella nosotros ellos me te se nos le les lo mi mis tu tus
         su sus es son era eran soy eres está están estaba ser estar fue ha he han hay había tiene tengo tienen no
         sí que qué quien donde dónde cuando como cómo de del en a al por para con sin sobre entre hasta desde muy
         más menos también ya si este esta estos estas ese esa eso esto todo todos toda gracias hola hoy ayer
         mañana aquí cada porque cuesta dura hace quedan hora horas año años día días minutos segundos semana
         semanas mes meses siglo página capítulo habitación grados habitantes euros metros calle enero febrero
-        marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre""",
+        marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre vive viven nació compré salió
+        costó ganó llame vinieron personas tenemos empieza película""",
     "it": """il lo la i gli le un uno una e ed o ma io tu lui lei noi voi loro mi ti ci vi si è sono era erano sei
         siamo essere ho hai ha abbiamo hanno aveva non che chi cui dove quando come di del dello della dei degli
         delle da dal dalla in nel nella nei nelle a al alla ai alle con su sul sulla per tra fra più meno molto
         anche già se questo questa questi queste quello quella tutto tutti grazie ciao oggi ieri domani qui
         perché sua suo mio mia dell all nell dall sull l d c costa dura circa ancora ora ore anno anni giorno
         giorni minuti secondi settimana settimane mese mesi secolo pagina capitolo camera gradi abitanti euro
-        metri via gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre""",
+        metri via gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre
+        abita vive nacque nato comprato uscito costato chiami persone comincia casa""",
     "pt": """o a os as um uma uns umas e ou mas eu tu ele ela nós eles elas me te se lhe meu minha seu sua seus suas é
         são era eram sou está estão estava ser estar foi tem tenho têm há havia não sim que quem onde quando como
         de do da dos das em no na nos nas num numa ao aos à às por pelo pela para com sem sobre entre até desde
         muito mais menos também já este esta esse essa isto isso todo todos toda obrigado olá hoje ontem amanhã
         aqui porque você vocês custa dura faltam hora horas ano anos dia dias minutos segundos semana semanas mês
         meses século página capítulo quarto graus habitantes euros metros rua janeiro fevereiro março abril maio
-        junho julho agosto setembro outubro novembro dezembro""",
+        junho julho agosto setembro outubro novembro dezembro mora moram temos nasceu comprei saiu custou ganhou
+        ligue vieram pessoas começa filme casa""",
 }
 _SMALL_WORDS = {code: frozenset(words.split()) for code, words in SMALL_WORDS.items()}
 _ENGLISH_ONLY = _SMALL_WORDS["en"].difference(*(words for code, words in _SMALL_WORDS.items() if code != "en"))
