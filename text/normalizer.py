@@ -1,4 +1,4 @@
-"""Texts as they are spoken: typography, what must stay, our rules, wetext, and back; stretch by stretch of a language."""
+"""Texts as they are spoken: typography folded, tokens kept, our rules, wetext; each stretch in its language."""
 
 import re
 import unicodedata
@@ -30,7 +30,7 @@ _UNREAD = set("@#*_\\|{}<>^~")
 
 
 class OurNormalizer:
-    """TextNormalizer with rules of our own around wetext: see the tables in text/chinese_rules.py and text/english_rules.py."""
+    """TextNormalizer with rules of our own before wetext: the tables of text.chinese_rules and text.english_rules."""
 
     def normalize(self, text: str) -> str:
         """The text as it is spoken, each stretch in its language, with marks and blanks as the model knows them."""

@@ -25,20 +25,31 @@ _ALONE = (
 
 # fmt: off
 SIGNS = [
-    Sign(f"{_L}>={_R}", "大于等于", "is greater than or equal to", "x >= 5 => x大于等于五", "5 ≥ 4 => five is greater than or equal to four"),
-    Sign(f"{_L}<={_R}", "小于等于", "is less than or equal to", "y≤3 => y小于等于三", "x <= 3 => x is less than or equal to three"),
+    Sign(f"{_L}>={_R}", "大于等于", "is greater than or equal to",
+         "x >= 5 => x大于等于五", "5 ≥ 4 => five is greater than or equal to four"),
+    Sign(f"{_L}<={_R}", "小于等于", "is less than or equal to",
+         "y≤3 => y小于等于三", "x <= 3 => x is less than or equal to three"),
     Sign(f"{_L}!={_R}", "不等于", "is not equal to", "5≠4 => 五不等于四", "5 != 4 => five is not equal to four", "! = 5"),
-    Sign(rf"(?:(?<=[\d)%°℃π])|(?<=\b[A-Za-z])) ?≈{_R}", "约等于", "is approximately equal to", "π≈3.14 => π约等于三点一四", "x ≈ 3 => x is approximately equal to three"),
+    Sign(rf"(?:(?<=[\d)%°℃π])|(?<=\b[A-Za-z])) ?≈{_R}", "约等于", "is approximately equal to",
+         "π≈3.14 => π约等于三点一四", "x ≈ 3 => x is approximately equal to three"),
     Sign(f"{_ALONE}>= ?(?=\\d)", "大于等于", "at least", "（≥5） => 大于等于五", "(≥ 5 cats) => (at least five cats)"),
     Sign(f"{_ALONE}<= ?(?=\\d)", "小于等于", "at most", "（≤5） => 小于等于五", "(≤ 5 cats) => (at most five cats)"),
-    Sign(f"(?:{_ALONE}~|≈) ?(?=[\\d$€£¥])", "约", "approximately", "用了~5天 => 用了约五天", "~5 or ≈ 6 => approximately five or approximately six", "3~5"),
-    Sign(r"(?<=[\w)%°℃]) ?> ?(?=-?\d)|(?<=[\d%°℃]) ?> ?(?=[\w(])|(?<=\b[A-Za-z]) ?> ?(?=[A-Za-z]\b)", "大于", "is greater than", "5＞4 => 五大于四", "x > 5 => x is greater than five", "Settings > General -> 5"),
-    Sign(r"(?<=[\w)%°℃]) ?< ?(?=-?\d)|(?<=[\d%°℃]) ?< ?(?=[\w(])|(?<=\b[A-Za-z]) ?< ?(?=[A-Za-z]\b)", "小于", "is less than", "气温<5度 => 气温小于五度", "3 < 5 => three is less than five", "<- 5"),
+    Sign(f"(?:{_ALONE}~|≈) ?(?=[\\d$€£¥])", "约", "approximately",
+         "用了~5天 => 用了约五天", "~5 or ≈ 6 => approximately five or approximately six", "3~5"),
+    Sign(r"(?<=[\w)%°℃]) ?> ?(?=-?\d)|(?<=[\d%°℃]) ?> ?(?=[\w(])"
+         r"|(?<=\b[A-Za-z]) ?> ?(?=[A-Za-z]\b)", "大于", "is greater than",
+         "5＞4 => 五大于四", "x > 5 => x is greater than five", "Settings > General -> 5"),
+    Sign(r"(?<=[\w)%°℃]) ?< ?(?=-?\d)|(?<=[\d%°℃]) ?< ?(?=[\w(])"
+         r"|(?<=\b[A-Za-z]) ?< ?(?=[A-Za-z]\b)", "小于", "is less than",
+         "气温<5度 => 气温小于五度", "3 < 5 => three is less than five", "<- 5"),
     Sign(f"{_ALONE}>(?=\\d)", "大于", "more than", "（>5） => 大于五", "(>5 cats) => (more than five cats)", "=>5"),
     Sign(f"{_ALONE}<(?=\\d)", "小于", "less than", "（<5） => 小于五", "(<5 cats) => (less than five cats)", "<-5"),
     Sign(r"(?<![\w)+])\+ ?(?=\d)", "正", "plus", "温度+5℃ => 温度正五摄氏度", "+5°C => plus five degrees Celsius", "C++ 5"),
     Sign(r" ?± ?(?=\d)", "正负", "plus or minus", "误差±5% => 误差正负百分之五", "3 ± 2 => three plus or minus two"),
-    Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d) ?[*x] ?(?=\d)", "乘", "times", "2*3 => 二乘三", "2 × 3 => two times three", "a * b"),
+    Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d) ?[*x] ?(?=\d)", "乘", "times",
+         "2*3 => 二乘三", "2 × 3 => two times three", "a * b"),
+    Sign(r"(?<=[\d)]) ?= ?(?=-?[\d(])", "等于", "equals",
+         "2+3=5 => 二加三等于五", "6×7=42 => six times seven equals forty two", "a = b"),
     Sign(r"(?<=[\d)]) ?÷ ?(?=[\d(])", "除以", "divided by", "6÷2 => 六除以二", "6 ÷ 2 => six divided by two"),
     Sign(r"√ ?(?=\d)", "根号", "the square root of", "√9 => 根号九", "√9 => the square root of nine"),
 ]
@@ -48,7 +59,8 @@ SIGNS = [
 ADDRESS = (
     r"(?<![A-Za-z0-9])(?:https?://|www\.)[A-Za-z0-9](?:[A-Za-z0-9./_?=&%#:~+-]*[A-Za-z0-9])?"
     r"|(?<![A-Za-z0-9._-])[A-Za-z0-9][A-Za-z0-9._+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]+"
-    r"|(?<![A-Za-z0-9.])(?:[A-Za-z0-9-]+\.)+(?:com|cn|net|org|edu|gov|io)(?![A-Za-z0-9])(?:/[A-Za-z0-9./_-]*[A-Za-z0-9])?"
+    r"|(?<![A-Za-z0-9.])(?:[A-Za-z0-9-]+\.)+(?:com|cn|net|org|edu|gov|io)(?![A-Za-z0-9])"
+    r"(?:/[A-Za-z0-9./_-]*[A-Za-z0-9])?"
 )
 _IN_ADDRESS = {
     ".": ("点", "dot"), "@": ("艾特", "at"), "-": ("杠", "dash"), "_": ("下划线", "underscore"), "/": ("斜杠", "slash"),

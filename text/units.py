@@ -13,7 +13,8 @@ UNITS = {
     "μg": ("微克", "microgram"), "ug": ("微克", "microgram"), "mg": ("毫克", "milligram"), "g": ("克", "gram"),
     "kg": ("千克", "kilogram"), "t": ("吨", ""), "lb": ("磅", "pound"), "lbs": ("磅", "pound"), "oz": ("盎司", "ounce"),
     "mL": ("毫升", "milliliter"), "ml": ("毫升", "milliliter"), "cl": ("厘升", "centiliter"), "dL": ("分升", "deciliter"),
-    "L": ("升", "liter"), "l": ("升", ""), "ft": ("英尺", "foot"), "mi": ("英里", "mile"), "yd": ("码", "yard"), "ha": ("公顷", "hectare"),
+    "L": ("升", "liter"), "l": ("升", ""), "ft": ("英尺", "foot"), "mi": ("英里", "mile"), "yd": ("码", "yard"),
+    "ha": ("公顷", "hectare"),
     "ms": ("毫秒", "millisecond"), "s": ("秒", ""), "sec": ("秒", "second"), "min": ("分钟", "minute"), "h": ("小时", "hour"),
     "hr": ("小时", "hour"), "hrs": ("小时", "hour"),
     "mW": ("毫瓦", "milliwatt"), "W": ("瓦", "watt"), "kW": ("千瓦", "kilowatt"), "MW": ("兆瓦", "megawatt"),
@@ -24,7 +25,8 @@ UNITS = {
     "Pa": ("帕", "pascal"), "hPa": ("百帕", "hectopascal"), "kPa": ("千帕", "kilopascal"), "MPa": ("兆帕", "megapascal"),
     "mmHg": ("毫米汞柱", "millimeter of mercury"), "mol": ("摩尔", "mole"), "mmol": ("毫摩尔", "millimole"),
     "μmol": ("微摩尔", "micromole"), "umol": ("微摩尔", "micromole"), "cal": ("卡", "calorie"), "kcal": ("千卡", "kilocalorie"),
-    "kJ": ("千焦", "kilojoule"), "dB": ("分贝", "decibel"), "lx": ("勒克斯", "lux"), "mph": ("英里每小时", "mile per hour"), "rpm": ("转每分钟", "revolution per minute"),
+    "kJ": ("千焦", "kilojoule"), "dB": ("分贝", "decibel"), "lx": ("勒克斯", "lux"),
+    "mph": ("英里每小时", "mile per hour"), "rpm": ("转每分钟", "revolution per minute"),
 }
 # fmt: on
 UNITS |= {symbol.upper(): UNITS[symbol] for symbol in ("kg", "km", "cm", "mm", "ml")} | {"Kg": UNITS["kg"]}
@@ -42,7 +44,10 @@ def _any(symbols: Iterable[str]) -> str:
 
 _ENGLISH = {symbol for symbol, words in UNITS.items() if words[1]}
 _END = r"(?![A-Za-z\d/²³]|['’][a-z])"
-CHINESE_UNIT = rf"(?<![A-Za-z\d.])({NUMBER}(?:[-~到至]{NUMBER})?[百千万亿]*)( ?)({_any(UNITS)})([²³23]?)(?:/({_any(UNITS)})([²2]?))?{_END}"
+CHINESE_UNIT = (
+    rf"(?<![A-Za-z\d.])({NUMBER}(?:[-~到至]{NUMBER})?[百千万亿]*)( ?)({_any(UNITS)})([²³23]?)"
+    rf"(?:/({_any(UNITS)})([²2]?))?{_END}"
+)
 ENGLISH_UNIT = rf"({NUMBER}) ?({_any(_ENGLISH)})([²³23]?)(?:/({_any(_ENGLISH | {'s', 'l'})})([²2]?))?{_END}"
 
 
