@@ -11,10 +11,11 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.tokenizer.tokenizer import get_tokenizer
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
-from text import chinese_rules, english_rules
+from text import chinese_rules, english_rules, typography
 from text.normalizer import OURS, normalizer, read_as, unread_signs
 from text.rules import Rule, compiled
 from text.typography import fold
+from text.units import UNITS
 
 RULES = [("zh", rule) for rule in chinese_rules.RULES] + [("en", rule) for rule in english_rules.RULES]
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,21 @@ def test_each_rule_reads_its_example_and_leaves_the_other(language: str, rule: R
     assert read_as(rule.given, language) == rule.wanted
     untouched = fold(rule.untouched)
     assert compiled(rule.pattern).sub(rule.reading, untouched) == untouched
+
+
+@pytest.mark.parametrize("rule", typography.RULES, ids=lambda rule: rule.given)
+def test_each_fold_writes_its_example_plainly_and_leaves_the_other(rule: Rule):
+    assert fold(rule.given) == rule.wanted
+    assert compiled(rule.pattern).sub(rule.reading, rule.untouched) == rule.untouched
+
+
+@pytest.mark.parametrize("symbol", UNITS)
+def test_a_unit_is_a_unit_only_where_no_latin_letter_follows(symbol: str):
+    assert read_as(f"有37 {symbol}吗", "zh") == f"有三十七{UNITS[symbol][0]}吗"
+    assert read_as(f"有37{symbol}xy吗", "zh") == f"有三十七{symbol}xy吗"
+    if UNITS[symbol][1]:
+        assert not read_as(f"37 {symbol}", "en").endswith(symbol)
+        assert read_as(f"37 {symbol}xy", "en") == f"thirty seven {symbol}xy"
 
 
 READINGS = [

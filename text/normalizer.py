@@ -20,7 +20,7 @@ _TOKENS = re.compile(
 _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
 # What wetext must not see: in Chinese, Latin letters behind a digit, of which it would make units
 _UNSEEN = {
-    "zh": re.compile(rf"{_KEPT}|(?<=\d)\s?[A-Za-z]+|(?<=[A-Za-z]\d)[A-Za-z]+"),
+    "zh": re.compile(rf"{_KEPT}|(?<=\d)\s?[A-Za-zμΩ]+"),
     "en": re.compile(rf"{_KEPT}|[{_CJK}]+|{english_rules.UNTOUCHED}"),
 }
 # Where a sentence surely ends: four small letters are no abbreviation. Without the blanks around a Chinese one.

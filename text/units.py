@@ -43,7 +43,7 @@ def _any(symbols: Iterable[str]) -> str:
 
 
 _ENGLISH = {symbol for symbol, words in UNITS.items() if words[1]}
-_END = r"(?![A-Za-z\d/²³]|['’][a-z])"
+_END = r"(?![A-Za-zμΩ\d/²³]|['’][a-z])"
 CHINESE_UNIT = (
     rf"(?<![A-Za-z\d.])({NUMBER}(?:[-~到至]{NUMBER})?[百千万亿]*)( ?)({_any(UNITS)})([²³23]?)"
     rf"(?:/({_any(UNITS)})([²2]?))?{_END}"
