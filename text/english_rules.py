@@ -33,10 +33,10 @@ _BETWEEN = (
 )
 _CODE = r"\+?\d(?:[ -]?\d){2,}"
 _LIST = rf"(?:(?:,? (?:or|and) |, |/){_CODE})*"
-# ... but an amount before one of these. One can call many: there only these words may follow a code
+# ... but an amount before what is counted. One can call many: there only the words of _THEN may follow a code
 _COUNTED = (
-    r"(?! (?:dollars|euros|pounds|yen|cents|people|times|pages|words|letters|digits|years|days|weeks|months|hours|"
-    r"minutes|seconds|miles|meters|grams|percent|units|items|points|users|hundred|thousand|million|billion)\b)"
+    r"(?! (?:(?!(?:is|was|has|does|its|this|as|works|expires|means|starts|ends|belongs|opens|shows|appears|across)\b)"
+    r"[a-z]+s|people|men|women|children|percent|yen|hundred|thousand|million|billion)\b)"
 )
 _THEN = (
     r"(?! (?!(?:or|and|now|if|for|in|at|to|on|when|immediately|right|from|before|after|as|instead|again|today|any|toll|"
