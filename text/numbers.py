@@ -207,7 +207,9 @@ def cardinal(number: int, code: str, **more: Any) -> str:
     from num2words import num2words
 
     words = num2words(number, lang=code, **more).replace(",", "")  # Portuguese has one after each thousand
-    return re.sub("(?<=[a-z])tre$", "tré", words) if code == "it" else words
+    if code == "it":
+        return re.sub("(?<=[a-z])tre$", "tré", words)
+    return re.sub("^одн(?:а|ой|у) (?=тысяч)", "", words) if code == "ru" else words
 
 
 # ---- amounts -----------------------------------------------------------------------------------------------------
