@@ -49,7 +49,7 @@ READINGS = [
         "ten to twelve, nine o'clock to seventeen o'clock, five five five, one two three, four five six seven",
     ),
     ("气温－10℃到−5 °C，3－5天，5—8%", "气温负十摄氏度到负五摄氏度，三到五天，百分之五到百分之八"),
-    ("８：05分到站，５０％，3．5元，9：00～17：00", "八点五分到站，百分之五十，三点五元，九点到十七点"),
+    ("８：05分到站，５０％，3．5元，9：00～17：00", "八点零五分到站，百分之五十，三点五元，九点到十七点"),
     ("The pause – five – stays, and he paid—5 dollars.", "The pause – five – stays, and he paid—five dollars."),
     ("1\u00a0000\u202f000 people in the ’90s", "one million people in the nineties"),
     # what must not be touched

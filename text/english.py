@@ -1,8 +1,9 @@
 """English words of numbers, amounts of money, decades and codes, as text/english_rules.py asks for them."""
 
 import re
+from functools import lru_cache
 
-from cosyvoice.cli.text import number_words
+from cosyvoice.cli.text import LONGEST_NUMBER
 from text.rules import Match
 
 SIZES = {"k": "thousand", "m": "million", "bn": "billion", "b": "billion", "tn": "trillion"}
@@ -26,15 +27,24 @@ ROMAN = {numeral: str(n) for n, numeral in enumerate("I II III IV V VI VII VIII 
 
 
 def words(number: str) -> str:
-    """A number in words, without commas and hyphens."""
+    """A number in words, without commas and hyphens; digit by digit where it is too long for a name."""
     whole, _, part = number.replace(",", "").partition(".")
-    spoken = " ".join(re.sub("[,-]", " ", number_words(whole)).split())
+    if len(whole) > LONGEST_NUMBER:
+        return apart(number)
+    spoken = _cardinal(int(whole)).replace(",", "").replace("-", " ")
     return f"{spoken} point {apart(part)}" if part else spoken
+
+
+@lru_cache(maxsize=1024)
+def _cardinal(number: int) -> str:
+    from num2words import num2words  # 0.1 s
+
+    return num2words(number)
 
 
 def apart(digits: str) -> str:
     """Digits in words one by one, with a pause between their groups."""
-    groups = (" ".join(map(number_words, group)) for group in re.findall(r"\d+", digits))
+    groups = (" ".join(map(words, group)) for group in re.findall(r"\d+", digits))
     return ("plus " if digits[:1] == "+" else "") + ", ".join(groups)
 
 

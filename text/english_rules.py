@@ -26,7 +26,7 @@ _CODES = (
     r"(?i:codes?|zip|post ?codes?|pass(?:code|word)|pin|otp|ids?|ssn|vin|isbn|ext(?:ension)?|hotline|helpline|fax|"
     rf"tel(?:ephone)?\.?|phone|mobile|cell|whatsapp|emergency|{_NUMBERED} (?:number\b|no\.|#))"
 )
-_DIAL = r"(?i:call|dial|text|ring|phone)(?:s|ed|ing)?"
+_DIAL = r"(?i:call|diall?|text|r[aiu]ng|phone?)(?:s|ed|ing)?"
 _BETWEEN = (
     r"(?:[ :#=]|\b(?:is|are|was|reads?|at|on|us|me|him|her|them|number|now|to|the|either|with|code|your|my|our)\b|"
     r"\bno\.)*"
@@ -59,15 +59,16 @@ RULES = [
          "code 482913, zip 02139", "code four eight two nine one three, zip zero two one three nine", "codes are 300 pages"),
     Rule(rf"\b{_DIAL}{_BETWEEN}({_CODE}{_LIST}){_END}{_THEN}", code,
          "Dial 112 or 911", "Dial one one two or nine one one", "Call 300 people"),
-    Rule(rf"{_START}[1-9]\d{{0,2}}(?: \d{{3}})+(?:\.\d+)?(?! ?\d|[-,:/]\d|\w)", lambda match: match[0].replace(" ", ","),
+    Rule(r"(?<![\w.,:/+-])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?! ?\d|[-,:/]\d|\w)", lambda match: match[0].replace(" ", ","),
          "1 000 000 people", "one million people", "In 2019 300 people"),
-    Rule(r"(?<![\w.,:/+-])((?:\d{4}[ -]){2,}\d{1,4}|\(\d{3}\) ?\d{3}[ -]\d{4}|\+\d{1,3}(?:[ -]\(?\d{1,5}\)?){2,5}"
-         r"|0\d{2,}(?:[ -]\d{2,})*|\d{11,}|(?<!\) )555-\d{4})(?!\w|[.,:/-]\d)", code,
+    Rule(r"(?<![\w.,:/+-])((?:\d{4}[ -]){2,}\d{1,4}|\(\d{3}\) ?\d{3}[ -]\d{4}|\(0\d\) ?\d{4} \d{4}|\+\d{1,3}(?:[ -]\(?\d{1,5}\)?){2,5}"
+         r"|0\d{2,}(?:[ -]\d{2,})*|0\d(?: \d{4}){2}|1[38]00 \d{3} \d{3}|\d{11,}|(?<!\) )555-\d{4})(?!\w|[.,:/-]\d)", code,
          "5500 0000 0000 0004", "five five zero zero, zero zero zero zero, zero zero zero zero, zero zero zero four", "1000 1300"),
     Rule(r"(?<=, )[A-Z]{2} (\d{5}(?:-\d{4})?)(?![\w-]|,\d)", code,
          "Austin, TX 78701", "Austin, Texas seven eight seven zero one", "In May, US 12 of"),
     Rule(rf"\b(?!{_NAMES})[A-Z]{{2,3}}-?(\d{{3,}}){_END}", code, "flight CA1234", "flight CA one two three four", "USD500"),
     # money
+    Rule(r"(?<=[(\[=])-(?=\d)|(?<![\w)])-(?=[$€£¥]\d)", "negative ", "(-5)", "(negative five)", "(5-3)"),
     Rule(rf"{_START}({_N}) ?([$€£¥¢]|(?:{_NAMES})\b)(?!\w)", r"\2\1", "3€, 300 RMB", "three euros, three hundred yuan"),
     Rule(rf"(?<![\w$€£])({_COUNTRY_SIGNS}|{_NAMES}) ?({_N})(?:(?:{_SIZES})(?=-))?(?:-[$€£]?({_N}))? ?(?:({_SIZES})\b)?"
          r"(?:/(?=[a-z])(\w+))?(?!\w|[.,]\d)", money, "$3.50, A$5, $10-15k, €5/hr",
@@ -81,7 +82,6 @@ RULES = [
     Rule(r"(?<=\d:\d\d)-(?=\d\d?:\d\d)", " to ", "9:00-24:00", "nine o'clock to twenty four o'clock", "9-10:00"),
     Rule(rf"\b((?:{_DAYS})[a-z]*\.?(?: \d\d?)?) ?[-–] ?(?=(?:{_DAYS})[a-z]*\b)", r"\1 to ",
          "Jan 5 – Feb 3", "the fifth of january to the third of february", "Mar - a"),
-    Rule(r"(?<=[(\[=])-(?=\d)", "negative ", "(-5)", "(negative five)", "(5-3)"),
     Rule(r"(?<![\d:.])24:00(?![\d:])", "24 o'clock", "24:00", "twenty four o'clock", "24:001"),
     Rule(rf"(?:(?<=\d[AaPp])|(?<=\d [AaPp]))\.[Mm]\.(?= [\"“(]?(?:{_STARTS})\b)", "m.", "5 p.m. We", "five PM. We", "5 p.m. Monday"),
     Rule(rf"(?<![\w.])(?:[A-Z]\.){{2,}}(?= (?:{_STARTS})\b)", lambda match: match[0].replace(".", "") + ".",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from config import UserError
-from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, wetext_reading
+from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_chinese, end_in_full_stop, wetext_reading
 from text import chinese_rules, english, english_rules
 from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
@@ -30,7 +30,7 @@ _UNREAD = set("@#*_\\|{}<>^~")
 
 
 class OurNormalizer:
-    """TextNormalizer with rules of our own around wetext: see the tables in text/chinese.py and text/english.py."""
+    """TextNormalizer with rules of our own around wetext: see the tables in text/chinese_rules.py and text/english_rules.py."""
 
     def normalize(self, text: str) -> str:
         """The text as it is spoken, each stretch in its language, with marks and blanks as the model knows them."""
@@ -52,6 +52,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
 
     plain = fold(_TOKENS.sub(keep, text))
     spoken = "".join(_READERS.get(language, _english)(stretch) for language, stretch in cut(plain))
+    spoken = end_in_full_stop(spoken) if contains_chinese(text) else spoken
     return re.sub(_KEPT, lambda _: kept.pop(0), spoken)
 
 
@@ -86,8 +87,16 @@ def _english(text: str) -> str:
     return start + re.sub(r"\d+", lambda digits: english.words(digits[0]), _plain_digits(spoken)) + end
 
 
-_READERS: dict[str, Callable[[str], str]] = {"zh": _chinese, "en": _english} | {
-    language: partial(read_numbers, language=language) for language in LANGUAGES
+def _other(language: str, text: str) -> str:
+    """A stretch in another language as it is spoken; one in Japanese with the marks and blanks of Chinese."""
+    spoken = read_numbers(text, language)
+    return chinese_marks(spoken) if contains_chinese(spoken) else spoken
+
+
+_READERS: dict[str, Callable[[str], str]] = {
+    "zh": _chinese,
+    "en": _english,
+    **{language: partial(_other, language) for language in LANGUAGES},
 }
 
 

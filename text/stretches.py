@@ -19,7 +19,7 @@ _CHINESE_RUN = re.compile(rf"(?:[\d.,:%~-]*[{_HAN}]+[\d.,:%~-]*)+")
 _COUNTED_IN_CHINESE = re.compile(rf"\d[\d.,:%~-]*[{_HAN}]")
 _LATIN_RUN = re.compile(rf"[A-Za-z][^{_HAN}\u3000-\u303f\uff00-\uffef]*[^{_HAN}\u3000-\u303f\uff00-\uffef\s\d]")
 _SMALL_WORDS = set(
-    "a an the i you he she it we they is are was were am be been has have had do does did will would can could in on at of "
+    "an the i you he she it we they is are was were am be been has have had do does did will would can could in on at of "
     "to for and or but with from by my your his her our their this that there not if what when where who how".split()
 )
 _GRAMMAR = set(

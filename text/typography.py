@@ -11,13 +11,14 @@ _DASH = (
 _TILDES = "~～〜∼˜"
 _BLANKS = re.compile(r"[^\S\n\t\x20]")  # NBSP, thin and ideographic blanks
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-_FULL_WIDTH = re.compile("[０-９Ａ-Ｚａ-ｚ]")
+_FULL_WIDTH = re.compile("[Ａ-Ｚａ-ｚ]")
+_OTHER_DIGIT = re.compile(r"[^\D0-9]")  # full-width, Arabic and others
 _CLOCK = re.compile(r"\d\d?:\d\d")
 _ENDS_NUMBER = r"[\d%‰°℃℉元块年月日号点时分秒万亿度岁米斤]"  # beside it a dash or tilde makes a range
 
 # (pattern, what takes its place), in this order
 _FOLDS: list[tuple[str, str]] = [
-    (r"(?<=\d) ?％|％(?=\d)", "%"),
+    (r"(?<=\d) ?[％%]|％(?=\d)", "%"),
     (r"(?<=\d)．(?=\d)", "."),
     (r"＋(?= ?\d)|(?<=\d)＋", "+"),
     (r"＝(?= ?-?\d)|(?<=\d)＝|(?<=\d )＝", "="),
@@ -42,7 +43,7 @@ _FOLDS: list[tuple[str, str]] = [
     (r"(\d[A-Za-z]{1,2}|\d [ap]\.?m\.?)[\u2010-\u2013\u2212\uff0d](?=\d)", r"\1-"),
     (r"(?<=\d) [\u2212\uff0d] (?=\d)", " - "),
     # −5 °C, －10℃; a longer dash only behind a blank
-    (r"(?<![A-Za-z\d)])[\u2212\ufe63\uff0d] ?(?=\d)", "-"),
+    (r"(?<![A-Za-z\d)])[\u2212\ufe63\uff0d] ?(?=[$€£¥￥]?\d)", "-"),
     (r"(?<![^\s(（\[])[\u2010-\u2013](?=\d)|(?<!\w)[\u2010-\u2013](?=\d)", "-"),
     (r"[\u2010-\u2013](?=\d+(?:\.\d+)? ?[°℃度])", "-"),
 ]
@@ -58,6 +59,7 @@ _NUMERAL = re.compile("[Ⅰ-Ⅻ]")
 def fold(text: str) -> str:
     """The text in which what stands beside digits is written in ASCII; other punctuation stays."""
     text = _INVISIBLE.sub("", _BLANKS.sub(" ", text))
+    text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
     text = _FULL_WIDTH.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
     for pattern, plain in _COMPILED:
         text = pattern.sub(plain, text)

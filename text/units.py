@@ -13,7 +13,7 @@ UNITS = {
     "μg": ("微克", "microgram"), "ug": ("微克", "microgram"), "mg": ("毫克", "milligram"), "g": ("克", "gram"),
     "kg": ("千克", "kilogram"), "t": ("吨", ""), "lb": ("磅", "pound"), "lbs": ("磅", "pound"), "oz": ("盎司", "ounce"),
     "mL": ("毫升", "milliliter"), "ml": ("毫升", "milliliter"), "cl": ("厘升", "centiliter"), "dL": ("分升", "deciliter"),
-    "L": ("升", "liter"), "l": ("升", ""), "ft": ("英尺", ""), "mi": ("英里", ""), "yd": ("码", ""), "ha": ("公顷", "hectare"),
+    "L": ("升", "liter"), "l": ("升", ""), "ft": ("英尺", "foot"), "mi": ("英里", "mile"), "yd": ("码", "yard"), "ha": ("公顷", "hectare"),
     "ms": ("毫秒", "millisecond"), "s": ("秒", ""), "sec": ("秒", "second"), "min": ("分钟", "minute"), "h": ("小时", "hour"),
     "hr": ("小时", "hour"), "hrs": ("小时", "hour"),
     "mW": ("毫瓦", "milliwatt"), "W": ("瓦", "watt"), "kW": ("千瓦", "kilowatt"), "MW": ("兆瓦", "megawatt"),
@@ -24,7 +24,7 @@ UNITS = {
     "Pa": ("帕", "pascal"), "hPa": ("百帕", "hectopascal"), "kPa": ("千帕", "kilopascal"), "MPa": ("兆帕", "megapascal"),
     "mmHg": ("毫米汞柱", "millimeter of mercury"), "mol": ("摩尔", "mole"), "mmol": ("毫摩尔", "millimole"),
     "μmol": ("微摩尔", "micromole"), "umol": ("微摩尔", "micromole"), "cal": ("卡", "calorie"), "kcal": ("千卡", "kilocalorie"),
-    "kJ": ("千焦", "kilojoule"), "dB": ("分贝", "decibel"), "lx": ("勒克斯", "lux"), "rpm": ("转每分钟", "revolution per minute"),
+    "kJ": ("千焦", "kilojoule"), "dB": ("分贝", "decibel"), "lx": ("勒克斯", "lux"), "mph": ("英里每小时", "mile per hour"), "rpm": ("转每分钟", "revolution per minute"),
 }
 # fmt: on
 UNITS |= {symbol.upper(): UNITS[symbol] for symbol in ("kg", "km", "cm", "mm", "ml")} | {"Kg": UNITS["kg"]}
@@ -66,8 +66,9 @@ def chinese_unit(match: Match) -> str:
 def english_unit(match: Match) -> str:
     """An amount with its unit in English."""
     amount, symbol, power, divisor, squared = match.groups()
-    name, of, rest = UNITS[symbol][1].partition(" of ")
-    name += "s" if amount != "1" and name not in _UNCHANGED else ""
-    spoken = f"{amount} {_POWERS[power][1] if power else ''}{name}{of}{rest}"
+    name, rest = re.fullmatch("(.*?)((?: of | per ).*)?", UNITS[symbol][1]).groups("")
+    if amount != "1" and name not in _UNCHANGED:
+        name = "feet" if name == "foot" else f"{name}s"
+    spoken = f"{amount} {_POWERS[power][1] if power else ''}{name}{rest}"
     per = {"s": "second", "l": "liter"}.get(divisor) or (UNITS[divisor][1] if divisor else "")
     return spoken + (f" per {per}" if per else "") + (" squared" if squared else "")

@@ -35,7 +35,7 @@ class StockNormalizer:
         language = "zh" if contains_chinese(text) else "en"
         if self.wetext and text:
             text = wetext_reading(text, language)
-        return spell_out_number(text) if language == "en" else chinese_marks(text)
+        return spell_out_number(text) if language == "en" else end_in_full_stop(chinese_marks(text))
 
 
 STOCK = StockNormalizer()
@@ -94,7 +94,11 @@ def _inflect() -> Any:
 def chinese_marks(text: str) -> str:
     """Chinese text as the model was trained on it: without line ends, brackets and most blanks, "。" for "."."""
     text = replace_corner_mark(replace_blank(text.replace("\n", "")))
-    text = remove_bracket(text.replace(".", "。").replace(" - ", "，"))
+    return remove_bracket(text.replace(".", "。").replace(" - ", "，"))
+
+
+def end_in_full_stop(text: str) -> str:
+    """Chinese text with "。" for commas at its end."""
     return re.sub("[，,、]+$", "。", text)
 
 
@@ -127,10 +131,10 @@ def remove_bracket(text: str) -> str:
 
 def spell_out_number(text: str) -> str:
     """Text in which every run of digits is written as English words; other signs of a number stay."""
-    return "".join(number_words(digits) if digits else other for digits, other in _digit_runs(text))
+    return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
 
 
-def number_words(digits: str) -> str:
+def _number_words(digits: str) -> str:
     """A whole number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
     return " ".join(map(_inflect().number_to_words, alone))
