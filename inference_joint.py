@@ -22,6 +22,7 @@ from common.files import read_lines, text_name, too_long
 from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import unread_signs
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -192,12 +193,14 @@ def warnings(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapping[i
     if letters := unreadable(frontend, "".join(lines)):
         named = " ".join(letters[:MAX_NAMED]) + (" ..." if len(letters) > MAX_NAMED else "")
         yield f"this model cannot read {named}: words with these letters are skipped or sound like noise"
-    flags = {number: text_flags("".join(texts[number]), line) for number, line in enumerate(lines, 1)}
+    spoken = {number: "".join(segments) for number, segments in texts.items()}
+    flags = {number: text_flags(spoken[number], line) for number, line in enumerate(lines, 1)}
     for flag, warning in SIGNS.items():
         if found := [number for number, names in flags.items() if flag in names]:
             named = ", ".join(map(str, found[:MAX_NAMED])) + (" ..." if len(found) > MAX_NAMED else "")
             where = f"line{'s' * (len(found) > 1)} {named}" if len(lines) > 1 else "the text"
-            yield f"{where}: {warning}"
+            signs = unread_signs("".join(spoken[number] for number in found))[:MAX_NAMED]
+            yield f"{where}: {warning}" + (f" ({' '.join(signs)})" if signs and flag == "markup_left" else "")
 
 
 def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:

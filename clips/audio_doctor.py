@@ -174,7 +174,9 @@ def text_flags(text: str, written: str = "") -> list[str]:
     if not any(character.isalnum() for character in spoken):
         return ["empty_text"]
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
-    odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
+    odd = any(
+        unicodedata.category(character) in ("So", "Sm", "Sc", "Co", "Cn") for character in spoken
+    )  # emoji, unknown signs
     marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
     found += ["digits_in_english"] if digits_in_english(written, text) else []
     return found + (["markup_left"] if odd or marked else [])

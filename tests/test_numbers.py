@@ -24,6 +24,11 @@ LEFT = [  # nothing that is a number, or nothing that is surely one
     ("", "OK 25"),
 ]
 SENTENCES = [
+    ("de", "Am 24.12. feiern wir, Nr. 5 auch.", "Am vierundzwanzigsten Dezember feiern wir, Nummer fünf auch."),
+    ("de", "ISBN 978-3-16-148", "ISBN neun sieben acht, drei, eins sechs, eins vier acht"),
+    ("ru", "К 2030 году, № 5", "К две тысячи тридцатому году, номер пять"),
+    ("pt", "A 2a vez, o nº 5", "A segunda vez, o número cinco"),
+    ("fr", "24h/24", "vingt-quatre heures/vingt-quatre"),
     ("de", "Er ist 25. Dann kam Nummer 26.", "Er ist fünfundzwanzig. Dann kam Nummer sechsundzwanzig."),
     ("de", "Zimmer 1 ist frei.", "Zimmer eins ist frei."),
     ("de", "MP3, B2B und COVID-19", "MP drei, B zwei B und COVID-neunzehn"),

@@ -32,7 +32,8 @@ SMALL_WORDS = {
         können muss müssen soll bitte danke ja seit bis durch gegen ohne zwischen gibt diese dieser dieses man
         was wo kostet dauert uhr jahr jahre jahren stunde stunden minuten sekunden tag tage tagen woche wochen
         monate monaten seite kapitel zimmer grad prozent stück januar februar märz mai juni juli august oktober
-        dezember etwa ungefähr einwohner wohnt lebt geboren gekauft kam rufen menschen personen beginnt""",
+        dezember etwa ungefähr einwohner wohnt lebt geboren gekauft kam rufen menschen personen beginnt will her
+        also""",
     "fr": """le la les un une des du de et ou mais je tu il elle on nous vous ils elles me te se ce cet cette ces mon
         ma mes ton ta son sa ses notre votre leur leurs est sont était étaient suis es êtes être a ai as avons
         avez ont avait avoir ne pas plus que qui quoi dont où dans en au aux à par pour avec sans sur sous chez
@@ -40,7 +41,7 @@ SMALL_WORDS = {
         merci bonjour aujourd hui ici c j l d n s qu coûte dure environ encore heure heures an ans année années
         jour jours semaine semaines mois siècle page chapitre chambre degrés habitants euros mètres janvier
         février mars avril mai juin juillet août septembre octobre novembre décembre habite vit né acheté sorti
-        coûté appelez personnes commence film maison""",
+        coûté appelez personnes commence film maison or""",
     "es": """el la los las un una unos unas y o pero yo tú él ella nosotros ellos me te se nos le les lo mi mis tu tus
         su sus es son era eran soy eres está están estaba ser estar fue ha he han hay había tiene tengo tienen no
         sí que qué quien donde dónde cuando como cómo de del en a al por para con sin sobre entre hasta desde muy
@@ -48,7 +49,7 @@ SMALL_WORDS = {
         mañana aquí cada porque cuesta dura hace quedan hora horas año años día días minutos segundos semana
         semanas mes meses siglo página capítulo habitación grados habitantes euros metros calle enero febrero
         marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre vive viven nació compré salió
-        costó ganó llame vinieron personas tenemos empieza película""",
+        costó ganó llame vinieron personas tenemos empieza película has""",
     "it": """il lo la i gli le un uno una e ed o ma io tu lui lei noi voi loro mi ti ci vi si è sono era erano sei
         siamo essere ho hai ha abbiamo hanno aveva non che chi cui dove quando come di del dello della dei degli
         delle da dal dalla in nel nella nei nelle a al alla ai alle con su sul sulla per tra fra più meno molto
@@ -77,6 +78,7 @@ RIVALS = "af ca cs cy da eo et eu fi ga gl hr hu id is la lb lt lv mt nl no pl r
 SMALL_WORD_ODDS = 3.0  # by which a small word raises the odds of its language
 MAX_SMALL_WORDS = 4  # that count
 SURE, SURE_OF_ENGLISH = 0.8, 0.5  # probabilities; taking a text for English does no more harm than not knowing it
+AHEAD = 4.0  # times likelier than the second, which suffices where its small words are the most, too
 
 # ---- Cyrillic letters ----------------------------------------------------------------------------------------------
 
@@ -303,7 +305,7 @@ def _cyrillic_language(piece: str) -> str:
 def _latin_language(piece: str) -> str:
     """One of SMALL_WORDS where it is sure, else ""."""
     words = _WORD.findall(piece.lower() if piece.isupper() else piece)
-    small = {word.lower() for word in words}
+    small, english = {word.lower() for word in words}, _ENGLISH_ONLY.intersection(words)
     if len(small & _ENGLISH_ONLY) >= 2:
         return "en"
     counts = {code: len(small & known) if _spells(code, words) else 0 for code, known in _SMALL_WORDS.items()}
@@ -311,12 +313,19 @@ def _latin_language(piece: str) -> str:
         code: probability * SMALL_WORD_ODDS ** min(counts.get(code, 0), MAX_SMALL_WORDS)
         for code, probability in _identifier().rank(_DIGITS.sub("", piece))
     }
-    best = max(odds, key=lambda code: odds[code])
-    plain = [word for number, word in enumerate(words) if not number or word.islower() or best == "de"]
-    told = sum(word.lower() in _SMALL_WORDS.get(best, ()) for word in plain) >= 2  # and not a name only
-    told = told or any(len(word) > 3 and word.islower() for word in words)
+    best, second = sorted(odds, key=lambda code: -odds[code])[:2]
+    if best not in SMALL_WORDS or best != "en" and (english or _is_name(words, best)):
+        return ""
     sure = odds[best] >= (SURE_OF_ENGLISH if best == "en" else SURE) * sum(odds.values())
-    return best if best in SMALL_WORDS and told and sure else ""
+    ahead = counts[best] > max(count for code, count in counts.items() if code != best)
+    return best if sure or ahead and odds[best] >= AHEAD * odds[second] else ""
+
+
+def _is_name(words: Sequence[str], code: str) -> bool:
+    """Whether the words could all be of a name, as in Rio de Janeiro. German nouns have capitals without being one."""
+    plain = [word for number, word in enumerate(words) if not number or word.islower() or code == "de"]
+    known = sum(word.lower() in _SMALL_WORDS[code] for word in plain)
+    return known < 2 and not any(len(word) > 3 and word.islower() for word in words)
 
 
 def _spells(code: str, words: Sequence[str]) -> bool:

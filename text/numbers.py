@@ -136,7 +136,7 @@ LANGUAGES = {
          "cm": ("センチメートル",), "mm": ("ミリメートル",), "m²": ("平方メートル",),
          "m": ("メートル",), "g": ("グラム",),
          "ml": ("ミリリットル",), "l": ("リットル",), "°C": ("度",), "°": ("度",)},
-        "電話|番号|暗証|コード|ファックス", nil="ゼロ", glue="",
+        "〒|電話|番号|暗証|コード|ファックス", nil="ゼロ", glue="",
     ),
     "ko": Language(
         "ko", ".", "점", "점", "마이너스", "에서", "대", (),
@@ -155,6 +155,8 @@ def read_numbers(text: str, language: str) -> str:
     if language not in LANGUAGES:
         return text
     text = BESIDE_DIGITS.sub(lambda sign: "".join(FOLDED.get(char, char) for char in sign[0]), text.translate(DIGITS))
+    if language in NUMBER:
+        text = NUMBER[language].sub(f"{NUMBER_WORDS[language]} ", text)
     read, end = "", 0
     while number := START.search(text, end):
         read += text[end : number.start()]
@@ -165,6 +167,18 @@ def read_numbers(text: str, language: str) -> str:
             words = _apart(read, words, text[end : end + 1])
         read += words
     return read + text[end:]
+
+
+# Signs and abbreviations of "number" before one
+NUMBER = {
+    "de": re.compile(r"\bNr\.\s?(?=\d)"),
+    "fr": re.compile(r"\b[nN][°º]\s?(?=\d)"),
+    "es": re.compile(r"\b[nN]\.?[°º]\s?(?=\d)"),
+    "it": re.compile(r"\b[nN](?:[°º]|\.)\s?(?=\d)"),
+    "pt": re.compile(r"\b[nN]\.?[°º]\s?(?=\d)"),
+    "ru": re.compile(r"№\s?(?=\d)"),
+}
+NUMBER_WORDS = {"de": "Nummer", "fr": "numéro", "es": "número", "it": "numero", "pt": "número", "ru": "номер"}
 
 
 def _apart(before: str, words: str, after: str) -> str:
@@ -207,7 +221,9 @@ def cardinal(number: int, code: str, **more: Any) -> str:
     from num2words import num2words
 
     words = num2words(number, lang=code, **more).replace(",", "")  # Portuguese has one after each thousand
-    return re.sub("(?<=[a-z])tre$", "tré", words) if code == "it" else words
+    if code == "it":
+        return re.sub("(?<=[a-z])tre$", "tré", words)
+    return re.sub("^одн(?:а|ой|у) (?=тысяч)", "", words) if code == "ru" else words
 
 
 # ---- amounts -----------------------------------------------------------------------------------------------------
@@ -347,6 +363,7 @@ def _portuguese(place: Place, number: int, after: str) -> str:
 def _russian(place: Place, number: int, after: str) -> str:
     """ "одна", "одно", "две" and the case by the ending of the noun; the genitive after prepositions that take it."""
     noun, last, teen = _noun(place, after), number % 10, 10 < number % 100 < 20
+    noun = noun if len(noun) > 2 else ""
     case = next((case for ending, case in _RUSSIAN_CASES.items() if re.search(f"(?:{ending})$", noun)), "n")
     if case == "n" and place.before(r"\b(?:до|от|около|после|более|менее|больше|меньше|свыше|без|из|из-за|старше)\s+"):
         case = "g"
@@ -395,6 +412,8 @@ def _date(place: Place) -> Read:
         day, month, year = int(found[1]), int(found[3]), int(found[4])
     elif found := place.match(rf"{YEAR}([./-]){MONTH}\2{DAY}(?![\d{MINUS}])"):
         year, month, day = int(found[1]), int(found[3]), int(found[4])
+    elif place.language == "de" and (found := place.match(rf"{DAY}\.{MONTH}\.(?=\s\S)")):  # am 24.12. feiern wir
+        return f"{_german_ordinal(place, int(found[1]))} {_month(place, int(found[2]))}", found.end()
     else:
         return None
     return DATES[place.language](place, day, month, year), found.end()
@@ -445,7 +464,7 @@ def _clock(place: Place) -> Read:
         return _time(place, int(found[1]), int(found[2]), place.text[found.end() :]), found.end()
     if place.language == "de" and (found := place.match(r"1(?=\sUhr\b)")):
         return "ein", found.end()
-    if place.language in ("fr", "pt") and (found := place.match(rf"{HOUR}\s?h(?![\w/²])")):
+    if place.language in ("fr", "pt") and (found := place.match(rf"{HOUR}\s?h(?![\w²])")):
         hours = ("heure" if int(found[1]) < 2 else "heures") if place.language == "fr" else "horas"
         return _time(place, int(found[1]), 0, "").removesuffix(f" {hours}") + f" {hours}", found.end()
     return None
@@ -474,7 +493,7 @@ def _time(place: Place, hour: int, minute: int, after: str) -> str:
 
 
 def _phone(place: Place) -> Read:
-    """Digits in groups that begin with + or 0, or stand after a word such as "Telefon": one by one."""
+    """Digits in groups that begin with + or 0, of four, with hyphens, or after a word such as "Telefon": one by one."""
     found = place.match(r"\+?\d[\d ()/.\u00a0-]{,30}\d")
     if not found:
         return None
@@ -482,6 +501,7 @@ def _phone(place: Place) -> Read:
     groups = re.findall(r"\d+", written)
     digits = sum(map(len, groups))
     starts = written[0] == "+" or written[0] == "0" and len(groups) > 1 and not re.match(r"0[.]\d+$", written)
+    starts = starts or bool(re.match(r"\d{4}(?: \d{4}){2}|\d+(?:-\d+){2}", written))
     if len(groups) == 1 or digits < (6 if after_code_word else 7) or not (starts or after_code_word) or digits > 20:
         return None
     plus = {"de": "plus", "ru": "плюс", "it": "più", "es": "más", "pt": "mais", "ja": "プラス", "ko": "플러스"}
@@ -650,7 +670,8 @@ def _romance_ordinals(place: Place, number: int, after: str) -> Read:
     first = {"it": rf"(?=\s(?:{months})\b)|°(?=\s(?:{months})\b)", "pt": rf"º?(?=\s(?:de\s)?(?:{months})\b)"}
     if number == 1 and place.language in first and (found := re.match(first[place.language], after)):
         return place.word(1, to="ordinal"), found.end()
-    found = re.match(r"\.?([ºª])|\.?(er|o|a|ro|ra|do|da|to|ta)\b" if place.language == "es" else r"\.?([ºª])", after)
+    endings = {"es": "er|o|a|ro|ra|do|da|to|ta", "pt": "o|a"}.get(place.language)
+    found = re.match(r"\.?[ºª]" + (rf"|\.?(?:{endings})\b" if endings else ""), after)
     if not found:
         return None
     word = place.word(number, to="ordinal")
@@ -668,9 +689,15 @@ def _russian_ordinals(place: Place, number: int, after: str) -> Read:
         return place.word(number, to="ordinal", case="g"), 0
     year = re.match(r"\s(?:год(а|у|ом)?|г\.)(?!\w)", after)
     if year and number >= 1000:
-        case = {"а": "g", "у": "p", "ом": "i"}.get(year[1] or "", "n")
+        case = {"а": "g", "у": "d" if place.before(r"\bк\s+") else "p", "ом": "i"}.get(year[1] or "", "n")
         if "г." in year[0]:
-            case = "p" if place.before(r"\bв\s+") else "n"
+            case = (
+                "p"
+                if place.before(r"\bв\s+")
+                else "g"
+                if place.before(rf"(?:{'|'.join(place.tongue.months)})\s+")
+                else "n"
+            )
         return place.word(number, to="ordinal", case=case), 0
     return None
 
