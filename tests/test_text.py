@@ -116,7 +116,7 @@ def test_a_number_is_read_in_the_language_of_its_stretch(text: str, spoken: str)
 # ------------------------------------------------------------------------------------------ what holds for any text
 ALPHABET = list(
     "0123456789 .,:-/%$€'\"()[]<>|~+=*&@#\\_²½−–：～％５"
-) + "km kg h s a.b US$ Dr. No. p.m. 年 月 元 个 打 电话 é ü 。 \n".split(" ")
+) + "km kg h s a.b US$ Dr. No. p.m. 年 月 元 个 打 电话 。 \n".split(" ")
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -57,6 +57,11 @@ def without_commas(match: Match) -> str:
     return re.sub("[,，]", "", match[1]) + (match[2] or "").replace(".", "点").translate(DIGITS)
 
 
+def ratio(match: Match) -> str:
+    """Two numbers of which the first is the greater one, which makes no fraction and no date."""
+    return f"{match[1]}比{match[2]}" if int(match[1]) >= int(match[2]) > 12 else match[0]
+
+
 def mixed_fraction(match: Match) -> str:
     """3 1/2 in words."""
     whole, upper, lower = (cardinal(int(number)) for number in match.groups())

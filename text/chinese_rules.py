@@ -14,6 +14,7 @@ from text.chinese import (
     digits,
     mixed_fraction,
     money,
+    ratio,
     span,
     without_commas,
 )
@@ -52,6 +53,7 @@ RULES = [
     Rule(rf"(?<=[\d%℃]) +(?=[{_HAN}])|(?<=[{_HAN}]) +(?=[\d¥￥$-])", "", "2024 年 7 月 4 日", "二零二四年七月四日", "5 kg"),
     Rule(ADDRESS, lambda match: spoken_address(match[0], "zh").translate(DIGITS),
          "上www.sina.com，写abc@163.com", "上www点sina点com，写abc艾特一六三点com", "OK.Then"),
+    *sign_rules("zh"),
     # codes: digit by digit
     Rule(rf"(?:{_CODES}){_BETWEEN}[{_PROVINCES}]?[A-Za-z]{{0,4}}(\+?\d(?:[ -]?\d){{2,}}[Xx]?{_LIST}){_NO_AMOUNT}", code,
          "验证码：483920，车牌京A12345", "验证码：四八三九二零，车牌京A幺二三四五", "手机5000元，电话费120"),
@@ -110,6 +112,8 @@ RULES = [
     Rule(rf"(±?)({NUMBER})‰|±({NUMBER})%", lambda m: f"正负百分之{m[3]}" if m[3] else f"{'正负' if m[1] else ''}千分之{m[2]}",
          "50‰，±5%", "千分之五十，正负百分之五", "5%"),
     Rule(CHINESE_UNIT, chinese_unit, "120mmHg，6.1mmol/L，10 kWh", "一百二十毫米汞柱，六点一毫摩尔每升，十千瓦时", "30 seconds，5mins，k8s，5G"),
+    Rule(r"\^(-?\d+)", r"的\1次方", "3^2", "三的二次方", "a^b"),
+    Rule(r"(?<![\d/.])(\d{2,3})/(\d{2,3})(?![\d/.])", ratio, "血压120/80", "血压一百二十比八十", "25/12，12/25"),
     Rule(rf"({NUMBER}次)/分钟?", r"每分钟\1", "100次/分", "每分钟一百次", "100/分"),
     Rule(r"(?<!\d)(\d+)'(\d{1,2})\"", r"\1分\2秒", "跑了3'20\"", "跑了三分二十秒", "3'a"),
     Rule(r"(?<=\d秒)\d\d(?!\d)|(?<=[A-Za-z]_)\d{2,}", digits, "9秒83", "九秒八三", "9秒8"),
@@ -121,7 +125,6 @@ RULES = [
          "8GB+256GB，1升=2斤", "八GB加两百五十六GB，一升等于两斤", "C++"),
     Rule("([①-⑳])、?", lambda match: f"{ord(match[1]) - ord('①') + 1}、", "①准备", "一、准备", "1、"),
     Rule(r"(\d) (\d+)/(\d+)(?![\d/])", mixed_fraction, "3½小时", "三又二分之一小时", "1/2/3"),
-    *sign_rules("zh"),
     # two of something
     Rule(r"(?<=月)2(?=[日号])|(?<![\d.])2(?=日(?:上午|下午|晚|凌晨|早|中午|电|讯))|(?<=[栋楼号幢座])2(?=单元)", "二",
          "2月2日，2日上午", "二月二日，二日上午", "2月22日"),

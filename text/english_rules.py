@@ -54,6 +54,8 @@ RULES = [
          "At www.a-b.com.", "At www dot a dash b dot com.", "The end.Then"),
     Rule(r"\b(?i:nos?|figs?|pp?|vol|ch|approx|sec|ext)\. ?(?=\d)", abbreviation,
          "No. 5, fig. 3", "Number five, figure three", "no. Then 5"),
+    *sign_rules("en"),
+    Rule(r"(?<=\d) ?- ?(?=\d+(?:\.\d+)? equals )", " minus ", "5-3=2", "five minus three equals two", "5-3"),
     # codes: digit by digit
     Rule(rf"\b{_CODES}{_BETWEEN}(?:[A-Z]{{1,3}}-?)?({_CODE}{_LIST}){_END}{_COUNTED}", code,
          "code 482913, zip 02139",
@@ -91,6 +93,7 @@ RULES = [
     Rule(rf"{_START}({_N})%?[-/]((?!0\d)\d+(?:,\d{{3}})*(?:\.\d+)?)(?!\d|[.,:/-]\d)", span,
          "5-10%, 1990-2000, 1914-18",
          "five to ten percent, nineteen ninety to two thousand, nineteen fourteen to eighteen", "555-123-4567"),
+    Rule(r"(?<=\d/\d)-(?=[a-z])", " ", "1/2-inch", "one half inch", "5-inch"),
     Rule(r"(?<=\d:\d\d)-(?=\d\d?:\d\d)", " to ", "9:00-24:00", "nine o'clock to twenty four o'clock", "9-10:00"),
     Rule(rf"\b((?:{_DAYS})[a-z]*\.?(?: \d\d?)?) ?[-–] ?(?=(?:{_DAYS})[a-z]*\b)", r"\1 to ",
          "Jan 5 – Feb 3", "the fifth of january to the third of february", "Mar - a"),
@@ -125,6 +128,7 @@ RULES = [
          "x², 5³", "x squared, five cubed", "20 m²"),
     Rule(r"(?<![\w.,'])([3-8])' ?(1[01]|\d)(?:\"|''|(?![\w']))", r"\1 foot \2",
          "He is 6'2\"", "He is six foot two", "'5'"),
+    Rule(r"\^(?=-?\d)", " to the power of ", "3^2", "three to the power of two", "a^b"),
     Rule(rf"({_N})‰", r"\1 per mille", "5‰", "five per mille", "5%"),
     Rule(rf"{_START}(?:\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|1\d{{3}}\.\d+|[1-9]000|100\d){_END}",
          lambda match: words(match[0]),
@@ -146,6 +150,5 @@ RULES = [
     Rule(r"\b([vV])(?=\d+\.\d+(?!\.?\d))", r"\1 ", "v2.0", "v two point oh", "v8"),
     Rule(r"(?<![\d.])(\d{1,3})\.(\d{1,2})\.(\d{1,3})(?!\.?\d)", r"\1 point \2 point \3",
          "2.10.3", "two point ten point three", "192.168.0.1"),
-    *sign_rules("en"),
 ]
 # fmt: on

@@ -36,17 +36,17 @@ SIGNS = [
     Sign(f"{_ALONE}<= ?(?=\\d)", "小于等于", "at most", "（≤5） => 小于等于五", "(≤ 5 cats) => (at most five cats)"),
     Sign(f"(?:{_ALONE}~|≈) ?(?=[\\d$€£¥])", "约", "approximately",
          "用了~5天 => 用了约五天", "~5 or ≈ 6 => approximately five or approximately six", "3~5"),
-    Sign(r"(?<=[\w)%°℃]) ?> ?(?=-?\d)|(?<=[\d%°℃]) ?> ?(?=[\w(])"
+    Sign(r"(?<=[\w)%°℃]) ?> ?(?=-?[$€£¥￥]?\d)|(?<=[\d%°℃]) ?> ?(?=[\w(])"
          r"|(?<=\b[A-Za-z]) ?> ?(?=[A-Za-z]\b)", "大于", "is greater than",
          "5＞4 => 五大于四", "x > 5 => x is greater than five", "Settings > General -> 5"),
-    Sign(r"(?<=[\w)%°℃]) ?< ?(?=-?\d)|(?<=[\d%°℃]) ?< ?(?=[\w(])"
+    Sign(r"(?<=[\w)%°℃]) ?< ?(?=-?[$€£¥￥]?\d)|(?<=[\d%°℃]) ?< ?(?=[\w(])"
          r"|(?<=\b[A-Za-z]) ?< ?(?=[A-Za-z]\b)", "小于", "is less than",
          "气温<5度 => 气温小于五度", "3 < 5 => three is less than five", "<- 5"),
-    Sign(f"{_ALONE}>(?=\\d)", "大于", "more than", "（>5） => 大于五", "(>5 cats) => (more than five cats)", "=>5"),
-    Sign(f"{_ALONE}<(?=\\d)", "小于", "less than", "（<5） => 小于五", "(<5 cats) => (less than five cats)", "<-5"),
-    Sign(r"(?<![\w)+])\+ ?(?=\d)", "正", "plus", "温度+5℃ => 温度正五摄氏度", "+5°C => plus five degrees Celsius", "C++ 5"),
+    Sign(f"{_ALONE}>(?=[$€£¥￥]?\\d)", "大于", "more than", "（>5） => 大于五", "(>5 cats) => (more than five cats)", "=>5"),
+    Sign(f"{_ALONE}<(?=[$€£¥￥]?\\d)", "小于", "less than", "（<5） => 小于五", "(<5 cats) => (less than five cats)", "<-5"),
+    Sign(r"(?<![\w)+])\+ ?(?=\d)(?!\d{1,3}[ -]\(?\d|\d{8})", "正", "plus", "温度+5℃ => 温度正五摄氏度", "+5°C => plus five degrees Celsius", "C++ 5"),
     Sign(r" ?± ?(?=\d)", "正负", "plus or minus", "误差±5% => 误差正负百分之五", "3 ± 2 => three plus or minus two"),
-    Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d) ?[*x] ?(?=\d)", "乘", "times",
+    Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d)(?<!\b0) ?[*x] ?(?=\d)", "乘", "times",
          "2*3 => 二乘三", "2 × 3 => two times three", "a * b"),
     Sign(r"(?<=[\d)]) ?= ?(?=-?[\d(])", "等于", "equals",
          "2+3=5 => 二加三等于五", "6×7=42 => six times seven equals forty two", "a = b"),
