@@ -30,7 +30,7 @@ OWN_IMPORTS = {
     "lora": {"config", "matcha"},
     "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "text.normalizer", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
-    "clips.audio_doctor": {"clips.measuring", "text.languages", "cosyvoice"},
+    "clips.audio_doctor": {"clips.measuring", "text.languages", "text.normalizer", "cosyvoice"},
     "clips.measuring": set(),
     "clips.report": {"clips.audio_doctor"},
     "clips.mel_store": {"config", "cosyvoice"},

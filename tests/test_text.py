@@ -8,6 +8,7 @@ import pytest
 from config import UserError
 from cosyvoice.cli import text as stock
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.cli.text import STOCK
 from cosyvoice.tokenizer.tokenizer import get_tokenizer
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
@@ -169,8 +170,9 @@ def test_no_backslash_is_left_by_the_normaliser(text: str):
 
 
 def test_signs_that_stay_unread_are_named():
-    assert unread_signs("5 > 4 ≈ 4，☃ 和 #abc {") == ["☃", "#", "{"]
-    assert unread_signs("[laughter] 5 > 4, it costs $5") == []
+    assert unread_signs(OURS.normalize("5 > 4 ≈ 4，☃ 和 #abc {，好～")) == ["☃", "#", "{"]
+    assert unread_signs(OURS.normalize("[laughter] 5 > 4, it costs $5")) == []
+    assert unread_signs(STOCK.normalize("温度＞5")) == ["＞"]
 
 
 def test_stock_is_stock_and_ours_is_the_default_of_no_model():

@@ -27,6 +27,7 @@ _UNSEEN = {
 _ENGLISH_END = re.compile(r"(?<=[a-z]{4}[.!?]) (?=[A-Z][a-z]|[AI] )")
 _CHINESE_SENTENCE = re.compile(r"[^\s。！？；](?:[^。！？；\n]*[^\s。！？；])?[。！？；]*")
 _UNREAD = set("@#*_\\|{}<>^~")
+_DRAWN_OUT = "～〜"  # behind a word: no sign that is skipped
 
 
 class OurNormalizer:
@@ -68,11 +69,11 @@ def normalizer(name: str) -> TextNormalizer:
     return NORMALIZERS[name]
 
 
-def unread_signs(text: str) -> list[str]:
-    """Signs, each once, that stay in the text as it will be read, and that no model knows how to say."""
-    spoken = _TOKENS.sub("", OURS.normalize(text))
-    odd = [char for char in spoken if char in _UNREAD or unicodedata.category(char) in ("Sc", "Sm", "So", "Co", "Cn")]
-    return list(dict.fromkeys(odd))
+def unread_signs(spoken: str) -> list[str]:
+    """Signs, each once, that are left in a normalised text and that no model knows how to say."""
+    left = _TOKENS.sub("", spoken)
+    odd = (char for char in left if char in _UNREAD or unicodedata.category(char) in ("Sc", "Sm", "So", "Co", "Cn"))
+    return list(dict.fromkeys(char for char in odd if char not in _DRAWN_OUT))
 
 
 def _chinese(text: str) -> str:
