@@ -1,4 +1,4 @@
-# Commands of the project; `make help` lists them. Windows: README.md has the plain commands.
+# Commands of the project; `make help` lists them. Windows: docs/install.md has the plain commands.
 PYTHON ?= python3
 BIN := .venv/bin
 JUDGES := .venv-judges
@@ -6,7 +6,7 @@ MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo check test test-slow lint mini eval-mini standin bench bench-growth bench-gpu clean
+.PHONY: help setup demo docs check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,7 +16,7 @@ setup: .venv/.ready ## make .venv with everything that the scripts and tests nee
 .venv/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10-3.12 is needed; use: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
 	touch $@
 
 demo: setup ## train the mini model on 30 example clips on the CPU and speak; leaves wavs and a picture in output/demo
@@ -27,21 +27,27 @@ demo: setup ## train the mini model on 30 example clips on the CPU and speak; le
 	@echo
 	@echo "Listen to $(DEMO)/demo_0001.wav and demo_0002.wav, look at $(DEMO)/demo.png."
 	@echo "The mini model is for trying out: it is robotic and speaks English only. For your own voice"
-	@echo "download CosyVoice-300M (README.md, 'Real use'), put your clips into raw_audio/, and run the same scripts"
+	@echo "download CosyVoice-300M (docs/install.md), put your clips into raw_audio/, and run the same scripts"
 	@echo "without --model-dir."
+
+docs: setup ## write the generated tables of docs/ and the comments of config.py anew
+	$(BIN)/python tools/make_docs.py
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 check: setup ## a fast subset of the tests, about a minute
-	$(BIN)/python -m pytest -q -m "not slow and not gpu and not scripts" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not browser and not scripts" $(PARALLEL)
 
 test: lint ## lint and all tests that need neither a GPU nor minutes each
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(PARALLEL)
+	$(BIN)/python -m pytest -q -m "not slow and not gpu and not browser" $(PARALLEL)
 
 test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 	$(BIN)/python -m pytest -q -m slow
+
+test-browser: setup ## the two pages in Chromium, where it is installed: they fit a screen and a phone
+	$(BIN)/python -m pytest -q -m browser
 
 standin: setup ## a full-size model directory with random weights in output/standin
 	$(BIN)/python tests/make_standin_model.py output/standin

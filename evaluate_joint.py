@@ -440,7 +440,9 @@ def report(
     write_text(folder / "evaluation.json", written + "\n")
     origins = [f"{name}: {by['weights']}; voice: {by['voice']}" for name, by in spoken_by.items()]
     notes = "\n".join([scale, *origins])
-    write_text(folder / "evaluation.html", page("The voice in figures", spoken, reference.real, comparisons, notes))
+    by_name = dict(zip(others, comparisons.values(), strict=True))
+    html = page("Evaluation of the voice", spoken, reference.real, by_name, targets, notes)
+    write_text(folder / "evaluation.html", html)
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 
 

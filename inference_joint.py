@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from utils import (
     add_folder_arguments,
     add_normalizer_argument,
     add_seed_argument,
+    add_setting_argument,
     check_seed,
     find_folder,
     read_settings,
@@ -67,13 +67,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速")
     add_normalizer_argument(parser, otherwise="as the voice was prepared")
     add_seed_argument(parser)
-
-    def setting(flag: str, key: str, **more: Any) -> None:
-        parser.add_argument(flag, dest="overrides", action="append", type=f"inference.{key}={{}}".format, **more)
-
-    setting("--flow-steps", "flow_steps", metavar="N", help="steps from noise to mel [8] | Flow 求解步数")
-    setting("--flow-solver", "flow_solver", metavar="multistep|euler", help="[multistep] | Flow 求解方法")
-    setting("--precision", "precision", metavar="auto|full|fast", help="arithmetic [auto] | 推理精度")
+    add_setting_argument(parser, "--flow-steps", "inference.flow_steps")
+    add_setting_argument(parser, "--flow-solver", "inference.flow_solver")
+    add_setting_argument(parser, "--precision", "inference.precision")
     parser.add_argument("--set", dest="overrides", action="append", metavar="KEY=VALUE", help="setting | 覆盖配置项")
     add_folder_arguments(parser)
     add_device_argument(parser)

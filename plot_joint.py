@@ -100,8 +100,8 @@ def draw_hearings(axes: Any, hearings: Sequence[Heard], merged: Mapping[str, int
         axes.axvline(epoch, color="0.6", linestyle=style, label=f"merged: {part} of {where}")
     axes.set(title="what was heard", xlabel="epoch", ylabel="similarity, cosine to the speaker")
     right = axes.twinx()
-    right.plot(epochs, series[1], "C1s--", label="clarity")
-    right.set(ylabel="clarity, nats/s")
+    right.plot(epochs, series[1], "C1s--", label="intelligibility score")
+    right.set(ylabel="intelligibility score, nats/s")
     right.set_ylim(bottom=0, top=1.15 * right.get_ylim()[1])  # zero in sight, and the line below the frame
     axes.legend(handles=[*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]])
 

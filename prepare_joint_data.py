@@ -234,7 +234,7 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
     if record.figures is None:
         finding.flag("unreadable", problem=record.problem)
         return
-    finding.figures.update(asdict(record.figures), text=record.text)
+    finding.figures.update(asdict(record.figures), text=record.text, written=written, waveform=record.waveform)
     no_text = {"missing_text", "unreadable_text"} & set(finding.flags)
     for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text, written)):
         finding.flag(name)

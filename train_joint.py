@@ -33,7 +33,6 @@ from checkpoint import (
 from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
 from common.signals import Interrupted, SignalGuard, interrupted_at_once
 from config import (
-    MODES,
     ConfigError,
     InferenceConfig,
     JointConfig,
@@ -89,6 +88,7 @@ from utils import (
     SAMPLE_TEXT,
     add_device_argument,
     add_folder_arguments,
+    add_setting_argument,
     command_line,
     duration_words,
     find_folder,
@@ -122,20 +122,11 @@ MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose grad
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line; every flag that is a setting goes into `overrides`, in the order typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def setting(flag: str, key: str, **more: Any) -> None:
-        parser.add_argument(flag, dest="overrides", action="append", type=f"{key}={{}}".format, **more)
-
-    setting("--mode", "training_mode", metavar="|".join(MODES), help="what to train | 训练模式")
-    setting("--epochs", "max_epochs", metavar="N", help="at most so many epochs | 最多训练轮数")
-    setting(
-        "--batch-size",
-        "batch_size",
-        metavar="N",
-        help="times accumulate_grad_batches = clips per step | 乘以累积批数 = 每步条数",
-    )
-    setting("--lr", "learning_rate", metavar="X", help="peak learning rate | 峰值学习率")
-    setting("--seed", "seed", metavar="N", help="random seed | 随机种子")
+    add_setting_argument(parser, "--mode", "training_mode")
+    add_setting_argument(parser, "--epochs", "max_epochs")
+    add_setting_argument(parser, "--batch-size", "batch_size")
+    add_setting_argument(parser, "--lr", "learning_rate")
+    add_setting_argument(parser, "--seed", "seed")
     parser.add_argument(
         "--set",
         dest="overrides",

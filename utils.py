@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from config import JointConfig, UserError, load
+from config import JointConfig, UserError, help_of, known_settings, literal, load
 from cosyvoice.utils.common import InputError
 from text.normalizer import NORMALIZERS
 
@@ -94,6 +94,15 @@ def add_normalizer_argument(parser: argparse.ArgumentParser, otherwise: str) -> 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:
     """--seed, alike in every script that speaks."""
     parser.add_argument("--seed", type=int, default=0, help="same seed, same audio [0] | 随机种子")
+
+
+def add_setting_argument(parser: argparse.ArgumentParser, flag: str, key: str) -> None:
+    """A flag that stands for `--set key=...`, with the setting's own help and default."""
+    item = known_settings()[key][1]
+    english, chinese = help_of(item)
+    default, metavar = literal(item.default).strip('"'), "|".join(item.metadata["choices"]) or "N"
+    words = f"{english} [{default}] | {chinese}"
+    parser.add_argument(flag, dest="overrides", action="append", type=f"{key}={{}}".format, metavar=metavar, help=words)
 
 
 def check_seed(seed: int) -> None:
@@ -202,7 +211,7 @@ def warn_of_unused_gpu() -> None:
     print(
         f"WARNING: this computer has an NVIDIA driver, but PyTorch {torch.__version__} sees no GPU; most likely it has "
         f"{cause}. Everything runs on the CPU, many times as slowly. The command nvidia-smi shows driver and GPU; "
-        "README.md says under 'Real use' what they must be",
+        "docs/install.md says what they must be",
         flush=True,
     )
 

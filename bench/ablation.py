@@ -1,7 +1,7 @@
 """Which setting matters, and when to stop: one factor at a time around the defaults, on the voice of one folder.
 
 python bench/ablation.py --input-dir raw_audio --work output/ablation/my_voice
-python bench/ablation.py --report output/ablation/my_voice   # tables and picture of docs/ablation.md
+python bench/ablation.py --report output/ablation/my_voice   # tables and picture of bench/ablation.md
 
 About a dozen trainings and thirty measured voices (two hours for the mini model on one CPU core). What is done is kept,
 so a run that was interrupted goes on where it was; a table is printed after each factor. Judges: evaluate_joint.py with
@@ -242,7 +242,7 @@ def measure(args: argparse.Namespace, factor: str, systems: Sequence[System]) ->
 def ablation(args: argparse.Namespace) -> None:
     """Prepare, train, measure; a table and results.json after each factor."""
     if args.report:
-        write_report(args.report, PROJECT / "docs")
+        write_report(args.report, PROJECT / "bench")
         return
     if args.input_dir is None or args.work is None:
         raise UserError("give --input-dir and --work, or --report with the folders of finished runs")
@@ -266,7 +266,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, help="folder for everything that is made | 工作目录")
     add("--model-dir", type=Path, default=Path(DEFAULT_MODEL), help=f"[{DEFAULT_MODEL}] | 模型目录")
     add("--sentences", type=Path, default=SENTENCES, help="what is spoken | 朗读的句子")
-    add("--report", type=Path, nargs="+", metavar="WORK", help="into docs/ablation.md | 生成报告")
+    add("--report", type=Path, nargs="+", metavar="WORK", help="into bench/ablation.md | 生成报告")
     return parser.parse_args(argv)
 
 

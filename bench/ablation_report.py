@@ -1,4 +1,4 @@
-"""docs/ablation.md from the results of bench/ablation.py: tables between its marks, and one picture."""
+"""bench/ablation.md from the results of bench/ablation.py: tables between its marks, and one picture."""
 
 import json
 import textwrap
@@ -114,14 +114,14 @@ def draw(voices: Mapping[str, Sequence[Row]], picture: Path) -> None:
         figure.savefig(part, format="png", dpi=90)
 
 
-def write_report(works: Sequence[Path], docs: Path) -> None:
-    """Put the tables between the marks of docs/ablation.md and draw the picture beside it."""
+def write_report(works: Sequence[Path], folder: Path) -> None:
+    """Put the tables between the marks of bench/ablation.md and draw the picture beside it."""
     voices = {work.stem: read_results(work) for work in works}
-    path = docs / "ablation.md"
+    path = folder / "ablation.md"
     text = "\n".join(read_lines(path))
     if BEGIN not in text or END not in text:
         raise UserError(f"{path}: the marks for the tables are gone; put them back: {BEGIN} and {END}")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    draw(voices, docs / PICTURE)
+    draw(voices, folder / PICTURE)
     write_text(path, f"{before}\n\n{tables(voices)}\n{after.rstrip()}\n")
-    print(f"wrote {path} and {docs / PICTURE}")
+    print(f"wrote {path} and {folder / PICTURE}")

@@ -5,7 +5,7 @@ python bench/bench_cpu.py --only decode flow               # some tasks; the oth
 python bench/bench_cpu.py --tiny --steps 1                 # the same code on tiny networks
 
 The figures of the existing tools, the targets and their machine's rates stand in references.py, floors in floors.py.
-`python bench/report.py output/bench.json` makes tables and the picture of docs/benchmarks.md.
+`python bench/report.py output/bench.json` makes tables and the picture of bench/benchmarks.md.
 """
 
 import argparse

@@ -167,7 +167,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", type=Path, default=PROJECT / "pretrained_models" / "CosyVoice-mini")
     parser.add_argument("--clips", type=int, default=6, help="example clips [6]")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each, at most [8]")
-    parser.add_argument("--picture", type=Path, default=PROJECT / "docs" / "flow_solvers.png")
+    parser.add_argument("--picture", type=Path, default=PROJECT / "bench" / "flow_solvers.png")
     return parser.parse_args(argv)
 
 

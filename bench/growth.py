@@ -233,7 +233,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny networks and little work, to try the script itself")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, default=PROJECT / "output" / "growth.json", help="[output/growth.json]")
-    parser.add_argument("--picture", type=Path, default=PROJECT / "docs" / "growth.png", help="[docs/growth.png]")
+    parser.add_argument("--picture", type=Path, default=PROJECT / "bench" / "growth.png", help="[bench/growth.png]")
     return parser.parse_args(argv)
 
 

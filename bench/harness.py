@@ -151,7 +151,7 @@ def checked_run(arguments: Sequence[object]) -> Outcome:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine in words and numbers, as docs/benchmarks.md wants it beside every figure."""
+    """The machine in words and numbers, as bench/benchmarks.md wants it beside every figure."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cores": os.cpu_count(),

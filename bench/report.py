@@ -1,6 +1,6 @@
-"""The table and the picture of docs/benchmarks.md from the result of bench_cpu.py.
+"""The table and the picture of bench/benchmarks.md from the result of bench_cpu.py.
 
-python bench/report.py output/bench.json                       # prints the table, draws docs/benchmarks.png
+python bench/report.py output/bench.json                       # prints the table, draws bench/benchmarks.png
 """
 
 import argparse
@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path, help="JSON file of bench_cpu.py")
     parser.add_argument(
-        "--picture", type=Path, default=PROJECT / "docs" / "benchmarks.png", help="[docs/benchmarks.png]"
+        "--picture", type=Path, default=PROJECT / "bench" / "benchmarks.png", help="[bench/benchmarks.png]"
     )
     return parser.parse_args(argv)
 

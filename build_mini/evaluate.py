@@ -34,7 +34,6 @@ from tqdm import tqdm
 from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file, write_text
 from build_mini.corpus import speak_flite
-from build_mini.pitch import pitch
 from clips.audio_files import RawClip, find_clips, read_audio
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
@@ -45,7 +44,7 @@ from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import OURS
 from utils import read_settings, run_main, user_mistakes
 from voice.loading import Source, load_voice
-from voice.metrics import position
+from voice.metrics import pitch, position
 from voice.speaking import Speaker, speakable
 
 ROOT = HERE.parent
@@ -63,10 +62,8 @@ HELD_OUT_CLIPS = 20  # most real clips for the ceiling
 VOICE_CLIPS = 16  # of a voice that clips are converted to
 OTHER_CLIPS = 10  # of each other voice, for the floor
 
-FRAME_SEC, HOP_SEC = 0.02, 0.01  # of loudness and of pitch
+FRAME_SEC = 0.02  # of loudness
 SILENT_DB = 40  # below the loudest frame
-FEWEST_VOICED = 10  # frames; with fewer a clip has no pitch
-SEMITONES = 12  # an octave
 
 # What the model must reach.
 WER_GOAL, WER_SHIPS, WER_LOSS = 0.15, 0.25, 0.05
@@ -142,9 +139,9 @@ class Judged:
 
 def judge(sound: Sound) -> Judged:
     """The sound heard by every judge; speech that is not English is not given to the recognisers."""
-    wave = resample(sound.wave, sound.rate, judges.RATE)[0].numpy()
+    heard = resample(sound.wave, sound.rate, judges.RATE)
+    wave, tone = heard[0].numpy(), pitch(heard)
     english = sound.text is not None and in_plain_letters(sound.text)
-    f0_hz, f0_spread = f0_figures(wave)
     return Judged(
         text=sound.text,
         whisper=judges.hear_whisper(wave) if english else None,
@@ -153,8 +150,8 @@ def judge(sound: Sound) -> Judged:
         mos=judges.naturalness(wave),
         seconds=len(wave) / judges.RATE,
         speech_seconds=speech_seconds(wave, judges.RATE),
-        f0_hz=f0_hz,
-        f0_spread=f0_spread,
+        f0_hz=tone and tone.hz,
+        f0_spread=tone and tone.spread,
         ended=sound.ended,
         tries=sound.tries,
         work_seconds=sound.work_seconds,
@@ -168,15 +165,6 @@ def speech_seconds(wave: np.ndarray, rate: int) -> float:
     loudness = np.sqrt(np.square(frames).mean(axis=1))
     loud = np.flatnonzero(loudness > loudness.max(initial=0.0) * 10 ** (-SILENT_DB / 20))
     return float(loud[-1] - loud[0] + 1) * FRAME_SEC if len(loud) else 0.0
-
-
-def f0_figures(wave: np.ndarray) -> tuple[float | None, float | None]:
-    """Median pitch in Hz and its standard deviation in semitones of a 16 kHz wave (N,); None without voiced frames."""
-    track = pitch(torch.from_numpy(wave)[None], judges.RATE, round(HOP_SEC * judges.RATE))[0].numpy()
-    voiced = track[track > 0]
-    if len(voiced) < FEWEST_VOICED:
-        return None, None
-    return float(np.median(voiced)), float(np.std(SEMITONES * np.log2(voiced)))
 
 
 def in_plain_letters(text: str) -> bool:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from build_mini.acoustics import resampled_to_mel_rate
 from build_mini.common import (
-    MEL_RATE,
     SEED,
     Progress,
     aligned_clips,
@@ -19,10 +18,8 @@ from build_mini.common import (
     log_line,
     set_learning_rate,
 )
-from build_mini.features import SPEEDS, change_speed
-from build_mini.pitch import pitch
+from build_mini.features import SPEEDS, change_speed, mel_frame_pitch
 from build_mini.vocoder import centre_input, mini_config, shipped
-from cosyvoice.utils.common import MEL_HOP
 
 MINUTES = 4.0
 CLIPS_PER_VOICE = 25  # most
@@ -43,7 +40,7 @@ def load_pairs(work: Path) -> list[tuple[Tensor, Tensor]]:
         for clip in rng.sample(mine, min(len(mine), CLIPS_PER_VOICE)):
             for speed in (Fraction(1), rng.choice(SPEEDS), HIGH):
                 wave = resampled_to_mel_rate(change_speed(clip.wave(work), speed))[None]
-                pairs.append((feat_extractor(wave)[0], pitch(wave, MEL_RATE, MEL_HOP)[0]))
+                pairs.append((feat_extractor(wave)[0], mel_frame_pitch(wave)[0]))
     return pairs
 
 

@@ -19,7 +19,19 @@ import whisper.audio
 from torch import Tensor
 from tqdm import tqdm
 
-from build_mini.common import SEED, SOURCES, TOKENIZER_RATE, Clip, aligned_clips, log_line, read_manifest, save_arrays
+from build_mini.common import (
+    MEL_RATE,
+    SEED,
+    SOURCES,
+    TOKENIZER_RATE,
+    Clip,
+    aligned_clips,
+    log_line,
+    read_manifest,
+    save_arrays,
+)
+from cosyvoice.utils.common import MEL_HOP
+from voice.metrics import F0_HOP, pitch_track
 
 SPEEDS = tuple(Fraction(*pair) for pair in ((4, 5), (8, 9), (9, 8), (5, 4)))  # > 1: higher, faster, smaller speaker
 COPIES_PER_VOICE = 450
@@ -32,6 +44,14 @@ def change_speed(wave: Tensor, speed: Fraction) -> Tensor:
         return wave
     faster = scipy.signal.resample_poly(wave.numpy(), speed.denominator, speed.numerator)
     return torch.from_numpy(faster.astype(np.float32))
+
+
+def mel_frame_pitch(waves: Tensor) -> Tensor:
+    """Pitch (B, N // MEL_HOP) in Hz of waves (B, N) at MEL_RATE, 0 where unvoiced; of the middle of each mel frame."""
+    tracks = [pitch_track(change_speed(wave, Fraction(MEL_RATE, TOKENIZER_RATE))[None]) for wave in waves]
+    middles = (torch.arange(waves.shape[1] // MEL_HOP) + 0.5) * MEL_HOP / MEL_RATE  # s
+    nearest = (middles * TOKENIZER_RATE / F0_HOP).round().long().clamp(max=len(tracks[0]) - 1)
+    return torch.from_numpy(np.stack(tracks)).float()[:, nearest]
 
 
 def whisper_logmel(wave: Tensor) -> Tensor:

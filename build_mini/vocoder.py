@@ -29,8 +29,7 @@ from build_mini.common import (
     running_mean,
     set_learning_rate,
 )
-from build_mini.features import SPEEDS, change_speed
-from build_mini.pitch import pitch
+from build_mini.features import SPEEDS, change_speed, mel_frame_pitch
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.utils.common import MEL_HOP
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
@@ -97,7 +96,7 @@ def losses(model: nn.Module, config: ModelConfig, wave: Tensor) -> dict[str, Ten
     inner = slice(MARGIN_FRAMES, MARGIN_FRAMES + CROP_FRAMES)
     with torch.no_grad():
         mel = config.feat_extractor(wave)[:, :, inner]
-        f0 = pitch(wave, MEL_RATE, MEL_HOP)[:, inner]
+        f0 = mel_frame_pitch(wave)[:, inner]
     real = wave[:, inner.start * MEL_HOP : inner.stop * MEL_HOP]
     with fast():
         made = model.decode(mel, model.source(f0))

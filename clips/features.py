@@ -28,6 +28,7 @@ from tqdm import tqdm
 from clips.audio_doctor import audio_flags, drops, text_flags
 from clips.audio_files import read_audio
 from clips.measuring import AudioFigures, measure
+from clips.waveform import Waveform, waveform
 from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
@@ -67,6 +68,7 @@ class Record:
     problem: str | None
     figures: AudioFigures | None
     text: str  # normalised
+    waveform: Waveform | None = None
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
@@ -77,8 +79,10 @@ class Record:
                 if damaged or set(file.files) not in ({"values"}, {"values", *ARRAYS}):
                     return None
                 values = json.loads(file["values"].tobytes())
-            figures = AudioFigures(**values["figures"]) if "figures" in values else None
-            return cls(path, values.get("problem"), figures, values.get("text", ""))
+            if "figures" not in values:
+                return cls(path, values.get("problem"), None, "")
+            figures, wave = AudioFigures(**values["figures"]), Waveform(**values["waveform"])
+            return cls(path, None, figures, values["text"], wave)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 
@@ -103,7 +107,8 @@ def extract(job: Extraction) -> None:
         if not drops(audio_flags(figures) + text_flags(text)):
             wave_16k, wave_22k = recording.mono(EXTRACTOR_RATE), recording.mono(SAMPLE_RATE)
             arrays = features(front_end, text, wave_16k, wave_22k, job.path)
-        values = {"figures": asdict(figures), "text": text}
+        wave = waveform(recording.samples, recording.sample_rate)
+        values = {"figures": asdict(figures), "text": text, "waveform": asdict(wave)}
     except AudioError as error:
         values = {"problem": str(error)}
     with atomic_path(job.record) as part, open(part, "wb") as file:

@@ -101,14 +101,22 @@ def fall_db(mono: np.ndarray, sample_rate: int) -> float:
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of samples (N,) that lie at the extreme value, FLAT_RUN or more in a row."""
+    """Share of samples (N,) that lie on a flat top."""
+    return float(flat_tops(samples).mean())
+
+
+def flat_tops(samples: np.ndarray) -> np.ndarray:
+    """Which of the samples (N,) lie at the extreme value, FLAT_RUN or more in a row."""
     top = np.abs(samples).max()
     if top < 0.1:
-        return 0.0
+        return np.zeros(len(samples), dtype=bool)
     at_top = np.concatenate([[0], (np.abs(samples) >= 0.998 * top).astype(np.int8), [0]])
-    edges = np.diff(at_top)
-    runs = np.nonzero(edges == -1)[0] - np.nonzero(edges == 1)[0]
-    return float(runs[runs >= FLAT_RUN].sum() / len(samples))
+    steps = np.diff(at_top)
+    starts, ends = np.nonzero(steps == 1)[0], np.nonzero(steps == -1)[0]
+    long = ends - starts >= FLAT_RUN
+    steps[:] = 0
+    steps[starts[long]], steps[ends[long]] = 1, -1
+    return np.cumsum(steps[:-1]).astype(bool)
 
 
 def bandwidth_hz(mono: np.ndarray, sample_rate: int) -> float:

@@ -7,10 +7,12 @@ from typing import Any
 from clips.audio_doctor import FLAGS, Finding
 
 REPORT_FIGURES = (
-    "text duration_sec sample_rate channels peak_db level_db dc_offset channel_db snr_db clipped_share "
+    "text written duration_sec sample_rate channels peak_db level_db dc_offset channel_db snr_db clipped_share "
     "lead_silence_sec trail_silence_sec edge_db fall_db bandwidth_hz chars_per_sec speaker_cosine text_help cer heard "
     "text_tokens speech_tokens"
 ).split()
+FEWEST_CLIPS, FEWEST_SEC, FAIR_CLIPS = 10, 30, 20  # with fewer a voice is poor; good from FAIR_CLIPS on
+GOOD_CLIPS = "20-50 clips of 2-15 s"
 
 
 def report_entry(finding: Finding) -> dict[str, Any]:
@@ -61,21 +63,35 @@ def summary_lines(findings: Sequence[Finding]) -> list[str]:
     return [total, *advice(findings)]
 
 
+def enough(findings: Sequence[Finding]) -> tuple[str, str]:
+    """Whether the clips that are used are enough for a voice: bad, fair or good, and a sentence that says so."""
+    used = [finding for finding in findings if finding.status != "dropped"]
+    seconds = sum(finding.figures["duration_sec"] for finding in used)
+    flagged = any(finding.status == "warned" for finding in used)
+    if not used:
+        return "bad", "No clip can be used: mend what is named below and prepare again."
+    if len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC:
+        return "bad", f"Very little data: {len(used)} clips, {seconds:.0f} s; {GOOD_CLIPS} give a better voice."
+    if len(used) < FAIR_CLIPS:
+        return "fair", f"Enough to try: {len(used)} clips; {GOOD_CLIPS} give a better voice."
+    if len(findings) > 2 * len(used):
+        return "fair", f"Enough to try: {len(used)} clips; but more were dropped, mend those first."
+    return "good", "Enough for a voice" + ("; listen to the clips with a warning first." if flagged else ".")
+
+
 def advice(findings: Sequence[Finding]) -> list[str]:
     """What to do about the set as a whole."""
     used = [finding for finding in findings if finding.status != "dropped"]
     dropped = len(findings) - len(used)
-    seconds = sum(finding.figures["duration_sec"] for finding in used)
     lines = []
     if dropped > len(used):
         lines.append(
             f"WARNING: more clips were dropped ({dropped}) than used ({len(used)}). "
             "Mend the clips named above and run this again before training."
         )
-    if used and (len(used) < 10 or seconds < 30):
-        lines.append(
-            f"Very little data: {len(used)} clips, {seconds:.0f} s; 20-50 clips of 2-15 s give a better voice."
-        )
+    word, sentence = enough(findings)
+    if used and word == "bad":
+        lines.append(sentence)
     if any(finding.status == "warned" for finding in used):
         lines.append("Clips with a warning are used. Listen to them; mend or delete those that are wrong, run again.")
     return lines

@@ -1,52 +1,128 @@
-"""The data doctor's report as one page: every clip with its figures and a player, worst first, sortable."""
+"""The data doctor's report as one page: what to mend first, then every clip with waveform, player and text as read."""
 
-import html
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from clips.audio_doctor import Finding
+from clips.audio_doctor import DROP, FLAGS, Finding
 from clips.measuring import ECHO_SEC
-from clips.report import summary_lines, worst_first
-from common.webpage import document
+from clips.report import advice, enough, worst_first
+from clips.text_changes import Piece, changes, shortened
+from clips.waveform import HEIGHT, POINTS, Mark, marks, outline
+from pages.render import render
 
-# Columns: figure, heading, digits
+CARDS = 200  # clips with waveform and player; those after them, of which all that have flags are worse, are only listed
+FIRST = 3  # kinds of trouble that the summary names: those of most clips, the gravest of equals
+NAMED = 6  # clips of each
+QUOTED = 40  # characters of a text within a reason: the whole text stands below
+# Figure, title, digits, unit
 FIGURES = (
-    ("duration_sec", "s", 2),
-    ("level_db", "level, dBFS", 1),
-    ("peak_db", "peak, dBFS", 1),
-    ("snr_db", "speech above pauses, dB", 0),
-    ("clipped_share", "clipped share", 4),
-    ("lead_silence_sec", "silence before, s", 2),
-    ("trail_silence_sec", "silence after, s", 2),
-    ("fall_db", f"fall in {ECHO_SEC} s, dB", 0),
-    ("bandwidth_hz", "band up to, Hz", 0),
-    ("sample_rate", "Hz", 0),
-    ("chars_per_sec", "characters/s", 1),
-    ("speaker_cosine", "cosine to the others", 3),
-    ("text_help", "what the text tells, nats/s", 0),
-    ("cer", "character error rate", 2),
+    ("level_db", "level", 1, " dBFS"),
+    ("peak_db", "peak", 1, " dBFS"),
+    ("snr_db", "speech above pauses", 0, " dB"),
+    ("clipped_share", "clipped", 4, ""),
+    ("lead_silence_sec", "silence before", 2, " s"),
+    ("trail_silence_sec", "silence after", 2, " s"),
+    ("fall_db", f"fall in {ECHO_SEC} s", 0, " dB"),
+    ("bandwidth_hz", "band up to", 0, " Hz"),
+    ("sample_rate", "sample rate", 0, " Hz"),
+    ("chars_per_sec", "speaking rate", 1, " characters/s"),
+    ("speaker_cosine", "similarity to the others", 3, ""),
+    ("text_help", "intelligibility score", 0, " nats/s"),
+    ("cer", "character error rate", 2, ""),
 )
-WORDS = {"clip": "", "status": "", "what is wrong": "long", "text": "long"}  # first columns, and which are wide
-STYLE = """
-audio { width: 14rem }
-td { font-variant-numeric: tabular-nums }
-th { font-size: .8rem; vertical-align: bottom }
-.long { min-width: 16rem }
-"""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A flag and the clips that have it."""
+
+    flag: str
+    drops: bool
+    clips: list[tuple[int, str]]  # place on the page, name
+    reason: str  # of the first of them
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of a clip."""
+
+    clip: str
+    status: str
+    seconds: float | None
+    sound: str  # address of the recording
+    reasons: list[tuple[str, str]]  # flag, sentence
+    path: str | None  # of the waveform
+    marks: list[Mark]
+    written: list[Piece]  # [] where it is read as it is written
+    read: list[Piece]
+    figures: list[str]
 
 
 def report_page(findings: Sequence[Finding], notes: Sequence[str], input_dir: Path, page_dir: Path) -> str:
     """The page, to be written into page_dir; players read the recordings where they lie, below input_dir."""
-    columns = [column for column in FIGURES if any(column[0] in finding.figures for finding in findings)]
-    head = "".join(f'<th class="sorts words {kind}">{heading}</th>' for heading, kind in WORDS.items())
-    head += "".join(f'<th class="sorts">{html.escape(heading)}</th>' for _, heading, _ in columns)
-    rows = "".join(row(finding, columns, link(input_dir / finding.file, page_dir)) for finding in worst_first(findings))
-    lines = [*notes, *summary_lines(findings)]
-    body = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    body += f"<p><small>A click on a heading sorts.</small></p><table><thead><tr>{head}</tr></thead>"
-    return document("Data report", f"{body}<tbody>{rows}</tbody></table>", style=STYLE, wide=True, sorts=True)
+    ordered = worst_first(findings)
+    cards = [card(finding, link(input_dir / finding.file, page_dir)) for finding in ordered]
+    used = [finding for finding in findings if finding.status != "dropped"]
+    word, sentence = enough(findings)
+    found = troubles(ordered)
+    return render(
+        "data_report.html",
+        title="Data report",
+        verdict=word,
+        enough=sentence,
+        minutes=sum(finding.figures["duration_sec"] for finding in used) / 60,
+        count=Counter(finding.status for finding in findings),
+        used=len(used),
+        troubles=found,
+        first=sorted(found, key=lambda trouble: -len(trouble.clips))[:FIRST],
+        named=NAMED,
+        notes=[*notes, *(line for line in advice(findings) if line != sentence)],
+        cards=cards[:CARDS],
+        listed=cards[CARDS:],
+        height=HEIGHT,
+        points=POINTS,
+    )
+
+
+def troubles(findings: Sequence[Finding]) -> list[Trouble]:
+    """What is wrong, the gravest first; findings: as they stand on the page."""
+    found = []
+    for flag, (kind, _) in FLAGS.items():
+        flagged = [(place, finding) for place, finding in enumerate(findings) if flag in finding.flags]
+        if flagged:
+            clips = [(place, finding.clip) for place, finding in flagged]
+            found.append(Trouble(flag, kind == DROP, clips, reason(flagged[0][1], flag)))
+    return found
+
+
+def card(finding: Finding, sound: str) -> Card:
+    """What the page shows of a clip whose recording lies at the address `sound`."""
+    figures, wave = finding.figures, finding.figures.get("waveform")
+    written, read = changes(figures.get("written", ""), figures.get("text", ""))
+    return Card(
+        clip=finding.clip,
+        status=finding.status,
+        seconds=figures.get("duration_sec"),
+        sound=sound,
+        reasons=[(flag, reason(finding, flag)) for flag in finding.flags],
+        path=wave and outline(wave.peaks),
+        marks=marks(wave, finding.flags, figures) if wave else [],
+        written=written if any(piece.changed for piece in (*written, *read)) else [],
+        read=read,
+        figures=[
+            f"{title} {figures[name]:.{digits}f}{unit}" for name, title, digits, unit in FIGURES if name in figures
+        ],
+    )
+
+
+def reason(finding: Finding, flag: str) -> str:
+    """What is wrong and what to do, with no more than the start of the text in it."""
+    figures = finding.figures
+    return FLAGS[flag][1].format_map(figures | {"text": shortened(figures.get("text", ""), QUOTED)})
 
 
 def link(recording: Path, page_dir: Path) -> str:
@@ -55,22 +131,3 @@ def link(recording: Path, page_dir: Path) -> str:
         return quote(os.fsencode(Path(os.path.relpath(recording, page_dir)).as_posix()))
     except ValueError:  # another drive
         return recording.resolve().as_uri()
-
-
-def row(finding: Finding, columns: Sequence[tuple[str, str, int]], address: str) -> str:
-    """One clip."""
-    player = f'<audio controls preload="none" src="{html.escape(address)}"></audio>'
-    reasons = "<br>".join(
-        f"<b>{name}</b>: {html.escape(reason)}" for name, reason in zip(finding.flags, finding.reasons, strict=True)
-    )
-    cells = [
-        f"<td>{html.escape(finding.clip)}<br>{player}</td>",
-        f'<td class="words {finding.status}">{finding.status}</td>',
-        f'<td class="words long" data-value="{len(finding.flags)}">{reasons}</td>',
-        f'<td class="words long">{html.escape(str(finding.figures.get("text", "")))}</td>',
-    ]
-    for name, _, digits in columns:
-        value = finding.figures.get(name)
-        shown = "" if value is None else f"{value:.{digits}f}"
-        cells.append(f'<td data-value="{"" if value is None else value}">{shown}</td>')
-    return f"<tr>{''.join(cells)}</tr>"

@@ -33,17 +33,18 @@ def test_the_long_run_goes_far_past_the_default_and_its_stops_are_kept_epochs():
         assert long >= 2 * epochs and long % (16 * ablation.KEPT_EVERY) == 0
 
 
-@pytest.fixture
-def work(tiny_model_dir, tmp_path):
+@pytest.fixture(scope="module")
+def work(tiny_model_dir, tmp_path_factory):
     """Two short trainings of the tiny model, as bench/ablation.py leaves them."""
-    data = write_random_data(tmp_path / "data")
+    work = tmp_path_factory.mktemp("work")
+    data = write_random_data(work / "data")
     common = ["--data-dir", data, "--model-dir", tiny_model_dir, "--device", "cpu", "--set", "eval_every_epochs=0"]
     for name, more in {
         "val_loss": ["--epochs", "2", "--lr", "1e-2"],
         "long": ["--epochs", "5", "--lr", "2e-2", "--set", "keep_every_epochs=5", "--set", "flow_lora.lora_r=4"],
     }.items():
-        assert train_joint.main([*map(str, [*common, "--output-dir", tmp_path / name]), *more]) == 0
-    return tmp_path
+        assert train_joint.main([*map(str, [*common, "--output-dir", work / name]), *more]) == 0
+    return work
 
 
 @pytest.mark.scripts

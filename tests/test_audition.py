@@ -95,7 +95,7 @@ def test_similarity_does_not_win_while_intelligibility_falls_apart():
     sound = hearing(similarity=0.76, clarity=39)
     assert chosen([(sound, 2.0), (mumbling, 2.0)], "flow") == 1
     assert chosen([(mumbling, 2.0)], "flow") == 0, "where all are out the base stays"
-    assert "only 50% of the base model's clarity remains" in why_out(mumbling, BASE, "flow")
+    assert "only 50% of the base model's intelligibility score remains" in why_out(mumbling, BASE, "flow")
 
 
 def test_a_low_loss_does_not_win_while_sentences_run_on():
@@ -131,7 +131,7 @@ def test_llm_and_flow_are_chosen_apart():
 def test_an_llm_that_the_flow_makes_less_of_is_left_out():
     flow_alone = hearing(clarity=38)
     assert why_alone(hearing(clarity=35), flow_alone) == ""
-    assert why_alone(hearing(clarity=30), flow_alone) == "only 79% of the clarity without it remains"
+    assert why_alone(hearing(clarity=30), flow_alone) == "only 79% of the intelligibility score without it remains"
     assert why_alone(hearing(clarity=38, failed=(1, 0, 0, 0)), flow_alone) == "25% of the sentences go wrong"
     foreign = hearing(token_clarity=3, clarity=2)
     assert why_alone(hearing(token_clarity=3, clarity=1), foreign) == "", "where the base cannot tell"
@@ -300,8 +300,8 @@ def test_the_verdict_in_words():
 @pytest.mark.parametrize(
     ("clarity", "words"),
     [
-        ((5, 60, 5, 42), "perhaps worse (70% of the base's clarity)"),
-        ((20, 80, 35, 65), "perhaps better (125% of the base's clarity)"),
+        ((5, 60, 5, 42), "perhaps worse (70% of the base's intelligibility score)"),
+        ((20, 80, 35, 65), "perhaps better (125% of the base's intelligibility score)"),
         ((30, 50, 30, 42), "unchanged"),
     ],
 )
@@ -401,18 +401,17 @@ def at_pitch(hz: float) -> Callable[[Sentence], Sentence]:
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_voice_that_nobody_waited_for_is_merged_and_judged_when_the_run_is_resumed(
-    number, train, tmp_path, monkeypatch, capsys
+    train, tmp_path, monkeypatch, capsys
 ):
     def stop(*_) -> None:
-        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(train_joint, "summarise", stop)
-    assert train(*HEARD) == 128 + number
+    assert train(*HEARD) == 128 + signal.SIGTERM
     printed = capsys.readouterr().out
     last = tmp_path / "output" / "joint_joint_last.ckpt"
-    assert f"{number.name}: training is over and saved in {last}; merge and hear its voice with: " in printed
+    assert f"SIGTERM: training is over and saved in {last}; merge and hear its voice with: " in printed
     monkeypatch.undo()
     assert train("--resume", str(last)) == 0
     assert "verdict: timbre" in capsys.readouterr().out
@@ -779,7 +778,7 @@ def test_clear_speech_is_told_from_mumbling_and_from_another_text(audition):
         torch.nn.init.normal_(parameter, std=0.2)
     hurt = figures_of(audition.hear())
     base = figures_of(sentences)
-    assert why_out(hurt, base, "flow").endswith("of the base model's clarity remains")
+    assert why_out(hurt, base, "flow").endswith("of the base model's intelligibility score remains")
     assert why_out(hurt, base, "llm") == "", "its tokens are the base's"
     assert audition.networks.llm.training is False
     assert all(layer.lora_dropout.training for _, layer in lora_layers(audition.networks.flow))

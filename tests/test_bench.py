@@ -51,6 +51,7 @@ def bench_rows(tiny_model_dir, tmp_path, monkeypatch) -> Callable[..., dict[str,
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # twelve seconds for a developer's program
 def test_the_gpu_bench_measures_training_and_speaking(tiny_model_dir, tmp_path):
     small = ["--steps", "1", "--accumulate", "2", "--clip-seconds", "1", "--spoken-seconds", "1"]
     small += ["--optimizer-steps", "2", "--mixed-seconds", "0.5", "1", "--lines", "3"]
@@ -90,20 +91,11 @@ def test_more_memory_than_promised_fails_the_bench(monkeypatch, tmp_path):
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize(
-    ("tasks", "names"),
-    [
-        (
-            ["decode", "hift", "load"],
-            {"decode full", "decode fast", "hift full", "hift fast", "import", "load", "load memory"},
-        ),
-        pytest.param([*bench_cpu.SPEAKING, *bench_cpu.OTHERS], {*bench_cpu.SPECS}, marks=pytest.mark.slow),
-    ],
-)
-def test_every_cpu_row_has_its_floor_and_what_it_is_compared_with(tasks, names, bench_rows):
-    rows = bench_rows("--only", *tasks)
+@pytest.mark.slow
+def test_every_cpu_row_has_its_floor_and_what_it_is_compared_with(bench_rows):
+    rows = bench_rows()
     emulated = set() if fast_dtype(floors.CPU) == torch.bfloat16 else {"train bf16"}
-    assert set(rows) == names - emulated
+    assert set(rows) == {*bench_cpu.SPECS} - emulated
     for row in rows.values():
         assert row["value"] > 0 and row["existing_here"] > 0
         assert row["times_better"] == pytest.approx(row["existing_here"] / row["value"])
@@ -210,22 +202,16 @@ def test_a_square_where_the_arithmetic_is_linear_is_too_fast_also_beside_a_fixed
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize(
-    ("tasks", "curves"),
-    [
-        (["decode", "training"], ["decode", "training", "training memory"]),
-        pytest.param(["decode", "training", "prepare", "speaking"], [*growth.CURVES], marks=pytest.mark.slow),
-    ],
-)
-def test_growth_measures_every_curve_and_draws_it(tasks, curves, tiny_model_dir, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_growth_measures_every_curve_and_draws_it(tiny_model_dir, tmp_path, monkeypatch, capsys):
     threads = str(torch.get_num_threads())
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     path, picture = tmp_path / "growth.json", tmp_path / "growth.png"
     where = ["--tiny", "--model-dir", str(tiny_model_dir), "--json", str(path), "--picture", str(picture)]
-    growth.main([*where, "--threads", threads, "--only", *tasks])  # how fast a tiny network grows says nothing
+    growth.main([*where, "--threads", threads])  # how fast a tiny network grows says nothing
     rows = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
-    assert list(rows) == curves
+    assert list(rows) == [*growth.CURVES]
     assert all(point["cost"] > 0 for row in rows.values() for point in row["points"])
     assert rows["training memory"]["upper_exponent"] < 2
-    assert capsys.readouterr().out.count("arithmetic ^") == len(curves)
+    assert capsys.readouterr().out.count("arithmetic ^") == len(growth.CURVES)
     assert picture.read_bytes().startswith(b"\x89PNG")

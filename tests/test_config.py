@@ -28,6 +28,13 @@ def test_the_shipped_dict_is_the_defaults():
     assert config.flatten(config.JOINT_TRAINING_CONFIG) == config.flatten(to_dict(JointConfig()))
 
 
+def test_every_setting_is_explained_in_both_languages_and_fits_its_own_limits():
+    for key, (kind, item) in config.known_settings().items():
+        english, chinese = config.help_of(item)
+        assert english.isascii() and not chinese.isascii(), key
+        assert config.load([f"{key}={item.default!r}"])[0] == JointConfig() or "lora" in key, (key, kind)
+
+
 def test_the_owners_snippet_can_be_pasted(monkeypatch):
     monkeypatch.setattr(config, "JOINT_TRAINING_CONFIG", OWNERS_SNIPPET)
     assert load() == (JointConfig(), {})

@@ -86,6 +86,7 @@ def test_two_processes_train_the_weights_of_one(start, tmp_path):
     }
 
 
+@pytest.mark.slow  # half a minute
 def test_two_processes_are_interrupted_together_and_go_on(start, tmp_path):
     broken = start(2, "broken", "--epochs", 12)
     last = tmp_path / "broken" / LAST
@@ -121,6 +122,7 @@ def test_a_shard_that_only_one_process_looks_into_is_told_once_and_ends_both(sta
     assert not (tmp_path / "output" / LAST).exists()
 
 
+@pytest.mark.slow  # as with the damaged shard, where the other process waits
 def test_a_mistake_ends_all_processes(start):
     assert "lower stop.llm_loss, stop.flow_loss" in finished(
         start(2, "output", "--set", "stop.llm_loss=99", "--set", "stop.flow_loss=99"), code=1

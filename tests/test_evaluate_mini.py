@@ -84,14 +84,6 @@ def test_speech_is_measured_without_the_silence_around_it():
     assert evaluate.speech_seconds(silence, RATE) == evaluate.speech_seconds(silence[:0], RATE) == 0.0
 
 
-def test_pitch_is_measured_in_hz_and_semitones():
-    wave = np.concatenate([tone(1.0, 100.0), tone(1.0, 200.0)])
-    hz, spread = evaluate.f0_figures(tone(1.0, 150.0))
-    assert hz == pytest.approx(150.0, rel=0.01) and spread < 0.2
-    assert evaluate.f0_figures(wave)[1] == pytest.approx(6.0, rel=0.1)  # an octave apart: 6 semitones from the middle
-    assert evaluate.f0_figures(np.zeros(RATE, dtype=np.float32)) == (None, None)
-
-
 def test_phones_are_counted_where_all_words_are_known():
     assert evaluate.phone_count("See the sea.") == 6
     assert evaluate.phone_count("See “the” sea…") == 6

@@ -14,7 +14,7 @@ from sources import MODEL_FILES, MODEL_PACKAGES, OWN_FILES, PACKAGES, ROOT, ROOT
 LAYERS = (
     {"config"},
     {"text"},
-    {"common"},
+    {"common", "pages"},
     {"utils"},
     {"clips"},
     {"checkpoint", "dataset", "llm_flow_model", "lora"},
@@ -40,11 +40,11 @@ OWN_IMPORTS = {
     "text.numbers": set(),
     "common.recogniser": {"text.languages", "config"},
     "common.signals": set(),
-    "common.webpage": set(),
     "text.chinese": {"text.rules", "text.signs", "text.units"},
     "text.english": {"cosyvoice", "text.rules", "text.signs", "text.units"},
     "text.rules": set(),
     "text.typography": {"text.rules"},
+    "pages.render": set(),
     "training.distributed": {"common.signals", "config", "utils"},
     "voice.metrics": {"cosyvoice"},
     "voice.runaway": {"clips.measuring"},
@@ -166,7 +166,7 @@ import torch
 assert sys.path == before, "an import edited sys.path"
 assert not torch.cuda.is_initialized(), "an import woke the GPU"
 assert not os.listdir(), f"an import wrote {os.listdir()}"
-slow = {"matplotlib", "tensorboard", "librosa", "wetext", "inflect", "whisper"} & set(sys.modules)
+slow = {"jinja2", "matplotlib", "tensorboard", "librosa", "wetext", "inflect", "whisper"} & set(sys.modules)
 assert not slow, f"imported although only some runs need it: {slow}"
 """
 

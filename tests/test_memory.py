@@ -213,7 +213,7 @@ def full_size_model(folder: Path, config: JointConfig) -> JointModel:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [[], ["precision=bf16", "frozen_weights=half"]], ids=["fp32", "bf16 half"])
 def test_the_estimate_at_full_size_is_what_is_counted(precision, clips, tmp_path):
-    """`make test-slow` prints the table that docs/benchmarks.md shows. Nothing is computed, so bf16 takes no longer."""
+    """`make test-slow` prints the table of bench/benchmarks.md. Nothing is computed, so bf16 takes no longer."""
     config, dtype = load(precision)[0], torch.bfloat16 if precision else torch.float32
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = full_size_model(tmp_path, config)

@@ -11,14 +11,19 @@ import pytest
 import soundfile
 import torch
 from random_data import write_random_data
+from sources import ROOT
 
+from cosyvoice.cli.frontend import load_wav, resample
+from cosyvoice.utils.common import EXTRACTOR_RATE
 from dataset import list_clips
 from training.selection import compared, verdict
 from voice import recordings
 from voice.evaluation import Sentence, with_pitch
+from voice.metrics import pitch
 from voice.recordings import own_pitch
 
 RATE = 22050
+EXAMPLES = ROOT / "examples" / "en_allison" / "raw_audio"
 
 
 def tone(hz: float, seconds: float, lowest: int = 1) -> np.ndarray:
@@ -55,6 +60,25 @@ def test_recordings_without_the_lowest_harmonic_are_warned_of(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.match(r"warning: in the recordings the voice's lowest harmonic is [3-9]\d dB below the next", printed)
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("lowest", [1, 2, 3])  # a telephone lets the harmonics below 300 Hz fall away
+@pytest.mark.parametrize("hz", [65, 90, 141, 200, 300, 450])
+def test_pitch_is_measured_from_deep_men_to_children(hz, lowest):
+    found = pitch(resample(torch.from_numpy(tone(hz, 1.0, lowest)).float()[None], RATE, EXTRACTOR_RATE))
+    assert found.hz == pytest.approx(hz, rel=0.01) and found.spread < 0.2
+
+
+def test_the_spread_of_pitch_is_told_in_semitones():
+    octave = np.concatenate([tone(100, 1.0), tone(200, 1.0)])
+    found = pitch(resample(torch.from_numpy(octave).float()[None], RATE, EXTRACTOR_RATE))
+    assert found.spread == pytest.approx(6.0, rel=0.1)  # an octave apart: 6 from the middle
+
+
+# Medians by Praat 6.1.38: autocorrelation, 60-500 Hz, every 16 ms
+@pytest.mark.parametrize(("name", "praat_hz"), [("001", 202.4), ("004", 185.2), ("006", 192.0), ("008", 193.2)])
+def test_pitch_of_real_speech_is_that_of_praat(name, praat_hz):
+    assert pitch(load_wav(EXAMPLES / f"{name}.flac", EXTRACTOR_RATE)).hz == pytest.approx(praat_hz, rel=0.015)
 
 
 def test_where_nothing_is_voiced_there_is_no_pitch(tmp_path, capsys):

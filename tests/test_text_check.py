@@ -123,6 +123,7 @@ def test_the_example_clips_raise_no_false_alarm(example_data):
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # ten seconds
 def test_swapped_texts_are_found(example_data, tmp_path):
     """Three pairs of thirty, three random draws: at least 5 of 6 found each time, at most 1 false alarm on average."""
     llm, false_alarms = load_part(MINI, "llm").eval(), 0

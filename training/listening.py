@@ -18,7 +18,12 @@ from training.selection import compared, mean, means, overfit_signs, verdict, wh
 from training.state import Run
 from voice.evaluation import BY_NAME, CAMPPLUS, Figures, Sentence, figures_of, in_words, summary, with_pitch
 
-SHOWN = ("similarity", "clarity", "duration_ratio", "failed")  # in the line about an epoch
+SHOWN = {  # in the line about an epoch, and by which word
+    "similarity": "similarity",
+    "clarity": "intelligibility score",
+    "duration_ratio": "duration ratio",
+    "failed": "degenerate",
+}
 UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # left out of the summary: told by others
 
 
@@ -105,7 +110,9 @@ def with_own_pitch(run: Run, sentences: Sequence[Sentence]) -> Sequence[Sentence
 def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str], by_flow: float) -> str:
     """What was heard, in one line."""
     found, epoch = summary(figures), run.hearings[-1].epoch
-    values = ", ".join(f"{name} {found[name].value:.{BY_NAME[name].digits}f}" for name in SHOWN if name in found)
+    values = ", ".join(
+        f"{word} {found[name].value:.{BY_NAME[name].digits}f}" for name, word in SHOWN.items() if name in found
+    )
     values += "" if math.isnan(by_flow) else f", by the flow alone similarity {by_flow:.3f}"
     kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""

@@ -18,7 +18,7 @@ CLEAR = 15.0  # nats a second: where the base is less clear it cannot tell who e
 UNREAD = 0.4  # of the base's own clarity: clips that it foresees less from their texts are in no language it knows
 
 # When an epoch is out of the race, beside the base
-CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; docs/ablation.md shows what is heard then
+CLARITY_KEPT = {"llm": 0.85, "flow": 0.75}  # of the base's; bench/ablation.md shows what is heard then
 NOISE = 0.05  # cosine by which the mean over two to four sentences differs for no reason
 LOST = 0.02  # cosine by which the mean over all sentences must surely be lower to be worth throwing a flow away
 SLOWEST, FASTEST = 1.5, 0.7  # of the speaker's own duration
@@ -96,7 +96,7 @@ def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str
     heard: for the flow the base's tokens in its sound. base: the base's figures of the same sentences."""
     kept = kept_clarity(heard, base, "token_clarity" if part == "llm" else "clarity")
     if kept < CLARITY_KEPT[part]:
-        return f"only {kept:.0%} of the base model's clarity remains"
+        return f"only {kept:.0%} of the base model's intelligibility score remains"
     failed = mean(heard, FAILED_BY[part])
     if failed > mean(base, FAILED_BY[part]):
         return f"{failed:.0%} of the sentences go wrong"
@@ -114,7 +114,7 @@ def why_alone(together: Sequence[Figures], flow_alone: Sequence[Figures]) -> str
     Both with all sentences. An LLM whose tokens are clear may still say what the flow makes less of."""
     kept = kept_clarity(together, flow_alone, "clarity")
     if kept < CLARITY_KEPT["llm"]:
-        return f"only {kept:.0%} of the clarity without it remains"
+        return f"only {kept:.0%} of the intelligibility score without it remains"
     failed = mean(together, "failed")
     return f"{failed:.0%} of the sentences go wrong" if failed > mean(flow_alone, "failed") else ""
 
@@ -211,7 +211,7 @@ class Told:
 
 TOLD = (
     Told(CAMPPLUS, "timbre", "clearly closer", "further away", NOISE, "similarity {0:.2f} -> {1:.2f}"),
-    Told("clarity", "intelligibility", "better", "worse", MARKED_CHANGE, "{2:.0%} of the base's clarity"),
+    Told("clarity", "intelligibility", "better", "worse", MARKED_CHANGE, "{2:.0%} of the base's intelligibility score"),
     Told("duration_ratio", "pace", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.2f} -> {1:.2f} of the speaker's own time"),
     Told("f0_hz", "pitch", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.0f} -> {1:.0f} Hz"),
 )

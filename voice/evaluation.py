@@ -72,14 +72,14 @@ def octaves(value: float, target: float) -> float:
 ANY, COSINE = (-math.inf, math.inf), (-1.0, 1.0)
 FIGURES = (
     Figure("wer", "word error rate", "less"),
-    Figure("clarity", "clarity, nats/s by which the text foretells the sound", "more", 1, limits=ANY),
-    Figure("token_clarity", "clarity of the speech tokens, nats/s", "more", 1, limits=ANY),
-    Figure(CAMPPLUS, "similarity to the speaker (campplus)", "more", 3, limits=COSINE),
-    Figure(GE2E, "similarity to the speaker (GE2E)", "more", 3, limits=COSINE),
-    Figure("duration_ratio", "duration / at the speaker's own rate", "near", 2, octaves),
-    Figure("run_on", "share that runs on", "less", yes_or_no=True),
-    Figure("early_stop", "share that stops early", "less", yes_or_no=True),
-    Figure("failed", "share that goes wrong in any way", "less", yes_or_no=True),
+    Figure("clarity", "intelligibility score, nats/s", "more", 1, limits=ANY),
+    Figure("token_clarity", "intelligibility score of the speech tokens, nats/s", "more", 1, limits=ANY),
+    Figure(CAMPPLUS, "similarity to the speaker", "more", 3, limits=COSINE),
+    Figure(GE2E, "similarity to the speaker, by GE2E", "more", 3, limits=COSINE),
+    Figure("duration_ratio", "speaking rate, duration / the speaker's own", "near", 2, octaves),
+    Figure("run_on", "runs on after the text, share of sentences", "less", yes_or_no=True),
+    Figure("early_stop", "stops early, share of sentences", "less", yes_or_no=True),
+    Figure("failed", "degenerate output, share of sentences", "less", yes_or_no=True),
     Figure("silence_sec", "longest silence, s", "less"),
     Figure("repeated", "share of repeated tokens", "near"),
     Figure("recited_sec", "longest stretch as in a training clip, s", "less", 1),
@@ -254,6 +254,8 @@ def speak_sentence(speaker: Speaker, text: str, seed: int, ears: Ears, centres: 
     speech = speaker.speak(segments, seed)
     found = listen_to(text, speech.wave, speaker.sample_rate, speech.tokens, ears, centres)
     figures = found.figures | length_figures(speaker, segments, speech)
+    wrong = any(figures[name][0] for name in ("run_on", "early_stop"))
+    figures["failed"] = (float(wrong or bool(speech.complaints)), 1)
     return Sentence(text, found.wave, found.sample_rate, figures, found.heard, tuple(speech.complaints))
 
 

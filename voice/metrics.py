@@ -6,16 +6,19 @@ Pure functions, no files. Waves are (1, N) in [-1, 1].
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from swift_f0 import SwiftF0
 from torch import Tensor
 
 from cosyvoice.utils.common import EXTRACTOR_RATE
 
 LOWEST_HZ, HIGHEST_HZ = 60.0, 500.0
-F0_WINDOW, F0_HOP = 1024, 256  # samples
+F0_HOP = 256  # samples, as the pitch network has it
+VOICED = 0.5  # confidence of a voiced frame
 HARMONICS_WINDOW = 2048  # samples: its bins of 8 Hz part the harmonics of the deepest voice
 FEWEST_VOICED = 10  # frames; with fewer a sentence has no pitch
 SEMITONES = 12  # an octave
@@ -33,21 +36,27 @@ class Pitch(NamedTuple):
     lowest_db: float  # median level of the lowest harmonic beside the stronger of the next two
 
 
-def pitch(wave: Tensor) -> Pitch | None:
-    """Pitch of a wave (1, N) at EXTRACTOR_RATE; None without voiced frames.
+def pitch_track(wave: Tensor) -> np.ndarray:
+    """Pitch in Hz, (N // F0_HOP,), of a wave (1, N) at EXTRACTOR_RATE; 0 where unvoiced.
 
-    Source: Mauch and Dixon 2014 (pYIN), as librosa has it.
+    Frame k is centred on sample k * F0_HOP. Source: Nieradzik 2025 (SwiftF0), whose network comes inside the package.
     """
-    import librosa  # 1 s
+    found = _pitch_detector().detect(wave[0].numpy(), EXTRACTOR_RATE, LOWEST_HZ, HIGHEST_HZ)
+    return np.where(found.confidence >= VOICED, found.pitch_hz, 0.0)
 
-    samples = wave[0].numpy()
-    track, voiced, _ = librosa.pyin(
-        samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=EXTRACTOR_RATE, frame_length=F0_WINDOW, hop_length=F0_HOP
-    )
-    frames = np.flatnonzero(voiced)
+
+@lru_cache(maxsize=1)
+def _pitch_detector() -> SwiftF0:
+    return SwiftF0(threads=1)  # more threads gain nothing on one sentence
+
+
+def pitch(wave: Tensor) -> Pitch | None:
+    """Pitch of a wave (1, N) at EXTRACTOR_RATE; None without voiced frames."""
+    track = pitch_track(wave)
+    frames = np.flatnonzero(track)
     if len(frames) < FEWEST_VOICED:
         return None
-    hz = track[frames]
+    samples, hz = wave[0].numpy(), track[frames]
     levels = [_lowest_harmonic_db(samples, frame * F0_HOP, f0) for frame, f0 in zip(frames, hz, strict=True)]
     return Pitch(float(np.median(hz)), float(np.std(SEMITONES * np.log2(hz))), float(np.median(levels)))
 
