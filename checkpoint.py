@@ -30,6 +30,7 @@ from cosyvoice.utils.weights import (
 )
 from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
+from text.normalizer import DEFAULT
 from utils import command_line, user_mistakes
 
 FORMAT = 1
@@ -275,5 +276,6 @@ def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     voices[speaker["name"]] = {
         "embedding": speaker["embedding"],
         "seconds_per_text_token": speaker["seconds_per_text_token"],
+        "text_normalizer": speaker.get("text_normalizer", DEFAULT),
     }
     return voices

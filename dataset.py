@@ -23,6 +23,7 @@ from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
+from text.normalizer import DEFAULT
 from utils import DEFAULT_DATA_DIR, command_line
 
 SCHEMA = pa.schema(
@@ -123,6 +124,8 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
     else:
         own["input_dir"] = Path("FOLDER")
         words = ", with the folder of its recordings for FOLDER, and with --model-dir where you gave one"
+    reader = _meta_file(Path(data_dir)).get("text_normalizer", DEFAULT)
+    own["text_normalizer"] = None if reader == DEFAULT else reader
     command = command_line("prepare_joint_data.py", **own, output_dir=data_dir)
     return f"{command}{' --force' * force}{words}"
 
@@ -134,14 +137,22 @@ def _holds_recordings(folder: Path) -> bool:
     return not suffixes.isdisjoint(AUDIO_SUFFIXES) and suffixes.isdisjoint({".parquet", ".ckpt", ".pt"})
 
 
+def _meta_file(data_dir: Path) -> dict[str, Any]:
+    """meta.json; {} where there is none that can be read."""
+    try:
+        meta = json.loads((data_dir / META_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def made_from(data_dir: Path) -> dict[str, Path]:
     """The folders input_dir and model_dir that meta.json notes, as one would type them here; {} for older data.
 
     They are in no shard: the same clips make the same shards wherever their recordings lie."""
     try:
-        meta = json.loads((data_dir / META_FILE).read_text(encoding="utf-8"))
-        folders = {name: Path(meta[name]) for name in ("input_dir", "model_dir")}
-    except (OSError, ValueError, LookupError, TypeError):
+        folders = {name: Path(_meta_file(data_dir)[name]) for name in ("input_dir", "model_dir")}
+    except (LookupError, TypeError):
         return {}
     here = Path.cwd()
     return {name: path.relative_to(here) if path.is_relative_to(here) else path for name, path in folders.items()}

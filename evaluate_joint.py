@@ -37,6 +37,7 @@ from utils import (
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_normalizer_argument,
     add_seed_argument,
     check_seed,
     find_folder,
@@ -73,6 +74,7 @@ from voice.loading import (
     Source,
     Voice,
     check_strength,
+    choose_normalizer,
     find_weights,
     load_voice,
     trained_file,
@@ -110,6 +112,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
     add("--raw-audio", type=Path, help="the recordings they were made from [as the data notes] | 原始录音目录")
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
+    add_normalizer_argument(parser, otherwise="as the voice was prepared")
     add_seed_argument(parser)
     add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
     add_folder_arguments(parser)
@@ -359,8 +362,12 @@ def evaluate(args: argparse.Namespace) -> None:
     weights = {  # all mistakes before the first sentence
         name: weights_words(source, *find_weights(source, model_dir)) for name, source in systems.items()
     }
+    reader, warning = choose_normalizer(args.text_normalizer, list(systems.values()), model_dir)
+    if warning:
+        print(warning, flush=True)
     with user_mistakes():
-        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu", threads=torch.get_num_threads())
+        model_config, threads = read_model_config(model_dir), torch.get_num_threads()
+        frontend = CosyVoiceFrontEnd(model_config, normalizer=reader, threads=threads)
         clips = read_clips(args, frontend.config)
         split = split_clips(args, clips)
         sentences = read_sentences(args, clips, frontend)

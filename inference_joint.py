@@ -8,8 +8,10 @@ python inference_joint.py --base --text "How the base model says it."
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,11 +21,13 @@ from common.files import read_lines, text_name, too_long
 from config import UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import unread_signs
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_normalizer_argument,
     add_seed_argument,
     add_setting_argument,
     check_seed,
@@ -33,7 +37,7 @@ from utils import (
     select_device,
     user_mistakes,
 )
-from voice.loading import Source, check_strength, load_voice
+from voice.loading import Source, check_strength, choose_normalizer, load_voice
 from voice.speaking import BATCH, Speaker, Speech, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
@@ -56,8 +60,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lora-scale", type=float, default=1.0, help="strength with --ckpt, 0-2 [1.0] | LoRA 强度")
     parser.add_argument("--base", action="store_true", help="the untouched base model | 使用原始基座模型")
     parser.add_argument("--speaker", metavar="NAME", help="a voice of spk2info.pt | 音色名称")
+    parser.add_argument(
+        "--print-text", action="store_true", help="print how each text will be read, and stop | 只打印文本的读法"
+    )
     parser.add_argument("--output", type=Path, help=f"wav or flac [OUTPUT_DIR/{DEFAULT_OUTPUT}] | 输出音频路径")
     parser.add_argument("--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速")
+    add_normalizer_argument(parser, otherwise="as the voice was prepared")
     add_seed_argument(parser)
     add_setting_argument(parser, "--flow-steps", "inference.flow_steps")
     add_setting_argument(parser, "--flow-solver", "inference.flow_solver")
@@ -104,27 +112,19 @@ def numbered(output: Path, number: int) -> Path:
 def infer(args: argparse.Namespace) -> int:
     """Check everything, load, speak, write."""
     check_arguments(args)
-    output = args.output or args.output_dir / DEFAULT_OUTPUT
-    check_output(output)
     lines = [args.text] if args.text is not None else read_lines(args.text_file)
-    if args.text is None:
-        check_output(numbered(output, len(lines)))  # no other is longer
+    output = args.output or args.output_dir / DEFAULT_OUTPUT
+    check_output(output if args.text is not None else numbered(output, len(lines)))  # no other is longer
     device = select_device(args.device)
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     config = read_settings(args.overrides, model_dir)[0]
-    with user_mistakes():
-        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), device="cpu")
-        texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
-        warn_of_signs(frontend, lines, texts)
-    for number in [number for number, segments in texts.items() if not segments]:
-        if args.text is not None:
-            raise UserError(f"--text {args.text!r}: nothing in it can be spoken; give words or numbers")
-        del texts[number]
-        print(f"{text_name(args.text_file)}, line {number}: nothing that can be spoken; skipped", flush=True)
-    if not texts:
-        raise UserError(f"{text_name(args.text_file)}: no line holds anything that can be spoken")
-
     source = Source(args.output_dir, args.base, args.ckpt, args.llm, args.flow, args.lora_scale, args.speaker)
+    frontend, texts = read_texts(lines, args.text_normalizer, source, model_dir, print_text=args.print_text)
+    check_texts(args, texts)
+    if args.print_text:
+        return 0
+    texts = {number: segments for number, segments in texts.items() if segments}
+
     model, voice = load_voice(source, model_dir, device, config.inference.precision)
     speaker = Speaker(model, frontend, voice, config.inference, args.speed)
     doubtful = 0
@@ -149,22 +149,54 @@ def infer(args: argparse.Namespace) -> int:
     return 0
 
 
-def warn_of_signs(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapping[int, Sequence[str]]) -> None:
-    """One warning for letters that the model cannot read, and one for each of SIGNS.
+def read_texts(
+    lines: Sequence[str], asked: str | None, source: Source, model_dir: Path, *, print_text: bool
+) -> tuple[CosyVoiceFrontEnd, dict[int, list[str]]]:
+    """The front end, and {number of the line from 1: its segments, [] where nothing can be spoken}.
+
+    asked: name of the text normaliser, None for the one that the voice was prepared with. print_text: print how each
+    line will be read, one line each, and warnings to standard error."""
+    warn = partial(print, file=sys.stderr if print_text else sys.stdout, flush=True)
+    reader, warning = choose_normalizer(asked, [source], model_dir)
+    if warning:
+        warn(warning)
+    with user_mistakes():
+        frontend = CosyVoiceFrontEnd(read_model_config(model_dir), normalizer=reader)
+        texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
+    for line in warnings(frontend, lines, texts):
+        warn(f"warning: {line}")
+    if print_text:
+        for segments in texts.values():
+            print(" ".join("".join(segments).split()))
+    return frontend, texts
+
+
+def check_texts(args: argparse.Namespace, texts: Mapping[int, Sequence[str]]) -> None:
+    """UserError where nothing can be spoken; else the numbers of the lines of which that is so are printed."""
+    for number in [number for number, segments in texts.items() if not segments]:
+        if args.text is not None:
+            raise UserError(f"--text {args.text!r}: nothing in it can be spoken; give words or numbers")
+        skipped = f"{text_name(args.text_file)}, line {number}: nothing that can be spoken; skipped"
+        print(skipped, file=sys.stderr if args.print_text else sys.stdout, flush=True)
+    if not any(texts.values()):
+        raise UserError(f"{text_name(args.text_file)}: no line holds anything that can be spoken")
+
+
+def warnings(frontend: CosyVoiceFrontEnd, lines: Sequence[str], texts: Mapping[int, Sequence[str]]) -> Iterator[str]:
+    """What will be read wrongly or not at all: letters that the model does not know, and each of SIGNS.
 
     texts: {number of the line from 1: its segments}."""
     if letters := unreadable(frontend, "".join(lines)):
         named = " ".join(letters[:MAX_NAMED]) + (" ..." if len(letters) > MAX_NAMED else "")
-        print(
-            f"warning: this model cannot read {named}: words with these letters are skipped or sound like noise",
-            flush=True,
-        )
-    flags = {number: text_flags("".join(texts[number]), line) for number, line in enumerate(lines, 1)}
+        yield f"this model cannot read {named}: words with these letters are skipped or sound like noise"
+    spoken = {number: "".join(segments) for number, segments in texts.items()}
+    flags = {number: text_flags(spoken[number], line) for number, line in enumerate(lines, 1)}
     for flag, warning in SIGNS.items():
         if found := [number for number, names in flags.items() if flag in names]:
             named = ", ".join(map(str, found[:MAX_NAMED])) + (" ..." if len(found) > MAX_NAMED else "")
             where = f"line{'s' * (len(found) > 1)} {named}" if len(lines) > 1 else "the text"
-            print(f"warning: {where}: {warning}", flush=True)
+            signs = unread_signs("".join(spoken[number] for number in found))[:MAX_NAMED]
+            yield f"{where}: {warning}" + (f" ({' '.join(signs)})" if signs and flag == "markup_left" else "")
 
 
 def groups(texts: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:

@@ -42,7 +42,6 @@ from clips.report import report_entry, report_text
 from clips.report_page import report_page
 from clips.text_check import Spoken, TextCheck
 from common.files import PART_SUFFIX, only_run, write_text
-from common.languages import digits_in_english, language_of, tagged_language
 from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
@@ -52,10 +51,13 @@ from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
+from text.languages import digits_in_english, language_of, tagged_language
+from text.normalizer import DEFAULT
 from utils import (
     DEFAULT_DATA_DIR,
     DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
+    add_normalizer_argument,
     command_line,
     find_folder,
     run_main,
@@ -67,7 +69,7 @@ CLIPS_PER_SHARD = 200
 CACHED = ("*.npz*", "*.help.json*", "*.heard.json*")  # after the clip's fingerprint
 PRINTED_LINES = 40  # of the report; report.txt has all
 LANGUAGE_CLIPS = 5  # by which a recogniser tells the language of texts in Latin letters
-TEXT_PACKAGES = ("wetext", "inflect")  # their versions decide how numbers are written out
+TEXT_PACKAGES = ("wetext", "inflect", "num2words", "py3langid")  # their versions decide how numbers are written out
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -98,6 +100,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fix_help = f"only copy to INPUT_DIR_fixed: edges trimmed, {LOUDNESS_LUFS:g} LUFS | 只做：修整静音和响度，写入副本"
     add("--fix", action="store_true", help=fix_help)
     add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
+    add_normalizer_argument(parser, otherwise=DEFAULT)
     add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
@@ -110,7 +113,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     only = [f"--{name}" for name in ("fix", "split", "transcribe") if getattr(args, name)]
     if args.fix and len(only) > 1:
         raise UserError("give --fix by itself: cut and draft first, then fix what came out")
-    idle = [name for name in ("force", "workers", "no_text_check") if only and getattr(args, name)]
+    idle = [name for name in ("force", "workers", "no_text_check", "text_normalizer") if only and getattr(args, name)]
     if idle:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         raise UserError(f"{only[0]} makes no training data and does not use {named}; leave it out")
@@ -121,8 +124,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 # ---- what a clip's features depend on --------------------------------------------------------------------------------
 
 
-def model_meta(config: ModelConfig) -> dict[str, Any]:
-    """What meta.json says about the model directory. Raises FileNotFoundError where a file is missing."""
+def data_meta(config: ModelConfig, text_normalizer: str) -> dict[str, Any]:
+    """What meta.json says of the model directory and of who reads the texts.
+
+    Raises FileNotFoundError where a file is missing."""
     require_files(config.directory, EXTRACTORS)
     return {
         "token_rate_hz": config.token_rate_hz,
@@ -130,12 +135,13 @@ def model_meta(config: ModelConfig) -> dict[str, Any]:
         "text_token_size": config.text_token_size,
         "speech_token_size": config.speech_token_size,
         "extractors": extractor_fingerprints(config),
+        "text_normalizer": text_normalizer,
     }
 
 
 def settings_digest(config: ModelConfig, meta: dict[str, Any]) -> str:
     """sha256 of all that features depend on besides audio and transcript."""
-    settings = [EXTRACTION_VERSION, *meta["extractors"].values(), config.token_rate_hz]
+    settings = [EXTRACTION_VERSION, *meta["extractors"].values(), config.token_rate_hz, meta["text_normalizer"]]
     return sha256([*settings, *map(version, TEXT_PACKAGES)])
 
 
@@ -176,7 +182,13 @@ class Candidate:
 
 
 def extract_clips(
-    clips: Sequence[Candidate], cache: Path, config: ModelConfig, device: str, workers: int | None, force: bool
+    clips: Sequence[Candidate],
+    cache: Path,
+    config: ModelConfig,
+    device: str,
+    text_normalizer: str,
+    workers: int | None,
+    force: bool,
 ) -> None:
     """Fill in the clips' records, computing those that are missing, or with `force` all.
 
@@ -187,7 +199,7 @@ def extract_clips(
         known = Record.load(path)
         # what could not be decoded is tried again: the fault may have been outside of the file
         if "duplicate_name" not in clip.raw.flags and (force or known is None or known.problem):
-            jobs[path] = Extraction(clip.raw.path, clip.raw.text or "", path, config.directory, device)
+            jobs[path] = Extraction(clip.raw.path, clip.raw.text or "", path, config.directory, device, text_normalizer)
     if jobs:
         workers = min(len(jobs), workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
@@ -377,14 +389,14 @@ def prepare(args: argparse.Namespace) -> None:
     device, extractors_on = select_device(args.device), onnx_device(args.device)
     with user_mistakes():
         config = read_model_config(model_dir)
-        meta = model_meta(config)
+        meta = data_meta(config, args.text_normalizer or DEFAULT)
     print(f"model     {model_dir} ({config.token_rate_hz} speech tokens/s), on {extractors_on}")
     print(f"audio     {input_dir}: {len(raw_clips)} recordings", flush=True)
     recogniser = open_recogniser(args)
     with only_run(args.output_dir, "prepare_joint_data.py"):
         settings = settings_digest(config, meta)
         clips, cache = [Candidate.of(raw, settings) for raw in raw_clips], args.output_dir / "cache"
-        extract_clips(clips, cache, config, extractors_on, args.workers, args.force)
+        extract_clips(clips, cache, config, extractors_on, meta["text_normalizer"], args.workers, args.force)
         examine(clips)
         used = [clip for clip in clips if clip.used]
         if not args.no_text_check:

@@ -43,7 +43,7 @@ from config import (
     to_dict,
 )
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint
+from dataset import Clip, data_fingerprint, read_meta
 from lora import adapter_parameters
 from training.board import Board
 from training.decisions import (
@@ -413,7 +413,11 @@ def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
     found = {"base": base_fingerprint(job.model_dir), "data": data_fingerprint(clips)}
     checkpoint, path = job.checkpoint, job.args.resume
     if checkpoint is None:
-        return {**found, "run_id": secrets.token_hex(8), "speaker": speaker_record(clips, job.config)}
+        return {
+            **found,
+            "run_id": secrets.token_hex(8),
+            "speaker": speaker_record(clips, job.config, read_meta(job.args.data_dir)),
+        }
     check_resumable(checkpoint, path)
     check_base(checkpoint, path, found["base"], job.model_dir)
     if checkpoint["data"] != found["data"]:

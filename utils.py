@@ -17,6 +17,7 @@ import torch
 from config import JointConfig, UserError, help_of, known_settings, literal, load
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import require_file
+from text.normalizer import NORMALIZERS
 
 PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
@@ -80,6 +81,15 @@ def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """--device, alike in every script that computes."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
+
+
+def add_normalizer_argument(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """--text-normalizer, alike in every script that reads texts. otherwise: what is taken without it, in words."""
+    parser.add_argument(
+        "--text-normalizer",
+        choices=tuple(NORMALIZERS),
+        help=f"who writes numbers out as words: ours, or stock as CosyVoice does [{otherwise}] | 文本正则化方式",
+    )
 
 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from cosyvoice.utils.audio_files import load_wav  # noqa: E402
 from cosyvoice.utils.common import EXTRACTOR_RATE, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.yaml_loader import read_model_config  # noqa: E402
 from matcha.models.components.flow_matching import multistep, multistep_times, time_grid  # noqa: E402
+from text.normalizer import OURS  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -175,7 +176,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     config = read_model_config(args.model_dir)
-    flow, frontend = load_part(config, "flow", inference=True), CosyVoiceFrontEnd(config)
+    flow, frontend = load_part(config, "flow", inference=True), CosyVoiceFrontEnd(config, normalizer=OURS)
     clips = sorted(CLIPS.glob("*.flac"))[: args.clips]
     problems = [problem(flow, frontend, clip, args.seconds, seed) for seed, clip in enumerate(tqdm(clips, "converged"))]
     found = errors(problems)

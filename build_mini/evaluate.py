@@ -42,6 +42,7 @@ from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
 from cosyvoice.utils.audio_files import AudioError, read_audio, resample
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import OURS
 from utils import read_settings, run_main, user_mistakes
 from voice.loading import Source, load_voice
 from voice.metrics import pitch, position
@@ -553,7 +554,7 @@ def open_speaker(setup: Setup, source: Source, **limits: float) -> Speaker:
     overrides = [f"inference.{name}={value}" for name, value in limits.items()]
     config = read_settings(overrides, model_dir)[0]
     model, voice = load_voice(source, model_dir, torch.device("cpu"))
-    return Speaker(model, CosyVoiceFrontEnd(read_model_config(model_dir)), voice, config.inference)
+    return Speaker(model, CosyVoiceFrontEnd(read_model_config(model_dir), normalizer=OURS), voice, config.inference)
 
 
 def spoken_sound(speaker: Speaker, text: str) -> Sound:

@@ -2,7 +2,6 @@
 
 import math
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from clips.text_faults import (
     speaking_times,
     stage_direction,
 )
-from common.languages import digits_in_english, script, without_tags
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC
 from cosyvoice.utils.audio_files import MIN_SOURCE_RATE
+from text.languages import digits_in_english, script, without_tags
+from text.normalizer import unread_signs
 
 MIN_SEC = 0.5  # shorter clips are dropped, and those over MAX_TOKEN_SEC
 
@@ -209,10 +209,9 @@ def text_flags(text: str, written: str = "") -> list[str]:
     if not any(character.isalnum() for character in spoken):
         return ["empty_text"]
     found = ["digits_left"] if any(character.isdigit() for character in spoken) else []
-    odd = any(unicodedata.category(character) in ("So", "Co", "Cn") for character in spoken)  # emoji, unknown signs
-    marked = MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
+    marked = unread_signs(spoken) or MARKUP.search(spoken) or WRITTEN_MARKUP.search(without_tags(written))
     found += ["digits_in_english"] if digits_in_english(written, text) else []
-    return found + (["markup_left"] if odd or marked else [])
+    return found + (["markup_left"] if marked else [])
 
 
 # ---- all clips together ----------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFro
 from cosyvoice.utils.audio_files import AudioError, read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
+from text.normalizer import normalizer
 from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
@@ -57,6 +58,7 @@ class Extraction:
     record: Path
     model_dir: Path
     device: str
+    text_normalizer: str
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def extract(job: Extraction) -> None:
 
     A bad clip is no error. Raises UserError where the model directory does not work or the record cannot be written.
     """
-    front_end = _front_end(job.model_dir, job.device)
+    front_end = _front_end(job.model_dir, job.device, job.text_normalizer)
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -116,10 +118,10 @@ def extract(job: Extraction) -> None:
 
 
 @lru_cache(maxsize=1)
-def _front_end(model_dir: Path, device: str) -> CosyVoiceFrontEnd:
+def _front_end(model_dir: Path, device: str, text_normalizer: str) -> CosyVoiceFrontEnd:
     """One front end for each process, so that the ONNX models are opened once."""
     with user_mistakes():
-        return CosyVoiceFrontEnd(read_model_config(model_dir), device)
+        return CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=normalizer(text_normalizer))
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:

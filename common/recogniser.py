@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.languages import without_tags
 from config import UserError
+from text.languages import without_tags
 
 INSTALL = "pip install --no-deps -r requirements-eval.txt"
 MODULES = ("faster_whisper", "jiwer")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 MODEL_PACKAGES = ("cosyvoice", "matcha")
-PACKAGES = ("common", "pages", "clips", "voice", "training")
+PACKAGES = ("text", "common", "pages", "clips", "voice", "training")
 SCRIPTS = {
     "prepare_joint_data",
     "train_joint",

@@ -21,7 +21,6 @@ import prepare_joint_data
 from checkpoint import FORMAT, with_voice
 from clips.mel_store import DataError
 from common.files import save_torch
-from common.languages import language_of
 from common.recogniser import errors, normal_form
 from config import UserError, load, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
@@ -139,24 +138,6 @@ def test_what_all_sentences_share_cancels_out_of_a_difference():
 def test_position_between_two_marks():
     assert position(0.5, 0.4, 0.6) == pytest.approx(0.5)
     assert math.isnan(position(0.5, 0.4, 0.4))
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("Good morning", "en"),
-        ("早上好 OK", "zh"),
-        ("こんにちは世界", "ja"),
-        ("Доброе утро", "ru"),
-        ("안녕하세요", "ko"),
-        ("<|it|>Buongiorno", "it"),
-        ("<|endofprompt|>早上好", "zh"),
-        ("<|0.00|><|yue|>早上好", "yue"),
-        ("123", "en"),
-    ],
-)
-def test_a_texts_language_is_told_by_its_tag_or_letters(text, language):
-    assert language_of(text) == language
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cosyvoice.cli import frontend
-from cosyvoice.cli.frontend import WETEXT, CosyVoiceFrontEnd
+from cosyvoice.cli.frontend import STOCK, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import load_wav, resample
 from cosyvoice.utils.yaml_loader import read_model_config
 
@@ -238,4 +238,4 @@ def test_more_threads_give_the_same(front: CosyVoiceFrontEnd):
 
 
 def test_the_default_normaliser_is_wetext(front: CosyVoiceFrontEnd):
-    assert front.normalizer is WETEXT
+    assert front.normalizer is STOCK

@@ -209,31 +209,117 @@ def test_letters_that_the_model_cannot_read_are_named_once_and_are_no_speech(cap
     lines = ["Hello 世界, 世", "你好，世界。", "Café no. 5, ½ ५"]
     texts = {number: speakable(OnlyLatin(), line) for number, line in enumerate(lines, 1)}
     assert texts == {1: lines[:1], 2: [], 3: lines[2:]}
-    inference_joint.warn_of_signs(OnlyLatin(), lines, texts)
-    named = "warning: this model cannot read 世 界 你 好: words with these letters are skipped or sound like noise\n"
-    assert capsys.readouterr().out == named
+    warned = list(inference_joint.warnings(OnlyLatin(), lines, texts))
+    assert warned == ["this model cannot read 世 界 你 好: words with these letters are skipped or sound like noise"]
 
 
 @pytest.mark.parametrize(
     "text", ['Wait <break time="500ms"/> now', "Tom &amp; Jerry", "Tom &#38; Jerry", "[laughter] no"]
 )
 def test_markup_is_warned_of(text, capsys):
-    inference_joint.warn_of_signs(OnlyLatin(), [text], {1: speakable(OnlyLatin(), text)})
-    assert capsys.readouterr().out.startswith("warning: the text: contains markup or symbols that are read aloud")
+    warned = list(inference_joint.warnings(OnlyLatin(), [text], {1: speakable(OnlyLatin(), text)}))
+    assert [warning[:27] for warning in warned] == ["the text: contains markup o"]
     lines = ["Fine.", text, text]
-    inference_joint.warn_of_signs(OnlyLatin(), lines, {n: speakable(OnlyLatin(), t) for n, t in enumerate(lines, 1)})
-    assert capsys.readouterr().out.startswith("warning: lines 2, 3: contains markup")
+    warned = list(
+        inference_joint.warnings(OnlyLatin(), lines, {n: speakable(OnlyLatin(), t) for n, t in enumerate(lines, 1)})
+    )
+    assert [warning[:29] for warning in warned] == ["lines 2, 3: contains markup o"]
 
 
 def test_digits_that_are_read_in_english_in_another_language_are_warned_of(capsys):
-    inference_joint.warn_of_signs(OnlyLatin(), ["Fine.", "25 лет"], {1: ["Fine."], 2: ["twenty five лет."]})
-    assert capsys.readouterr().out.endswith("warning: line 2: digits are read in English; write the numbers as words\n")
+    warned = list(inference_joint.warnings(OnlyLatin(), ["Fine.", "25 лет"], {1: ["Fine."], 2: ["twenty five лет."]}))
+    assert warned[-1] == "line 2: digits are read in English; write the numbers as words"
 
 
 def test_plain_text_is_not_warned_of(capsys):
     lines = ["<|en|>R&D; fish & chips, so: well.", ""]
-    inference_joint.warn_of_signs(OnlyLatin(), lines, {1: ["<|en|>R and D; fish and chips, so: well."], 2: []})
-    assert capsys.readouterr().out == ""
+    warned = list(
+        inference_joint.warnings(OnlyLatin(), lines, {1: ["<|en|>R and D; fish and chips, so: well."], 2: []})
+    )
+    assert warned == []
+
+
+def test_signs_that_are_not_read_are_named():
+    [warning] = inference_joint.warnings(OnlyLatin(), ["one ☃ two ∴"], {1: ["one ☃ two ∴"]})
+    assert "☃ ∴" in warning
+
+
+# ---- how it will be read ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tiny_model_dir, tmp_path, capsys):
+    """Exit code, standard output and standard error of --print-text, with a model directory that has no weights."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("cosyvoice.yaml",):
+        shutil.copy(tiny_model_dir / name, model)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = inference_joint.main(
+            [*map(str, ["--model-dir", model, "--output-dir", tmp_path, "--print-text", *arguments])]
+        )
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_how_each_line_will_be_read_is_printed_without_weights(read, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("I have 25 apples.\n\n...\nIch habe 25 Äpfel gekauft.\n我有25个苹果。\n", encoding="utf-8")
+    code, out, err = read("--text-file", lines)
+    assert (code, out.splitlines()) == (
+        0,
+        ["I have twenty five apples.", "", "", "Ich habe fünfundzwanzig Äpfel gekauft.", "我有二十五个苹果。"],
+    )
+    assert "line 2" in err and "line 3" in err and "English" not in err
+    assert not list(tmp_path.glob("*.wav"))
+
+
+def test_what_is_not_read_rightly_is_warned_of_on_standard_error(read):
+    code, out, err = read("--text", "Мені 25 років ☃")
+    assert (code, out) == (0, "Мені twenty five років ☃.\n")
+    assert "digits are read in English" in err and "☃" in err
+
+
+def test_a_text_of_several_lines_is_printed_as_one(read):
+    assert read("--text", "Good\nmorning.")[:2] == (0, "Good morning.\n")
+
+
+@pytest.mark.parametrize("text", ["...", "", "<|en|>"])
+def test_a_text_with_nothing_to_speak_prints_an_empty_line_and_is_a_mistake(text, read):
+    code, out, err = read("--text", text)
+    assert (code, out) == (2, "\n") and "nothing in it can be spoken" in err
+
+
+def note(folder: Path, **entry: object) -> None:
+    save_torch({"her": {"embedding": torch.ones(1, 192), **entry}}, folder / "spk2info.pt")
+
+
+def test_texts_are_read_as_the_voice_was_prepared_unless_another_way_is_asked_for(read, tmp_path):
+    text = ("--text", "Ich habe 25 Äpfel gekauft.")
+    assert "fünfundzwanzig" in read(*text)[1], "without a voice"
+    note(tmp_path)
+    assert "fünfundzwanzig" in read(*text)[1], "of a voice without a note"
+    note(tmp_path, text_normalizer="stock")
+    code, out, err = read(*text)
+    assert "twenty five" in out and "digits are read in English" in err and "prepared with" not in err
+    code, out, err = read(*text, "--text-normalizer", "ours")
+    assert code == 0 and "fünfundzwanzig" in out and "prepared with stock" in err
+    note(tmp_path, text_normalizer="theirs")
+    assert read(*text)[0] == 2
+
+
+def test_a_checkpoint_knows_how_its_texts_were_read(read, trained, tmp_path):
+    checkpoint, path = load_checkpoint(trained / "joint_joint_last.ckpt"), tmp_path / "a.ckpt"
+    assert checkpoint["speaker"]["text_normalizer"] == "ours"
+    assert torch.load(trained / "spk2info.pt", weights_only=True)["finetuned"]["text_normalizer"] == "ours"
+    for name, word in (("stock", "twenty"), (None, "fünfundzwanzig")):
+        checkpoint["speaker"] |= {"text_normalizer": name} if name else {}
+        if not name:
+            del checkpoint["speaker"]["text_normalizer"]  # as older ones are
+        save_torch(checkpoint, path)
+        assert word in read("--text", "Ich habe 25 Äpfel gekauft.", "--ckpt", path)[1]
 
 
 # ---- the guard -------------------------------------------------------------------------------------------------------

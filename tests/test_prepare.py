@@ -120,6 +120,19 @@ def test_what_is_written_beside_the_shards(tmp_path, raw, run, model_dir):
     assert "4 of 4 clips used" in (data / "report.txt").read_text(encoding="utf-8")
 
 
+def test_who_reads_the_texts_is_noted_and_makes_the_clips_anew(tmp_path, raw, run):
+    write_clip(raw, "deutsch.wav", "Ich habe 25 Äpfel und 3 Birnen gekauft")
+    read = {}
+    for more in ((), ("--text-normalizer", "stock"), ("--text-normalizer", "ours")):
+        run(*more)
+        clips = {clip.utt: clip for clip in read_rows(tmp_path / "数据")}
+        read[more] = (read_meta(tmp_path / "数据")["text_normalizer"], clips["deutsch"].text)
+        assert ("digits_in_english" in flags(tmp_path)["deutsch"]) == ("stock" in more)
+    ours, stock, again = read.values()
+    assert ours == again == ("ours", "Ich habe fünfundzwanzig Äpfel und drei Birnen gekauft.")
+    assert stock == ("stock", "Ich habe twenty five Äpfel und three Birnen gekauft.")
+
+
 def test_the_default_folders_give_the_short_next_command(tmp_path, raw, model_dir, monkeypatch, capsys):
     raw.rename(tmp_path / "raw_audio")
     shutil.copytree(model_dir, tmp_path / "pretrained_models/CosyVoice-300M")

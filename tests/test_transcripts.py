@@ -12,9 +12,9 @@ from clips import audio_doctor
 from clips.audio_doctor import FLAGS, Finding, check_texts
 from clips.find import find_clips
 from clips.transcripts import read_utf8
-from common.languages import digits_in_english, script
 from config import UserError
 from prepare_joint_data import main
+from text.languages import digits_in_english, script
 
 SOUND = voice(0.5)
 NAMES = [f"{number:03}" for number in range(1, len(SENTENCES) + 1)]
@@ -515,7 +515,9 @@ def test_markup_is_flagged_though_it_was_made_words_of(written):
         ("25 лет", "ru", True),
         ("عندي ٣ كتب", "ar", True),
         ("Мне 25 лет, iPhone", "en", True),
-        ("今日は5時", "ja", False),
+        ("今日は5時", "ja", True),
+        ("Ich habe 5 Äpfel.", "en", True),
+        ("Ik heb 5 appels.", "nl", True),
         ("5个", "zh", False),
         ("at 5", "en", False),
         ("um 5", "de", True),

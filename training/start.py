@@ -1,7 +1,7 @@
 """What a run starts from: the clips, the networks, who listens to them, and what the untouched base can do."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import Clip, check_made_for, check_shards, list_clips, read_meta, shard_paths, spread_out
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
 from lora import adapter_state_dict
+from text.normalizer import DEFAULT, normalizer
 from training.audition import Audition
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
@@ -41,13 +42,16 @@ def read_clips(data_dir: Path, model_config: ModelConfig) -> list[Clip]:
     return clips
 
 
-def speaker_record(clips: Sequence[Clip], config: JointConfig) -> dict[str, Any]:
-    """The voice as synthesis will use it: name, mean raw vector (1, 192), and its own speaking rate."""
+def speaker_record(clips: Sequence[Clip], config: JointConfig, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The voice as synthesis will use it: name, mean raw vector (1, 192), own speaking rate, and who reads its texts.
+
+    meta: what `read_meta` tells of the clips."""
     rate = sum(clip.duration for clip in clips) / sum(len(clip.text_token) for clip in clips)
     return {
         "name": config.speaker_name,
         "embedding": clips[0].spk_embedding.reshape(1, -1).clone(),
         "seconds_per_text_token": rate,
+        "text_normalizer": meta.get("text_normalizer", DEFAULT),
     }
 
 
@@ -75,8 +79,9 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
         except FileNotFoundError as error:
             raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
         hift = load_part(model_config, "hift", device=run.device, inference=True)
-        frontend = CosyVoiceFrontEnd(model_config, device="cpu", threads=torch.get_num_threads())
         voice = Voice.of(run.identity["speaker"])
+        reader = normalizer(voice.text_normalizer)
+        frontend = CosyVoiceFrontEnd(model_config, normalizer=reader, threads=torch.get_num_threads())
         config, clips = run.config, (run.train_clips, run.held_out)
         audition = Audition(
             run.model, hift, frontend, voice, config.inference, *clips, config.eval_sentences, run.autocast

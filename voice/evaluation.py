@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from clips.measuring import clipped_share
 from clips.text_check import Spoken, text_help
-from common.languages import language_of
 from common.recogniser import Recogniser, errors
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_TOKEN_SAMPLES, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import resample
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
+from text.languages import language_of
 from utils import PROJECT
 from voice.metrics import (
     Interval,

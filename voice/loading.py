@@ -1,6 +1,6 @@
 """Which files to speak with, and whose voice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,12 @@ from checkpoint import (
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.model import CosyVoiceModel
+from cosyvoice.cli.text import TextNormalizer
 from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.files import not_a_file
 from cosyvoice.utils.weights import DamagedFile, read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
+from text.normalizer import DEFAULT, normalizer
 from utils import SAMPLE_TEXT, check_lora_scale, command_line, user_mistakes
 
 
@@ -48,16 +50,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: vector (1, 192), and seconds of speech per text token where that was measured."""
+    """A speaker: vector (1, 192), seconds of speech per text token where that was measured, and who read the texts."""
 
     name: str
     embedding: Tensor
     seconds_per_text_token: float | None = None
+    text_normalizer: str = DEFAULT
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Voice":
-        """The speaker that a checkpoint names."""
-        return cls(record["name"], record["embedding"], record["seconds_per_text_token"])
+        """The speaker that a checkpoint or spk2info.pt names."""
+        rate, reader = record.get("seconds_per_text_token"), record.get("text_normalizer", DEFAULT)
+        return cls(record["name"], record["embedding"], rate, str(reader))
 
 
 def check_strength(lora_scale: float, of_checkpoint: bool) -> None:
@@ -142,7 +146,7 @@ def voices_in(folder: Path, model_dir: Path | None = None) -> dict[str, Voice]:
     with user_mistakes(), whole_files(model_dir):
         entries = read_spk2info(path)
         return {
-            name: Voice(name, speaker_embedding(entry), entry.get("seconds_per_text_token"))
+            name: Voice.of({**entry, "name": name, "embedding": speaker_embedding(entry)})
             for name, entry in entries.items()
         }
 
@@ -174,6 +178,29 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
         f"({train}), point --output-dir to one, or use a model with named voices "
         "(CosyVoice-300M-SFT)"
     )
+
+
+def choose_normalizer(asked: str | None, sources: Sequence[Source], model_dir: Path) -> tuple[TextNormalizer, str]:
+    """The text normaliser asked for, else the one that the voice's texts were prepared with; and a warning or "".
+
+    sources: what is to speak; an untouched base reads as the trained voices beside it."""
+    noted = {noted_normalizer(source, model_dir) for source in sources if not source.base}
+    noted = noted or {noted_normalizer(source, model_dir) for source in sources}
+    name = asked or (noted.pop() if len(noted) == 1 else DEFAULT)
+    others = sorted(noted - {name})
+    warning = f"warning: --text-normalizer {name}: the voice was prepared with {', '.join(others)}; leave the flag out"
+    return normalizer(name), warning if others else ""
+
+
+def noted_normalizer(source: Source, model_dir: Path) -> str:
+    """Name of the text normaliser that the voice's texts were prepared with, without loading a network."""
+    if source.ckpt:
+        return Voice.of(load_checkpoint(source.ckpt)["speaker"]).text_normalizer
+    given = source.flow or source.llm
+    voices = voices_in(model_dir if source.base else given.parent if given else source.output_dir)
+    in_order = list(voices.values() if source.base else reversed(voices.values()))
+    voice = voices.get(source.speaker or "", in_order[0] if in_order else None)
+    return voice.text_normalizer if voice else DEFAULT
 
 
 def trained_file(files: Mapping[str, Path], model_dir: Path) -> Path:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from common.files import atomic_path
-from common.languages import without_tags
 from config import InferenceConfig, UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
 from cosyvoice.utils.common import MEL_BINS
+from text.languages import without_tags
 from voice.loading import Voice
 from voice.runaway import listen, loop_seconds
 from voice.segments import pieces

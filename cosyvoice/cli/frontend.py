@@ -1,6 +1,5 @@
 """What the networks are fed: text -> segments and token ids; audio -> speech tokens, speaker vector and mel."""
 
-import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +11,7 @@ import torch
 import torchaudio.compliance.kaldi
 from torch import Tensor
 
-from cosyvoice.cli.text import (
-    WETEXT,
-    TextNormalizer,
-    contains_chinese,
-    is_only_punctuation,
-    plain_digits,
-    remove_bracket,
-    replace_blank,
-    replace_corner_mark,
-    spell_out_number,
-    split_paragraph,
-)
+from cosyvoice.cli.text import STOCK, TextNormalizer, contains_chinese, is_only_punctuation, split_paragraph
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from cosyvoice.utils.yaml_loader import DOWNLOAD, DOWNLOAD_AGAIN, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
@@ -67,11 +55,10 @@ class CosyVoiceFrontEnd:
         config: ModelConfig,
         device: str | torch.device = "cpu",
         *,
-        normalizer: TextNormalizer | None = WETEXT,
+        normalizer: TextNormalizer = STOCK,
         threads: int = 1,
     ) -> None:
-        """device: "cuda" lets the ONNX models run there. normalizer: None leaves numbers in Chinese text as digits.
-        threads: of each ONNX model."""
+        """device: "cuda" lets the ONNX models run there. threads: of each ONNX model."""
         self.config, self.normalizer, self.threads = config, normalizer, threads
         self.device = torch.device(device)
 
@@ -96,21 +83,11 @@ class CosyVoiceFrontEnd:
         if ("<|" in text and "|>" in text) or not text_frontend or text == "":
             known = text == "" or not text_frontend or self.text_tokens(text)
             return ([text] if known else []) if split else text
-        language = "zh" if contains_chinese(text) else "en"
-        text = self._written_out(text.strip(), language)
+        spoken = self.normalizer.normalize(text.strip())
         if not split:
-            return text
-        segments = split_paragraph(text, self.text_tokens, language)
+            return spoken
+        segments = split_paragraph(spoken, self.text_tokens, "zh" if contains_chinese(text) else "en")
         return [segment for segment in segments if not is_only_punctuation(segment)]
-
-    def _written_out(self, text: str, language: str) -> str:
-        if self.normalizer is not None and text:
-            text = self.normalizer.normalize(text, language)
-        if language == "en":
-            return spell_out_number(plain_digits(text))
-        text = replace_corner_mark(replace_blank(text.replace("\n", "")))
-        text = remove_bracket(text.replace(".", "。").replace(" - ", "，"))
-        return re.sub("[，,、]+$", "。", text)
 
     def speech_tokens(self, wave16k: Tensor) -> list[int]:
         """Speech tokens, 50 a second, of a 16 kHz wave (1, N). Raises InputError for one that is too short or long."""

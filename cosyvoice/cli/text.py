@@ -7,8 +7,6 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol
 
-from cosyvoice.cli import chinese, english
-
 LONGEST_NUMBER = 36  # digits; a decillion has 34
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
@@ -16,41 +14,45 @@ MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
 _CLOSING_QUOTES = '"”'
 
-# Where a sentence surely ends: four small letters are no abbreviation. Without the blanks around a Chinese one.
-_ENGLISH_END = re.compile(r"(?<=[a-z]{4}[.!?]) (?=[A-Z][a-z]|[AI] )")
-_CHINESE_SENTENCE = re.compile(r"[^\s。！？；](?:[^。！？；\n]*[^\s。！？；])?[。！？；]*")
-
 
 class TextNormalizer(Protocol):
-    """Writes numbers, dates and units out as words."""
+    """Writes a text as it is spoken."""
 
-    def normalize(self, text: str, language: str) -> str:
-        """The text as it is spoken. language: "zh" or "en"."""
+    def normalize(self, text: str) -> str:
+        """The text with numbers, dates and units as words."""
         ...
 
 
-class WeTextNormalizer:
-    """TextNormalizer by the package wetext, whose grammars are read at the first use."""
+class StockNormalizer:
+    """TextNormalizer that reads as stock CosyVoice does: by the package wetext, then by the replacements below."""
 
-    def normalize(self, text: str, language: str) -> str:
-        """The text as it is spoken. A word that wetext fails on stays as it is."""
-        text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
-        if language == "en":  # this grammar knows no other blank than single spaces
-            text = english.reworded(" ".join(text.split()), _english_sentences)
-        else:
-            text = _CHINESE_SENTENCE.sub(lambda sentence: _spoken(sentence[0], "zh"), chinese.reworded(text))
-        return text.replace("\\", "")
+    def __init__(self, wetext: bool = True) -> None:
+        """wetext: False leaves numbers in Chinese text as digits, as stock does where the package is missing."""
+        self.wetext = wetext
+
+    def normalize(self, text: str) -> str:
+        """The text as stock speaks it."""
+        language = "zh" if contains_chinese(text) else "en"
+        if self.wetext and text:
+            text = wetext_reading(text, language)
+        return spell_out_number(text) if language == "en" else end_in_full_stop(chinese_marks(text))
 
 
-def _english_sentences(text: str) -> str:
-    """The text sentence by sentence: wetext's time grows faster than the text, and it swallows the dot of a street."""
-    *sentences, last = _ENGLISH_END.split(text)
-    readings = [(_spoken(sentence, "en"), sentence[-1]) for sentence in sentences]
-    return " ".join([*(reading.removesuffix(mark) + mark for reading, mark in readings), _spoken(last, "en")])
+STOCK = StockNormalizer()
+
+
+def wetext_reading(text: str, language: str) -> str:
+    """What wetext makes of the text. A word that it fails on, like [5] or `a.b_c`, stays as it is.
+
+    language: "zh" or "en". wetext's grammars are read at the first use."""
+    text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
+    if language == "en":  # this grammar knows no other blank than single spaces
+        text = " ".join(text.split())
+    return _spoken(text, language).replace("\\", "")
 
 
 def _spoken(text: str, language: str) -> str:
-    """wetext's reading. It fails on words like [5] or `a.b_c`: what stands between them is still done whole."""
+    """wetext's reading, of what stands between the words that it fails on where it fails on the whole."""
     reading = _reading(text, language)
     if reading is not None:
         return reading
@@ -75,9 +77,6 @@ def _fails(word: str, language: str) -> bool:
     return _reading(word, language) is None
 
 
-WETEXT = WeTextNormalizer()
-
-
 @lru_cache(maxsize=2)
 def _wetext(language: str) -> Any:
     import wetext  # 0.4 s
@@ -90,6 +89,17 @@ def _inflect() -> Any:
     import inflect  # 0.5 s
 
     return inflect.engine()
+
+
+def chinese_marks(text: str) -> str:
+    """Chinese text as the model was trained on it: without line ends, brackets and most blanks, "。" for "."."""
+    text = replace_corner_mark(replace_blank(text.replace("\n", "")))
+    return remove_bracket(text.replace(".", "。").replace(" - ", "，"))
+
+
+def end_in_full_stop(text: str) -> str:
+    """Chinese text with "。" for commas at its end."""
+    return re.sub("[，,、]+$", "。", text)
 
 
 def contains_chinese(text: str) -> bool:
@@ -119,26 +129,13 @@ def remove_bracket(text: str) -> str:
     return re.sub("[（）【】`]", "", text).replace("——", " ")
 
 
-def plain_digits(text: str) -> str:
-    """Text whose raised, lowered and circled digits, which `spell_out_number` takes for zero, are plain and apart."""
-
-    def odd(char: str) -> bool:
-        return char.isdigit() and not char.isdecimal()
-
-    plain = ""
-    for before, char in zip(f" {text}", text, strict=False):
-        apart = not before.isspace() and (odd(char) or odd(before) and char.isalnum())
-        plain += (" " if apart else "") + (str(unicodedata.digit(char)) if odd(char) else char)
-    return plain
-
-
 def spell_out_number(text: str) -> str:
     """Text in which every run of digits is written as English words; other signs of a number stay."""
     return "".join(_number_words(digits) if digits else other for digits, other in _digit_runs(text))
 
 
 def _number_words(digits: str) -> str:
-    """A number in English words, digit by digit where it is longer than inflect has names for."""
+    """A whole number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
     return " ".join(map(_inflect().number_to_words, alone))
 
