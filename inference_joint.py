@@ -38,7 +38,7 @@ from utils import (
     user_mistakes,
 )
 from voice.loading import Source, check_strength, choose_normalizer, load_voice
-from voice.speaking import BATCH, Speaker, Speech, speakable, unreadable, write_audio
+from voice.speaking import BATCH, Speaker, Speech, normalized, speakable, unreadable, write_audio
 
 DEFAULT_OUTPUT = "result.wav"  # in the output folder
 SPEEDS = (0.5, 2.0)
@@ -155,14 +155,15 @@ def read_texts(
     """The front end, and {number of the line from 1: its segments, [] where nothing can be spoken}.
 
     asked: name of the text normaliser, None for the one that the voice was prepared with. print_text: print how each
-    line will be read, one line each, and warnings to standard error."""
+    line is read, also what this model has no letters for, one line each, and warnings to standard error."""
     warn = partial(print, file=sys.stderr if print_text else sys.stdout, flush=True)
     reader, warning = choose_normalizer(asked, [source], model_dir)
     if warning:
         warn(warning)
     with user_mistakes():
         frontend = CosyVoiceFrontEnd(read_model_config(model_dir), normalizer=reader)
-        texts = {number: speakable(frontend, line) for number, line in enumerate(lines, start=1)}
+        read = normalized if print_text else speakable
+        texts = {number: read(frontend, line) for number, line in enumerate(lines, start=1)}
     for line in warnings(frontend, lines, texts):
         warn(f"warning: {line}")
     if print_text:

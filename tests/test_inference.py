@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from random_data import write_random_data
+from sources import ROOT
 
 import inference_joint
 import train_joint
@@ -280,6 +281,19 @@ def test_what_is_not_read_rightly_is_warned_of_on_standard_error(read):
     code, out, err = read("--text", "Мені 25 років ☃")
     assert (code, out) == (0, "Мені twenty five років ☃.\n")
     assert "digits are read in English" in err and "☃" in err
+
+
+def test_what_this_model_has_no_letters_for_is_printed_too(capsys):
+    text = [
+        "--model-dir",
+        str(ROOT / "pretrained_models" / "CosyVoice-mini"),
+        "--print-text",
+        "--text",
+        "等了30 seconds。",
+    ]
+    assert inference_joint.main(text) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "等了三十seconds。\n" and "cannot read 等 了" in printed.err
 
 
 def test_a_text_of_several_lines_is_printed_as_one(read):

@@ -192,10 +192,16 @@ def speakable(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
     """Normalised segments of a text, none too long to speak in one go, that hold something readable besides tags.
 
     [] where nothing can be spoken."""
+    segments = [piece for segment in normalized(frontend, text) for piece in pieces(segment)]
+    return [segment for segment in segments if is_readable(frontend, segment)]
+
+
+def normalized(frontend: CosyVoiceFrontEnd, text: str) -> list[str]:
+    """Normalised segments of a text that hold a letter or digit besides tags, whether the model can read it or not."""
     if not text.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in text):
         raise UserError("the text holds bytes that are not UTF-8; type it again or use --text-file with a UTF-8 file")
-    segments = [piece for segment in frontend.text_normalize(text, split=True) for piece in pieces(segment)]
-    return [segment for segment in segments if is_readable(frontend, segment)]
+    segments = frontend.text_normalize(text, split=True)
+    return [segment for segment in segments if any(map(str.isalnum, without_tags(segment)))]
 
 
 def is_readable(frontend: CosyVoiceFrontEnd, segment: str) -> bool:
