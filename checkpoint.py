@@ -4,6 +4,7 @@ A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model
 the optimizer's state. It never holds base weights.
 """
 
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,13 +19,22 @@ from tqdm import tqdm
 from common.files import atomic_path, write_torch
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
-from cosyvoice.utils.weights import file_fingerprint, load_state_dict_file, read_spk2info, speaker_embedding
+from cosyvoice.utils.files import not_a_file
+from cosyvoice.utils.weights import (
+    DamagedFile,
+    file_fingerprint,
+    load_state_dict_file,
+    read_spk2info,
+    shortfall,
+    speaker_embedding,
+)
 from cosyvoice.utils.yaml_loader import require_files
 from lora import merge_adapter
 from text.normalizer import DEFAULT
 from utils import command_line, user_mistakes
 
 FORMAT = 1
+MOST_NAMED = 3  # other checkpoints in a message
 PARTS = ("llm", "flow")
 REQUIRED = ("format", "run_id", "mode", "config", "base", "data", "speaker", "adapters", "epoch", "step")
 
@@ -68,8 +78,8 @@ def newest_run(output_dir: Path) -> Path:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint of ours, read without running code; UserError where it is something else or does not fit itself."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} is {'a folder' if path.is_dir() else 'not there'}; give a .ckpt file")
+    if what := not_a_file(path):
+        raise UserError(f"checkpoint {path} is {what}; give a .ckpt file")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -77,7 +87,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # torch raises a dozen types for a damaged file
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}); use another one") from error
+        reason = shortfall(path) or f"is damaged or something else ({type(error).__name__})"
+        raise UserError(f"{path} is not a readable checkpoint: it {reason}; {other_checkpoints(path)}") from error
     missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
     if missing:
         raise UserError(f"{path} is not a checkpoint of train_joint.py: it has no {', '.join(missing[:4])}")
@@ -86,6 +97,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} has format {data['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
     return data
+
+
+def other_checkpoints(path: Path) -> str:
+    """What there is to use in place of a damaged checkpoint, in words; the newest first."""
+    beside = (other for other in path.parent.glob("*.ckpt") if other != path and other.is_file())
+    whole = sorted(filter(zipfile.is_zipfile, beside), key=lambda other: -other.stat().st_mtime)
+    if not whole:
+        return "no other is beside it: copy it again, or train again"
+    names = ", ".join(str(other) for other in whole[:MOST_NAMED])
+    resumable = ", or go on from one that ends in _last.ckpt with --resume" if "_last" in names else ""
+    return f"beside it, to merge or to speak with by --ckpt: {names}{resumable}"
 
 
 def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
@@ -156,6 +178,9 @@ def check_base(checkpoint: Mapping[str, Any], path: Path, fingerprint: Mapping[s
     """UserError where a checkpoint was trained on another base model (merging would give noise)."""
     differing = [name for name, value in checkpoint["base"].items() if fingerprint.get(name) != value]
     if differing:
+        for name in differing:
+            if reason := shortfall(model_dir / name):
+                raise UserError(f"{model_dir / name}: {reason}; download it again")
         raise UserError(
             f"{path} was trained on another {' and '.join(differing)} than {model_dir} holds; "
             "give the folder it was trained on with --model-dir"
@@ -237,7 +262,10 @@ def write_merged(
 
 def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     """The voices of the spk2info.pt at `path`, with the speaker; says so where that replaces another of the name."""
-    voices = read_spk2info(path)
+    try:
+        voices = read_spk2info(path)
+    except DamagedFile as error:
+        raise UserError(f"{path}: {error.reason}; delete it and run this again, which writes it anew") from error
     earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
         print(

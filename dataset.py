@@ -18,7 +18,8 @@ from torch import Tensor
 from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
 from common.files import atomic_path, read_lines
 from config import JointConfig
-from cosyvoice.cli.frontend import AUDIO_SUFFIXES, SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig

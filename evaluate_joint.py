@@ -161,7 +161,7 @@ def compared_voice(args: argparse.Namespace, systems: Mapping[str, Source], mode
     if TUNED not in systems:
         return None
     beside = trained_file(weight_files(systems[TUNED], model_dir), model_dir).parent
-    return next(reversed(voices_in(beside).values()), None)
+    return next(reversed(voices_in(beside, model_dir).values()), None)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from checkpoint import PARTS, adapter_epochs, best_beside, checkpoint_config, lo
 from common.files import atomic_path, read_lines
 from common.mel_picture import LOUDEST, QUIETEST, log_mel
 from config import UserError
-from cosyvoice.cli.frontend import load_wav
+from cosyvoice.utils.audio_files import load_wav
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from llm_flow_model import LOSS_UNITS
 from training.selection import Heard, judged_sentences, mean

@@ -34,14 +34,9 @@ from clips.audio_doctor import (
     check_texts,
     text_flags,
 )
-from clips.audio_files import (
-    DRAFT_SUFFIX,
-    RawClip,
-    find_clips,
-    read_audio,
-)
 from clips.cutting import split_recordings, write_drafts
 from clips.features import EXTRACTION_VERSION, Extraction, Record, default_workers, extract_all
+from clips.find import DRAFT_SUFFIX, RawClip, find_clips
 from clips.mending import DONE, LOUDNESS_LUFS, fix_recordings, fixed_folder
 from clips.report import report_entry, report_text
 from clips.report_page import report_page
@@ -51,6 +46,7 @@ from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.utils.audio_files import read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
@@ -201,7 +197,7 @@ def extract_clips(
     for clip in clips:
         path = cache / f"{clip.fingerprint}.npz"
         known = Record.load(path)
-        # what could not be decoded is tried again: ffmpeg may have been installed
+        # what could not be decoded is tried again: the fault may have been outside of the file
         if "duplicate_name" not in clip.raw.flags and (force or known is None or known.problem):
             jobs[path] = Extraction(clip.raw.path, clip.raw.text or "", path, config.directory, device, text_normalizer)
     if jobs:
@@ -235,6 +231,8 @@ def _flag_by_record(finding: Finding, record: Record, written: str) -> None:
         finding.flag("unreadable", problem=record.problem)
         return
     finding.figures.update(asdict(record.figures), text=record.text, written=written, waveform=record.waveform)
+    for name, figures in record.flags.items():
+        finding.flag(name, **figures)
     no_text = {"missing_text", "unreadable_text"} & set(finding.flags)
     for name in audio_flags(record.figures) + ([] if no_text else text_flags(record.text, written)):
         finding.flag(name)

@@ -16,6 +16,7 @@ import torch
 
 from config import JointConfig, UserError, help_of, known_settings, literal, load
 from cosyvoice.utils.common import InputError
+from cosyvoice.utils.files import require_file
 from text.normalizer import NORMALIZERS
 
 PROJECT = Path(__file__).resolve().parent
@@ -225,8 +226,11 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
+        require_file(path)
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (YAMLError, ValueError) as error:
         raise UserError(f"{path} is not plain YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 from ablation_report import table, write_report  # noqa: E402
 
 from checkpoint import PARTS, checkpoint_config, checkpoint_paths, kept_path, load_checkpoint, runs_in  # noqa: E402
-from clips.audio_files import find_clips  # noqa: E402
+from clips.find import find_clips  # noqa: E402
 from common.files import save_torch  # noqa: E402
 from config import JointConfig, UserError  # noqa: E402
 from utils import DEFAULT_MODEL, read_settings, run_main  # noqa: E402

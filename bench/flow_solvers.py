@@ -23,8 +23,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # a bench script stands in its own folder
 
 from cosyvoice.cli.cosyvoice import load_part  # noqa: E402
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav  # noqa: E402
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd  # noqa: E402
 from cosyvoice.flow.flow import MaskedDiffWithXvec  # noqa: E402
+from cosyvoice.utils.audio_files import load_wav  # noqa: E402
 from cosyvoice.utils.common import EXTRACTOR_RATE, token_to_mel_length  # noqa: E402
 from cosyvoice.utils.yaml_loader import read_model_config  # noqa: E402
 from matcha.models.components.flow_matching import multistep, multistep_times, time_grid  # noqa: E402

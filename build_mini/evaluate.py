@@ -34,11 +34,12 @@ from tqdm import tqdm
 from build_mini import judges
 from build_mini.common import HERE, MEL_RATE, MODEL_DIR, SEED, replace_file, write_text
 from build_mini.corpus import speak_flite
-from clips.audio_files import RawClip, find_clips, read_audio
+from clips.find import RawClip, find_clips
 from config import MODES, UserError
 from cosyvoice.cli.cosyvoice import VOICES, CosyVoice
-from cosyvoice.cli.frontend import AudioError, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.tokenizer.tokenizer import LETTERS, PHONES, get_tokenizer
+from cosyvoice.utils.audio_files import AudioError, read_audio, resample
 from cosyvoice.utils.weights import file_fingerprint, read_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import OURS

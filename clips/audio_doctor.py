@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from clips.measuring import ECHO_SEC, AudioFigures
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_SOURCE_RATE
+from clips.text_faults import (
+    IMPOSSIBLE,
+    JUDGED_SEC,
+    leading_numbers,
+    shared_edge,
+    speaker_labels,
+    speaking_times,
+    stage_direction,
+)
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC
+from cosyvoice.utils.audio_files import MIN_SOURCE_RATE
 from text.languages import digits_in_english, script, without_tags
 from text.normalizer import unread_signs
 
@@ -62,7 +72,16 @@ FLAGS: dict[str, tuple[str, str]] = {
     "missing_text": (DROP, "{text_problem}"),
     "unreadable_text": (DROP, "{text_problem}"),
     "empty_text": (DROP, "the transcript holds nothing that can be spoken"),
+    "too_much_text": (
+        DROP,
+        "{characters} characters in {duration_sec:.1f} s are more than anybody says; keep the words of this clip only",
+    ),
     "incomplete": (WARN, "the file ends after {held_sec} s, its header says {header_sec} s; copy or export it again"),
+    "unfinished_header": (
+        WARN,
+        "its header does not say how much sound it holds, as one of a program that crashed: it was read to its end, "
+        "{held_sec} s; listen to the end, and export it again",
+    ),
     "other_speaker": (
         WARN,
         "sounds like another speaker or room: cosine {speaker_cosine:.2f} to the others, usual is {usual_cosine:.2f}",
@@ -76,7 +95,23 @@ FLAGS: dict[str, tuple[str, str]] = {
         WARN,
         "text may not match the audio: {chars_per_sec:.1f} characters/s, usual is {usual_chars_per_sec:.1f}; listen",
     ),
-    "text_conflict": (WARN, "metadata.csv has another text ('{other_text}'); the .txt file is used"),
+    "rate_too_high": (
+        WARN,
+        "{chars_per_sec:.1f} characters/s are more than people say: the text holds more than the clip, or belongs to "
+        "another; listen and correct it",
+    ),
+    "rate_too_low": (
+        WARN,
+        "{chars_per_sec:.1f} characters/s are fewer than people say: words are missing, or it is another text; "
+        "listen and correct it",
+    ),
+    "timed_text": (WARN, "{text_file} holds times beside its words, which are left out; check the rest: '{text}'"),
+    "speaker_label": (WARN, "the text begins with a name that is not said ('{speaker_label_words}'); delete it"),
+    "numbered_text": (WARN, "'{numbered_text_words}' numbers or names the clip and is not said; delete it"),
+    "shared_start": (WARN, "nearly all texts begin with '{shared_start_words}'; delete it where it is not said"),
+    "shared_end": (WARN, "nearly all texts end with '{shared_end_words}'; delete it where it is not said"),
+    "stage_direction": (WARN, "'{stage_direction_words}' is not said; delete it"),
+    "text_conflict": (WARN, "{other_file} has another text ('{other_text}'); that of {used_file} is used"),
     "clipping": (WARN, "{clipped_share:.2%} of the samples lie on a flat top; record with less gain"),
     "cut_off": (WARN, "starts or ends inside speech; teaches wrong endings, cut it at a pause"),
     "edge_silence": (
@@ -199,7 +234,9 @@ def outliers(values: Sequence[float], floor: float) -> tuple[np.ndarray, float]:
 
 
 def check_texts(findings: Sequence[Finding]) -> None:
-    """Flag speaking_rate, duplicate_text and language_mix among clips with figures text and duration_sec."""
+    """Flag what texts have in common, or one has for itself, among clips with figures text, written, duration_sec.
+
+    written: the text as the user wrote it."""
     groups: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[script(finding.figures["text"])].append(finding)
@@ -209,20 +246,60 @@ def check_texts(findings: Sequence[Finding]) -> None:
             for finding in group:
                 finding.flag("language_mix", script=name, usual_script=usual)
         _check_rates(group)
+    _check_speaking_times(findings)
     _check_duplicates(findings)
+    _check_unspoken(findings)
 
 
 def _check_rates(group: Sequence[Finding]) -> None:
     """Characters per second of speech, compared as logarithms: twice as fast is as odd as half as fast."""
     for finding in group:
         figures = finding.figures
-        speech = figures["duration_sec"] - figures["lead_silence_sec"] - figures["trail_silence_sec"]
-        figures["chars_per_sec"] = round(spoken_characters(figures["text"]) / max(speech, 0.1), 2)
+        figures["chars_per_sec"] = round(spoken_characters(figures["text"]) / _speech_sec(finding), 2)
     logs = [math.log(max(finding.figures["chars_per_sec"], 1e-3)) for finding in group]
     distances, median = outliers(logs, math.log(RATE_RATIO))
     for finding, distance in zip(group, distances, strict=True):
         if distance:
             finding.flag("speaking_rate", usual_chars_per_sec=round(math.exp(median), 2))
+
+
+def _speech_sec(finding: Finding) -> float:
+    """The clip without the silence at its ends."""
+    figures = finding.figures
+    return max(figures["duration_sec"] - figures["lead_silence_sec"] - figures["trail_silence_sec"], 0.1)
+
+
+def _check_speaking_times(findings: Iterable[Finding]) -> None:
+    """Whether a text can be said in the time of its clip at all, whatever the other clips are like."""
+    for finding in findings:
+        shortest, longest = speaking_times(without_tags(finding.figures["text"]))
+        speech = _speech_sec(finding)
+        if shortest > IMPOSSIBLE * finding.figures["duration_sec"]:
+            finding.flag("too_much_text", characters=spoken_characters(finding.figures["text"]))
+        elif speech >= JUDGED_SEC and shortest > speech:
+            finding.flag("rate_too_high")
+        elif speech >= JUDGED_SEC and longest < speech:
+            finding.flag("rate_too_low")
+
+
+def _check_unspoken(findings: Sequence[Finding]) -> None:
+    """What stands in texts and is not said: names, numbers, the same words in all of them, stage directions."""
+    texts = [without_tags(finding.figures["written"]).strip() for finding in findings]
+    directions = {i: found for i, text in enumerate(texts) if (found := stage_direction(text))}
+    before = {
+        "shared_start": shared_edge(texts),
+        "numbered_text": leading_numbers(texts, [finding.clip for finding in findings]),
+        "speaker_label": speaker_labels(texts),
+    }
+    name_of = {i: name for name, found in before.items() for i in found}  # the most certain of them
+    flags = {
+        **{name: {i: words for i, words in found.items() if name_of[i] == name} for name, found in before.items()},
+        "shared_end": shared_edge(texts, at_end=True),
+        "stage_direction": {i: words for i, words in directions.items() if "markup_left" not in findings[i].flags},
+    }
+    for name, found in flags.items():
+        for i, words in found.items():
+            findings[i].flag(name, **{f"{name}_words": words})
 
 
 def _check_duplicates(findings: Iterable[Finding]) -> None:

@@ -8,21 +8,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clips.audio_doctor import FLAGS
-from clips.audio_files import (
-    DRAFT_SUFFIX,
-    RawClip,
-    Recording,
-    incomplete,
-    one_line,
-    printable,
-    recordings_of,
-    split_folder,
-    write_wav,
-)
+from clips.decode import file_warnings, write_wav
+from clips.find import DRAFT_SUFFIX, RawClip, printable, recordings_of, split_folder
+from clips.transcripts import one_line
 from common.files import atomic_path
 from common.recogniser import Recogniser
 from config import UserError
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, AudioError
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC
+from cosyvoice.utils.audio_files import AudioError, Recording
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from utils import user_mistakes
 
@@ -43,7 +36,7 @@ def split_recordings(clips: Sequence[RawClip]) -> list[str]:
     for clip, recording in recordings_of(clips, lines):
         if recording.duration_sec <= (MAX_TOKEN_SEC if clip.text else MAX_PIECE_SEC):
             continue
-        lines += [*incomplete(clip), f"{clip.file}: {_split(clip, recording)}"]
+        lines += [f"{clip.file}: {told}" for told in (*file_warnings(recording), _split(clip, recording))]
     return lines
 
 

@@ -26,12 +26,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clips.audio_doctor import audio_flags, drops, text_flags
-from clips.audio_files import read_audio
+from clips.decode import file_flags
 from clips.measuring import AudioFigures, measure
 from clips.waveform import Waveform, waveform
 from common.files import atomic_path
 from config import UserError
-from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, AudioError, CosyVoiceFrontEnd
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
+from cosyvoice.utils.audio_files import AudioError, read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import normalizer
@@ -68,6 +69,7 @@ class Record:
     problem: str | None
     figures: AudioFigures | None
     text: str  # normalised
+    flags: dict[str, dict[str, str]]  # of the file, by `file_flags`
     waveform: Waveform | None = None
 
     @classmethod
@@ -80,9 +82,9 @@ class Record:
                     return None
                 values = json.loads(file["values"].tobytes())
             if "figures" not in values:
-                return cls(path, values.get("problem"), None, "")
+                return cls(path, values.get("problem"), None, "", {})
             figures, wave = AudioFigures(**values["figures"]), Waveform(**values["waveform"])
-            return cls(path, None, figures, values["text"], wave)
+            return cls(path, None, figures, values["text"], values["flags"], wave)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 
@@ -107,8 +109,8 @@ def extract(job: Extraction) -> None:
         if not drops(audio_flags(figures) + text_flags(text)):
             wave_16k, wave_22k = recording.mono(EXTRACTOR_RATE), recording.mono(SAMPLE_RATE)
             arrays = features(front_end, text, wave_16k, wave_22k, job.path)
-        wave = waveform(recording.samples, recording.sample_rate)
-        values = {"figures": asdict(figures), "text": text, "waveform": asdict(wave)}
+        wave = asdict(waveform(recording.samples, recording.sample_rate))
+        values = {"figures": asdict(figures), "text": text, "flags": file_flags(recording), "waveform": wave}
     except AudioError as error:
         values = {"problem": str(error)}
     with atomic_path(job.record) as part, open(part, "wb") as file:

@@ -17,7 +17,8 @@ import torchaudio.functional
 from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET
-from clips.audio_files import METADATA, RawClip, incomplete, printable, recordings_of, write_wav
+from clips.decode import file_warnings, write_wav
+from clips.find import RawClip, printable, recordings_of
 from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
@@ -155,8 +156,9 @@ def text_words(clip: RawClip) -> list[str]:
         return [f"copied without its text: {clip.flags['unreadable_text']['text_problem']}"]
     if clip.text == "":
         return ["copied without its text, which is empty"]
-    conflict = clip.flags.get("text_conflict")
-    return [f"copied with the text of its .txt; {METADATA} has '{conflict['other_text']}'"] if conflict else []
+    if conflict := clip.flags.get("text_conflict"):
+        return ["copied with the text of {used_file}; {other_file} has '{other_text}'".format_map(conflict)]
+    return []
 
 
 def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
@@ -178,7 +180,7 @@ def fix_recordings(clips: Sequence[RawClip], input_dir: Path) -> list[str]:
             write_wav(path, mended.samples, recording.sample_rate)
             if clip.text:
                 path.with_suffix(".txt").write_text(clip.text + "\n", encoding="utf-8")
-            lines += incomplete(clip) + [f"{clip.file}: {told}" for told in text_words(clip)]
+            lines += [f"{clip.file}: {told}" for told in (*file_warnings(recording), *text_words(clip))]
             known[clip.file] = mended.done
             lines += [f"{clip.file}: {'; '.join(mended.done)}"] if mended.done else []
         if not known:

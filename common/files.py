@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from config import UserError
+from cosyvoice.utils.files import require_file
 
 GIB = 2**30
 PART_SUFFIX = ".part"  # of what is being written
@@ -117,6 +118,8 @@ def read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 text file as editors number them; "-" is standard input."""
     name = text_name(path)
     try:
+        if path != Path("-"):
+            require_file(path)
         data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
         return split_lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

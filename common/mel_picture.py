@@ -5,7 +5,7 @@ import io
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosyvoice.cli.frontend import resample
+from cosyvoice.utils.audio_files import resample
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE
 from matcha.utils.audio import mel_spectrogram
 

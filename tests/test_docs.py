@@ -29,7 +29,6 @@ TWINS = [(ROOT / "README.md", ROOT / "README_zh.md")] + [
 ]
 COMMAND = re.compile(rf"(?:^|\s)((?:{'|'.join(sorted(SCRIPTS))})\.py\b.*)")
 COMMENTED = {"bash", "powershell", "python"}
-COMING = {"--print-text", "--text-normalizer"}  # described here before their code is merged
 
 
 def name(path: Path) -> str:
@@ -139,7 +138,7 @@ def test_every_flag_of_our_scripts_in_a_sentence_exists(page: Path):
     named = {
         flag for piece in re.findall("`(--[^`]+)`", parsed(page)[0]) for flag in re.findall(r"(?<!\S)--[\w-]+", piece)
     }
-    assert named <= known | COMING
+    assert named <= known
 
 
 def test_the_demo_without_make_is_the_demo():

@@ -1,6 +1,5 @@
 """Front end: numbers as words, reading audio, speech tokens, speaker vectors and mel. Exact text rules: parity."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cosyvoice.cli import frontend
-from cosyvoice.cli.frontend import STOCK, CosyVoiceFrontEnd, load_wav, read_audio, resample
+from cosyvoice.cli.frontend import STOCK, CosyVoiceFrontEnd
+from cosyvoice.utils.audio_files import load_wav, resample
 from cosyvoice.utils.yaml_loader import read_model_config
 
 
@@ -49,8 +49,8 @@ def test_importing_the_front_end_loads_no_grammar_and_no_onnx_model():
 def test_channels_are_averaged_and_nothing_else_is_changed(tmp_path: Path):
     left, right = voice(0.1).numpy()[0], voice(0.1, seed=1).numpy()[0] * 3
     path = wav(tmp_path / "语音.wav", np.stack([left, right], axis=1), 48_000, subtype="FLOAT")
-    wave, rate = read_audio(path)
-    assert rate == 48_000 and wave.shape == (1, 1600) and wave.dtype == torch.float32
+    wave = load_wav(path, 48_000)
+    assert wave.shape == (1, 1600) and wave.dtype == torch.float32
     torch.testing.assert_close(wave[0], torch.from_numpy((left + right) / 2))
 
 
@@ -96,67 +96,6 @@ def test_audio_that_is_not_usable_is_refused(tmp_path: Path, make: Callable[[Pat
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="a.wav: no such audio file"):
         load_wav(tmp_path / "a.wav", 16_000)
-
-
-def test_without_ffmpeg_other_formats_are_refused_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "a.m4a"
-    path.write_bytes(b"\x00\x00\x00\x20ftypM4A " + bytes(400))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="a.m4a: no audio, or a format that needs ffmpeg, which is not"):
-        load_wav(path, 16_000)
-
-
-def fake_ffmpeg(folder: Path, body: str) -> str:
-    """A PATH whose ffmpeg is a script; $SOUND is an au file as the real one would send it."""
-    script = folder / "ffmpeg"
-    script.write_text(f"#!/bin/sh\n{body}\n")
-    script.chmod(0o755)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
-def test_ffmpeg_decodes_what_libsndfile_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    samples = voice(0.2, 32_000).numpy()[0]
-    wav(tmp_path / "sound.au", samples, 32_000, subtype="FLOAT")
-    path = tmp_path / "a.m4a"
-    path.write_bytes(bytes(400))
-    monkeypatch.setenv("PATH", fake_ffmpeg(tmp_path, f'echo "$@" > {tmp_path}/args; cat {tmp_path}/sound.au'))
-    wave, rate = read_audio(path)
-    assert rate == 32_000
-    torch.testing.assert_close(wave[0], torch.from_numpy(samples))
-    arguments = (tmp_path / "args").read_text().split()
-    assert str(path) in arguments and arguments[arguments.index("-protocol_whitelist") + 1] == "file"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (
-            "echo details >&2; echo Invalid data found >&2; exit 1",
-            r"no audio that can be decoded \(Invalid data found\)",
-        ),
-        ("exit 0", "ffmpeg did not decode it"),
-    ],
-)
-def test_what_ffmpeg_fails_on_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str):
-    path = tmp_path / "a.m4a"
-    path.write_bytes(bytes(400))
-    monkeypatch.setenv("PATH", fake_ffmpeg(tmp_path, body))
-    with pytest.raises(ValueError, match=f"a.m4a: {message}") as error:
-        read_audio(path)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_the_real_ffmpeg_decodes_m4a_and_opens_no_playlist(tmp_path: Path):
-    source = wav(tmp_path / "a.wav", voice(1.0).numpy()[0])
-    subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-c:a", "aac", tmp_path / "a.m4a"], check=True)
-    assert abs(load_wav(tmp_path / "a.m4a", 16_000).shape[1] - 16_000) < 3_000
-    playlist = tmp_path / "list.m4a"
-    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{tmp_path}/a.m4a\n#EXT-X-ENDLIST\n")
-    with pytest.raises(ValueError, match="no audio that can be decoded"):
-        read_audio(playlist)
 
 
 # ------------------------------------------------------------------------------------------ features

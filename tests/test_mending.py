@@ -64,7 +64,7 @@ def test_what_the_copies_no_longer_tell_is_printed_and_kept(raw, capsys):
     told = [
         "broken.wav: cannot be read: the file is empty (0 bytes); record or copy it again",
         "002.flac: copied without its text, which is empty",
-        "003.flac: copied with the text of its .txt; metadata.csv has 'another'",
+        "003.flac: copied with the text of 003.txt; metadata.csv has 'another'",
     ]
     printed = capsys.readouterr().out
     record = json.loads((copies / "fixed.json").read_text(encoding="utf-8"))["printed"]

@@ -12,7 +12,8 @@ import torch
 
 from clips.text_check import Spoken, text_help
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd, load_wav, resample
+from cosyvoice.cli.frontend import CosyVoiceFrontEnd
+from cosyvoice.utils.audio_files import load_wav, resample
 from cosyvoice.utils.common import SAMPLE_RATE
 from cosyvoice.utils.weights import load_spk2info
 from cosyvoice.utils.yaml_loader import read_model_config

@@ -98,7 +98,7 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
 
 LAST, BEST = "joint_joint_last.ckpt", "joint_joint_best.ckpt"
 CASES = [
-    Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "001: damaged or not audio at all"),
+    Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "001: it is text and not a recording"),
     Case("an empty text", "prepare", lambda p: only_clip(p, speech, ""), "001: the transcript holds nothing"),
     Case("no text at all", "prepare", lambda p: only_clip(p, speech, None), "001: "),
     Case("8 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=8000)), "001: 8000 Hz; record at 16000 Hz"),
@@ -112,7 +112,9 @@ CASES = [
     Case("no prepared data", "train", lambda p: shutil.rmtree(p.data), "python prepare_joint_data.py"),
     Case("a shard cut in half", "train", lambda p: truncate(next(p.data.glob("*.parquet"))), "not a readable parquet file"),
     Case("no llm.pt", "train", lambda p: (p.model / "llm.pt").unlink(), "llm.pt"),
-    Case("flow.pt cut in half", "train", lambda p: truncate(p.model / "flow.pt"), "flow.pt"),
+    Case("flow.pt cut in half", "train", lambda p: truncate(p.model / "flow.pt"), "flow.pt: is incomplete (the end of the file is missing); download it again"),
+    Case("campplus.onnx cut in half", "prepare", lambda p: truncate(p.model / "campplus.onnx"), "download it again"),
+    Case("resuming half a file", "train", lambda p: truncate(p.output / LAST), f"output/{BEST}", ("--resume", LAST)),
     Case("llm.pt without a key", "train", lambda p: change(p.model / "llm.pt", lambda s: s.pop("llm_decoder.bias")), "llm_decoder.bias"),
     Case("NaN in flow.pt", "train", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].fill_(torch.nan)), "encoder_proj.bias"),
     Case("an llm.pt that runs code", "train", lambda p: torch.save({"x": RunsCode(p.model / "ran")}, p.model / "llm.pt"), "is not opened, as they could run code"),
@@ -127,12 +129,32 @@ CASES = [
     Case("another base model", "merge", lambda p: change(p.model / "flow.pt", lambda s: s["encoder_proj.bias"].add_(1)), "another flow.pt"),
     Case("a folder for the checkpoint", "merge", lambda p: ((p.output / BEST).unlink(), (p.output / BEST).mkdir()), "is a folder"),
     Case("a full disk while merging", "merge", lambda p: None, "File too large; nothing was left half-written", (), full_disk),
+    Case("half a checkpoint", "merge", lambda p: truncate(p.output / BEST), f"output/{LAST}"),
+    Case("half a checkpoint and no other", "merge", lambda p: ((p.output / LAST).unlink(), truncate(p.output / BEST)), "train again", ("--ckpt", BEST)),
+    Case("half a base", "merge", lambda p: truncate(p.model / "llm.pt"), "llm.pt: is incomplete (the end of the file is missing); download it again"),
+    Case("half a spk2info.pt", "merge", lambda p: truncate(p.output / "spk2info.pt"), "spk2info.pt: is incomplete (the end of the file is missing); delete it"),
     Case("no run to merge", "merge", lambda p: (p.output / LAST).unlink(), "python train_joint.py"),
     Case("merged LLM of another size", "inference", lambda p: change(p.output / "llm_merged_joint.pt", lambda s: s.update({"llm_decoder.bias": torch.zeros(3)})), "llm_decoder.bias"),
     Case("LLM and flow swapped", "inference", lambda p: shutil.copy(p.model / "flow.pt", p.output / "llm_merged_joint.pt"), "llm_merged_joint.pt"),
+    Case("half a merged LLM", "inference", lambda p: truncate(p.output / "llm_merged_joint.pt"), "merge again: python merge_joint_weights.py --model-dir"),
+    Case("half a merged flow", "inference", lambda p: truncate(p.output / "flow_merged_joint.pt"), "flow_merged_joint.pt: is incomplete (the end of the file is missing); merge again: "),
+    Case("half a merged flow of an older run", "inference", lambda p: (truncate(p.output / "flow_merged_joint.pt"), newer_run(p.output)), f"output/{BEST}"),
+    Case("half a merged flow without its run", "inference", lambda p: (truncate(p.output / "flow_merged_joint.pt"), [f.unlink() for f in p.output.glob("*.ckpt")]), "copy it again"),
+    Case("half a trained voice", "inference", lambda p: truncate(p.output / "spk2info.pt"), "spk2info.pt: is incomplete (the end of the file is missing); merge again: "),
+    Case("half a base to speak with", "inference", lambda p: truncate(p.model / "llm.pt"), "llm.pt: is incomplete (the end of the file is missing); download it again", ("--base",)),
+    Case("half a hift.pt", "inference", lambda p: truncate(p.model / "hift.pt"), "hift.pt: is incomplete (the end of the file is missing); download it again"),
     Case("no hift.pt", "inference", lambda p: (p.model / "hift.pt").unlink(), "hift.pt"),
     Case("text without words", "inference", lambda p: None, "nothing in it can be spoken", ("--text", "?!")),
     Case("a folder for the wav", "inference", lambda p: (p.output / "result.wav").mkdir(), "result.wav is a folder; give the name of a file with --output"),
+    Case("a pipe for the texts", "inference", lambda p: os.mkfifo(p.output / "texts.ckpt"), "a named pipe, not a file", ("--text-file", "texts.ckpt")),
+    Case("a pipe for the checkpoint", "merge", lambda p: ((p.output / BEST).unlink(), os.mkfifo(p.output / BEST)), "is a named pipe, not a file", ("--ckpt", BEST)),
+    Case("a pipe for the merged LLM", "inference", lambda p: os.mkfifo(p.output / "pipe.ckpt"), "is a named pipe, not a file", ("--llm", "pipe.ckpt")),
+    Case("a pipe for llm.pt", "train", lambda p: ((p.model / "llm.pt").unlink(), os.mkfifo(p.model / "llm.pt")), "a named pipe, not a file"),
+    Case("a pipe for hift.pt", "train", lambda p: ((p.model / "hift.pt").unlink(), os.mkfifo(p.model / "hift.pt")), "a named pipe, not a file"),
+    Case("a pipe for the yaml", "inference", lambda p: ((p.model / "cosyvoice.yaml").unlink(), os.mkfifo(p.model / "cosyvoice.yaml")), "a named pipe, not a file"),
+    Case("a pipe for campplus.onnx", "prepare", lambda p: ((p.model / "campplus.onnx").unlink(), os.mkfifo(p.model / "campplus.onnx")), "a named pipe, not a file"),
+    Case("a pipe for data.list", "train", lambda p: ((p.data / "data.list").unlink(), os.mkfifo(p.data / "data.list")), "data.list"),
+    Case("a pipe for finetune.yaml", "train", lambda p: os.mkfifo(p.model / "finetune.yaml"), "a named pipe, not a file"),
     Case("a full disk while speaking", "inference", lambda p: None, "File too large; nothing was left half-written", (), lambda: full_disk(1000)),
 ]  # fmt: skip
 
@@ -149,6 +171,12 @@ class RunsCode:
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def newer_run(output: Path) -> None:
+    """Another run whose checkpoint was written later than the first one's."""
+    other = shutil.copy(output / LAST, output / "joint_llm_only_last.ckpt")
+    os.utime(other, (2**31, 2**31))
 
 
 def hostile_yaml(model: Path) -> None:
@@ -182,7 +210,7 @@ def test_a_mistake_exits_2_with_one_clear_line(case, good, tmp_path, capsys):
         shutil.copytree(getattr(good, name), getattr(place, name))
     case.spoil(place)
     arguments = place.arguments(case.script)
-    if "--text" in case.extra:
+    if any(word.startswith("--text") for word in case.extra):
         del arguments[arguments.index("--text") : arguments.index("--text") + 2]
     extra = [str(place.output / word) if word.endswith((".wav", ".ckpt")) else word for word in case.extra]
     with case.around():

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from checkpoint import PARTS
 from common.files import read_lines
 from config import InferenceConfig
-from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd, resample
+from cosyvoice.cli.frontend import MIN_SPEAKER_SAMPLES, CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.llm.llm import Utterance
+from cosyvoice.utils.audio_files import resample
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from dataset import Clip
 from llm_flow_model import JointModel, adapters_in_eval

@@ -73,11 +73,11 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
     """Who listens to the voice while it is trained; None where the settings say that nobody does."""
     if not run.config.eval_every_epochs:
         return None
-    try:
-        require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
-    except FileNotFoundError as error:
-        raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
     with user_mistakes():
+        try:
+            require_files(model_config.directory, ["hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER])
+        except FileNotFoundError as error:
+            raise UserError(f"{error}; or {DO_NOT_LISTEN}") from error
         hift = load_part(model_config, "hift", device=run.device, inference=True)
         voice = Voice.of(run.identity["speaker"])
         reader = normalizer(voice.text_normalizer)

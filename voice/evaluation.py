@@ -17,12 +17,8 @@ from clips.measuring import clipped_share
 from clips.text_check import Spoken, text_help
 from common.recogniser import Recogniser, errors
 from config import UserError
-from cosyvoice.cli.frontend import (
-    MAX_TOKEN_SEC,
-    MIN_TOKEN_SAMPLES,
-    CosyVoiceFrontEnd,
-    resample,
-)
+from cosyvoice.cli.frontend import MAX_TOKEN_SEC, MIN_TOKEN_SAMPLES, CosyVoiceFrontEnd
+from cosyvoice.utils.audio_files import resample
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from text.languages import language_of
 from utils import PROJECT

@@ -1,6 +1,7 @@
 """Which files to speak with, and whose voice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from checkpoint import (
     base_fingerprint,
     base_warning,
     check_base,
+    checkpoint_paths,
     is_baked,
     load_checkpoint,
     merged_part,
@@ -25,8 +27,9 @@ from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_r
 from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.cli.text import TextNormalizer
 from cosyvoice.utils.common import SPEAKER_DIM
-from cosyvoice.utils.weights import read_spk2info, speaker_embedding
-from cosyvoice.utils.yaml_loader import read_model_config
+from cosyvoice.utils.files import not_a_file
+from cosyvoice.utils.weights import DamagedFile, read_spk2info, speaker_embedding
+from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from text.normalizer import DEFAULT, normalizer
 from utils import SAMPLE_TEXT, check_lora_scale, command_line, user_mistakes
 
@@ -114,10 +117,33 @@ def weight_files(source: Source, model_dir: Path) -> dict[str, Path]:
     return {part: file or newest_part(part, source.output_dir) for part, file in given.items()}
 
 
-def voices_in(folder: Path) -> dict[str, Voice]:
-    """Named voices of the folder's spk2info.pt; {} where it has none."""
+@contextmanager
+def whole_files(model_dir: Path | None) -> Iterator[None]:
+    """Around reading weights: a damaged file is to be merged again where it is not one of a model directory."""
+    try:
+        yield
+    except DamagedFile as error:
+        if (error.path.parent / YAML_NAME).exists():
+            raise
+        raise UserError(f"{error.path}: {error.reason}; {merge_again(error.path, model_dir)}") from error
+
+
+def merge_again(path: Path, model_dir: Path | None) -> str:
+    """How a merged file is made again from the checkpoint that lies beside it."""
+    script, mode = "merge_joint_weights.py", path.stem.partition("_merged_")[2]
+    runs = runs_in(path.parent)
+    of_mode = [run for run in checkpoint_paths(path.parent, mode)[::-1] if run.is_file()]  # the best, then the last
+    if runs and (not mode or runs[-1] in of_mode):
+        return f"merge again: {command_line(script, model_dir=model_dir, output_dir=path.parent)}"
+    if of_mode:
+        return f"merge again: {command_line(script, model_dir=model_dir, ckpt=of_mode[0])}"
+    return f"merge again by {script} --ckpt, from the checkpoint that it was made of, or copy it again"
+
+
+def voices_in(folder: Path, model_dir: Path | None = None) -> dict[str, Voice]:
+    """Named voices of the folder's spk2info.pt; {} where it has none. model_dir: for `merge_again`."""
     path = folder / VOICES
-    with user_mistakes():
+    with user_mistakes(), whole_files(model_dir):
         entries = read_spk2info(path)
         return {
             name: Voice.of({**entry, "name": name, "embedding": speaker_embedding(entry)})
@@ -134,7 +160,7 @@ def choose_voice(source: Source, model_dir: Path, folder: Path, needed: bool) ->
     if source.voice is not None:
         return source.voice
     exported = source.base and not needed
-    trained, own = {} if exported else voices_in(folder), voices_in(model_dir)
+    trained, own = {} if exported else voices_in(folder, model_dir), voices_in(model_dir)
     known = {**trained, **own} if source.base else {**own, **trained}
     if source.speaker is not None:
         if source.speaker not in known:
@@ -186,8 +212,8 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     """({part: file} to load, checkpoint to put into them if any). UserError where they are not there or do not fit."""
     files = weight_files(source, model_dir)
     for path in files.values():
-        if not path.is_file():
-            raise UserError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a merged .pt file")
+        if what := not_a_file(path):
+            raise UserError(f"{path} is {what}; give a merged .pt file")
     if source.ckpt is None:
         return files, None
     checkpoint = load_checkpoint(source.ckpt)
@@ -216,7 +242,7 @@ def load_voice(
         config = read_model_config(model_dir)
 
     def load(part: str) -> nn.Module:
-        with user_mistakes():
+        with user_mistakes(), whole_files(model_dir):
             mapped = checkpoint is not None or stay_as_read(part, device, precision)
             network = load_part(config, part, files.get(part), mapped=mapped)
             if checkpoint is not None and part in PARTS:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config import UserError
-from cosyvoice.cli.frontend import load_wav
+from cosyvoice.utils.audio_files import load_wav
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from dataset import Clip, made_from, spread_out
 from utils import DEFAULT_INPUT_DIR, find_folder, user_mistakes

@@ -24,11 +24,30 @@ MEL_BINS = 80
 SPEAKER_DIM = 192
 """Numbers in the speaker vector that campplus.onnx gives."""
 
+MAX_VALUES = 2**31
+"""Samples of all channels that are read of one sound file: 8 GB, 12 hours at 48 kHz."""
+
 
 class InputError(ValueError):
     """A file, text, sound or setting that cannot be used; the message says what is wrong with it, and what to do.
 
     Plain ValueErrors are mistakes in the program."""
+
+
+class AudioError(InputError):
+    """A recording that cannot be used; the message gives the reason, the caller names the file.
+
+    kind: cannot_open, empty, not_audio, no_sound, incomplete, damaged, protected, unsupported, not_finite, too_much."""
+
+    def __init__(self, reason: str, kind: str = "") -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def check_amount(values: int) -> None:
+    """AudioError for so many samples, of all channels, that they might fill the memory."""
+    if values > MAX_VALUES:
+        raise AudioError("it holds more sound than fits in memory; cut it into files of a few hours", "too_much")
 
 
 def token_to_mel_length(tokens: int, input_frame_rate: int) -> int:

@@ -14,17 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from cosyvoice.utils.common import SPEAKER_DIM, InputError
+from cosyvoice.utils.files import not_a_file, require_file
 
 _TRAINER_ENTRIES = ("epoch", "step")
 _PREFIXES = ("module.", "generator.")
 _DISCRIMINATOR = "discriminator."
 _SHOWN_KEYS = 4
 _HASH_BLOCK = 1 << 20
+END_MISSING = "is incomplete (the end of the file is missing)"
 
 # Suffixes of one weight-normalised tensor: magnitude g, direction v. The first spelling is the one of our own modules.
 _G, _V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 _LEGACY_G, _LEGACY_V = ".weight_g", ".weight_v"
 _FOLDED = ".weight"
+
+
+class DamagedFile(InputError):
+    """A weight file that is not whole. How to get it again depends on who made it: the caller may know better."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; download it again, or make it again if it is your own")
+        self.path, self.reason = path, reason
 
 
 def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Tensor]:
@@ -34,7 +44,7 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
     unchanged: the mapping's memory is freed only with its last tensor.
 
     Trainers' extras are cut: `epoch`, `step`, a dict under `module`, the prefixes `module.` and `generator.`, and
-    everything under `discriminator.`. Raises FileNotFoundError, and InputError for a file that is no state dict.
+    everything under `discriminator.`. Raises FileNotFoundError, DamagedFile and InputError for what is no state dict.
     """
     path = Path(path)
     content = _unpickle(path, mapped)
@@ -71,6 +81,7 @@ def load_weights(model: nn.Module, path: str | Path, mapped: bool = True) -> Non
 
 def file_fingerprint(path: str | Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal."""
+    require_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_HASH_BLOCK):
@@ -133,29 +144,43 @@ def _unpickle(path: Path, mapped: bool = True) -> Any:
     """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and InputError with the cause."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; check the path, or download the model again")
-    if not path.is_file():
-        raise InputError(f"{path}: is a folder; name the weight file itself, such as {path / 'llm.pt'}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty; download it again, or make it again if it is your own")
+    if what := not_a_file(path):
+        raise InputError(f"{path}: is {what}; name the weight file itself, such as llm.pt")
+    if reason := shortfall(path):
+        raise DamagedFile(path, reason)
     mmap = mapped and zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # torch raises a dozen types for a damaged file
-        raise InputError(f"{path}: {_reason(path, error)}") from error
+        raise _refusal(path, error) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def shortfall(path: Path) -> str:
+    """What the first and the last bytes say of a weight file that is not whole; "" where they show no fault."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if not start:
+        return "is empty"
+    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return END_MISSING
+    return ""
+
+
+def _refusal(path: Path, error: Exception) -> InputError:
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the weights; run: git lfs pull"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return "is incomplete (the end of the file is missing); download it again"
+        return InputError(f"{path}: is a Git LFS pointer, not the weights; run: git lfs pull")
     if isinstance(error, UnpicklingError) and ("GLOBAL" in str(error) or "reduce" in str(error)):
-        return "holds Python objects beside tensors and is not opened, as they could run code; use a plain state dict"
-    return f"is damaged or no PyTorch weight file ({type(error).__name__}); download it again, or make it again"
+        return InputError(
+            f"{path}: holds Python objects beside tensors and is not opened, as they could run code; use a plain "
+            "state dict"
+        )
+    if isinstance(error, EOFError) or "EOF" in str(error) or "truncated" in str(error):  # of before PyTorch 1.6
+        return DamagedFile(path, END_MISSING)
+    return DamagedFile(path, f"is damaged or no PyTorch weight file ({type(error).__name__})")
 
 
 def _without_prefixes(key: str) -> str:

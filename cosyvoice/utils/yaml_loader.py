@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE, InputError
+from cosyvoice.utils.files import require_file
 
 YAML_NAME = "cosyvoice.yaml"
 SNAPSHOT = (  # as in README.md; without the patterns files that nothing here reads would come too
@@ -34,6 +35,7 @@ SNAPSHOT = (  # as in README.md; without the patterns files that nothing here re
     "allow_patterns=['*.yaml', '*.pt', 'campplus.onnx', 'speech_tokenizer_v1.onnx', 'configuration.json'])\""
 )
 DOWNLOAD = f"download the model: pip install huggingface_hub, then {SNAPSHOT}"
+DOWNLOAD_AGAIN = f"download it again: pip install huggingface_hub, then {SNAPSHOT}"
 MAX_YAML_BYTES = 256 * 1024  # the released file has about 8 kB; the parser reads some 70 kB/s
 DEFAULT_TOKEN_RATE_HZ = 50  # class default of the flow model; the released yaml repeats it
 
@@ -190,13 +192,17 @@ def checked(network: nn.Module) -> nn.Module:
     return network
 
 
-def require_files(directory: Path, names: Iterable[str]) -> None:
-    """Raises FileNotFoundError naming every one of the files that the model directory lacks, and how to get them."""
+def require_files(directory: Path, names: Sequence[str]) -> None:
+    """Raises FileNotFoundError naming every one of the files that the model directory lacks, and how to get them.
+
+    Raises OSError for one that is a pipe, a device or a folder."""
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: no such model directory; {DOWNLOAD}")
     missing = [name for name in names if not (directory / name).exists()]
     if missing:
         raise FileNotFoundError(f"{directory}: {', '.join(missing)} missing; {DOWNLOAD}")
+    for name in names:
+        require_file(directory / name)
 
 
 def read_model_config(model_dir: str | Path) -> ModelConfig:
@@ -229,8 +235,6 @@ def _read_text(path: Path) -> str:
         if (path.parent / name).exists() and not path.exists():
             raise InputError(_unsupported(path.parent / name, model))
     require_files(path.parent, [YAML_NAME])
-    if not path.is_file():
-        raise InputError(f"{path}: is a folder, not a file; {DOWNLOAD}")
     if path.stat().st_size > MAX_YAML_BYTES:
         raise InputError(f"{path}: larger than {MAX_YAML_BYTES // 1024} kB, which no configuration of this model is")
     try:
