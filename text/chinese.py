@@ -62,10 +62,10 @@ def ratio(match: Match) -> str:
     return f"{match[1]}比{match[2]}" if int(match[1]) >= int(match[2]) > 12 else match[0]
 
 
-def mixed_fraction(match: Match) -> str:
-    """3 1/2 in words."""
-    whole, upper, lower = (cardinal(int(number)) for number in match.groups())
-    return f"{whole}又{lower}分之{upper}"
+def fraction(match: Match) -> str:
+    """1/2 or 3 1/2 in words."""
+    whole, upper, lower = (number and cardinal(int(number)) for number in match.groups())
+    return f"{whole + '又' if whole else ''}{lower}分之{upper}"
 
 
 def abbreviation(match: Match) -> str:

@@ -23,6 +23,7 @@ ABBREVIATIONS = {
     **{"prof": "professor", "sen": "senator", "vs": "versus", "e.g": "for example", "i.e": "that is"},
     **{"etc": "et cetera"},
 }
+LIMITS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 ROMAN = {numeral: str(n) for n, numeral in enumerate("I II III IV V VI VII VIII IX X XI XII XIII XIV XV".split(), 1)}
 
 

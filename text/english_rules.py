@@ -2,7 +2,7 @@
 
 import re
 
-from text.english import ROMAN, abbreviation, code, decades, money, no_fraction, power, span, words
+from text.english import LIMITS, ROMAN, abbreviation, code, decades, money, no_fraction, power, span, words
 from text.rules import Rule
 from text.signs import ADDRESS, sign_rules, spoken_address
 from text.units import ENGLISH_UNIT, english_unit
@@ -24,9 +24,10 @@ _NUMBERED = (
 )
 _CODES = (
     r"(?i:codes?|zip|post ?codes?|pass(?:code|word)|pin|otp|ids?|ssn|vin|isbn|ext(?:ension)?|hotline|helpline|fax|"
-    rf"tel(?:ephone)?\.?|phone|mobile|cell|whatsapp|emergency|{_NUMBERED} (?:number\b|no\.|#))"
+    rf"tel(?:ephone)?\.?|phone|mobile|cell|whatsapp|emergency|{_NUMBERED} (?:number\b|no\.|#)|ending (?:in|with)|"
+    r"(?:room|suite|apartment|apt\.?|gate|flight|bus|extension) (?:number )?(?:is|was))"
 )
-_DIAL = r"(?i:call|diall?|text|r[aiu]ng|phone?)(?:s|ed|ing)?"
+_DIAL = r"(?i:call|diall?|r[aiu]ng|phone?|text(?: (?!\d)[\w\"“”' ]{1,40} to\b)?)(?:s|ed|ing)?"
 _BETWEEN = (
     r"(?:[ :#=]|\b(?:is|are|was|reads?|at|on|us|me|him|her|them|number|now|to|the|either|with|code|your|my|our)\b|"
     r"\bno\.)*"
@@ -42,6 +43,7 @@ _THEN = (
     r"(?! (?!(?:or|and|now|if|for|in|at|to|on|when|immediately|right|from|before|after|as|instead|again|today|any|toll|"
     r"with|is|was|but|because|while|ext)\b)[a-z])"
 )
+_VERB = "|".join(rf"(?<=\b{word})" for word in "be is are was were of with at to for need needs aged keep".split())
 _STARTS = "It|He|She|We|They|You|I|This|That|The|But|And|So|In|On|At|If|When|Then|His|Her|Our|My"  # of a sentence
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _LASTS = r"(?:takes?|took|wait(?:s|ed|ing)?|last(?:s|ed|ing)?|runs|for) (?:about |only |just |another |up to )?"
@@ -51,9 +53,11 @@ _COUNTRY_SIGNS, _NAMES = r"(?:US|AU?|CA?|HK|NZ|S|NT)?\$|[€£¥￥₹¢]", "USD
 # fmt: off
 RULES = [
     Rule(ADDRESS, lambda match: spoken_address(match[0], "en"),
-         "At www.a-b.com.", "At www dot a dash b dot com.", "The end.Then"),
+         "a.b@c-d.org", "a dot b at c dash d dot org", "The end.Then"),
     Rule(r"\b(?i:nos?|figs?|pp?|vol|ch|approx|sec|ext)\. ?(?=\d)", abbreviation,
          "No. 5, fig. 3", "Number five, figure three", "no. Then 5"),
+    Rule(rf"(?:{_VERB}) ?([<>]=?) ?(?=-?[$€£¥]?\d)", lambda match: f" {LIMITS[match[1]]} ",
+         "must be ≥ 18, is <5", "must be at least eighteen, is less than five", "x > 5"),
     *sign_rules("en"),
     Rule(r"(?<=\d) ?- ?(?=\d+(?:\.\d+)? equals )", " minus ", "5-3=2", "five minus three equals two", "5-3"),
     # codes: digit by digit

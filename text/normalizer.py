@@ -10,12 +10,13 @@ from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_ch
 from text import chinese_rules, english, english_rules
 from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
+from text.signs import URL
 from text.stretches import stretches
 from text.typography import fold
 
 _KEPT = "\ue000"  # of a private area: stands for what must not be touched
 _TOKENS = re.compile(
-    rf"{_KEPT}|<\|[^<>|]*\|>|</?[A-Za-z_]+\d*/?>|\[/?[A-Za-z_]+\d?\]"  # <|en|>, <strong>, [laughter], [AH0]
+    rf"{_KEPT}|<\|[^<>|]*\|>|</?[A-Za-z_]+\d*/?>|\[/?[A-Za-z_]+\d?\]|{URL}"  # <|en|>, <strong>, [laughter], [AH0]
 )
 _CJK = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
 # What wetext must not see: in Chinese, Latin letters behind a digit, of which it would make units

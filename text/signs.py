@@ -55,10 +55,11 @@ SIGNS = [
 ]
 # fmt: on
 
-# A web or mail address; one without www. or https:// by its ending
+# Left as it is: nobody reads a URL out, and parts of one mean nothing
+URL = r"(?<![A-Za-z0-9])(?:https?://|www\.)[A-Za-z0-9](?:[A-Za-z0-9./_?=&%#:~+-]*[A-Za-z0-9/])?"
+# What people say of an address: mail, and a site by its name and ending
 ADDRESS = (
-    r"(?<![A-Za-z0-9])(?:https?://|www\.)[A-Za-z0-9](?:[A-Za-z0-9./_?=&%#:~+-]*[A-Za-z0-9])?"
-    r"|(?<![A-Za-z0-9._-])[A-Za-z0-9][A-Za-z0-9._+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]+"
+    r"(?<![A-Za-z0-9._-])[A-Za-z0-9][A-Za-z0-9._+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]+"
     r"|(?<![A-Za-z0-9.])(?:[A-Za-z0-9-]+\.)+(?:com|cn|net|org|edu|gov|io)(?![A-Za-z0-9])"
     r"(?:/[A-Za-z0-9./_-]*[A-Za-z0-9])?"
 )
