@@ -13,7 +13,7 @@ import torch
 from random_data import write_random_data
 from sources import ROOT
 
-from cosyvoice.cli.frontend import load_wav, resample
+from cosyvoice.utils.audio_files import load_wav, resample
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from dataset import list_clips
 from training.selection import compared, verdict
