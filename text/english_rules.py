@@ -20,12 +20,12 @@ _END = r"(?!\w|[.,:/-]\d)"
 # A number is a code behind one of these, with or without what may stand between
 _NUMBERED = (
     r"(?:phone|fax|flight|order|account|card|tracking|serial|ref(?:erence)?|ticket|invoice|case|booking|passport|"
-    r"licen[sc]e|policy|member(?:ship)?|student|routing|confirmation|security|emergency)"
+    r"licen[sc]e|policy|claim|member(?:ship)?|student|routing|confirmation|security|emergency)"
 )
 _CODES = (
     r"(?i:codes?|zip|post ?codes?|pass(?:code|word)|pin|otp|ids?|ssn|vin|isbn|ext(?:ension)?|hotline|helpline|fax|"
     rf"tel(?:ephone)?\.?|phone|mobile|cell|whatsapp|emergency|{_NUMBERED} (?:number\b|no\.|#)|ending (?:in|with)|"
-    r"(?:room|suite|apartment|apt\.?|gate|flight|bus|extension) (?:number )?(?:is|was))"
+    r"room|suite|apartment|apt|gate|flight|(?<=\bthe |\bour )number(?= is)|(?<=\bmy )number(?= is)|(?<=\byour )number(?= is))"
 )
 _DIAL = r"(?i:call|diall?|r[aiu]ng|phone?|text(?: (?!\d)[\w\"“”' ]{1,40} to\b)?)(?:s|ed|ing)?"
 _BETWEEN = (
@@ -35,15 +35,15 @@ _BETWEEN = (
 _CODE = r"\+?\d(?:[ -]?\d){2,}"
 _LIST = rf"(?:(?:,? (?:or|and) |, |/){_CODE})*"
 # ... but an amount before what is counted. One can call many: there only the words of _THEN may follow a code
-_COUNTED = (
-    r"(?! (?:(?!(?:is|was|has|does|its|this|as|works|expires|means|starts|ends|belongs|opens|shows|appears|across)\b)"
-    r"[a-z]+s|people|men|women|children|percent|yen|hundred|thousand|million|billion)\b)"
+_PLURAL = (
+    r"(?:(?!(?:is|was|has|does|its|this|as|works|expires|means|starts|ends|belongs|opens|shows|appears|across|always|"
+    r"perhaps|sees|saw|brings|begins|comes|goes)\b)[a-z]{2,}s|people|men|women|children)\b"
 )
+_COUNTED = rf"(?! (?:{_PLURAL}|(?:percent|yen|hundred|thousand|million|billion)\b))"
 _THEN = (
     r"(?! (?!(?:or|and|now|if|for|in|at|to|on|when|immediately|right|from|before|after|as|instead|again|today|any|toll|"
     r"with|is|was|but|because|while|ext)\b)[a-z])"
 )
-_VERB = "|".join(rf"(?<=\b{word})" for word in "be is are was were of with at to for need needs aged keep".split())
 _STARTS = "It|He|She|We|They|You|I|This|That|The|But|And|So|In|On|At|If|When|Then|His|Her|Our|My"  # of a sentence
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _LASTS = r"(?:takes?|took|wait(?:s|ed|ing)?|last(?:s|ed|ing)?|runs|for) (?:about |only |just |another |up to )?"
@@ -56,12 +56,12 @@ RULES = [
          "a.b@c-d.org", "a dot b at c dash d dot org", "The end.Then"),
     Rule(r"\b(?i:nos?|figs?|pp?|vol|ch|approx|sec|ext)\. ?(?=\d)", abbreviation,
          "No. 5, fig. 3", "Number five, figure three", "no. Then 5"),
-    Rule(rf"(?:{_VERB}) ?([<>]=?) ?(?=-?[$€£¥]?\d)", lambda match: f" {LIMITS[match[1]]} ",
+    Rule(r"(?<=[a-z]{2}) ?([<>]=?) ?(?=-?[$€£¥]?\d)", lambda match: f" {LIMITS[match[1]]} ",
          "must be ≥ 18, is <5", "must be at least eighteen, is less than five", "x > 5"),
     *sign_rules("en"),
     Rule(r"(?<=\d) ?- ?(?=\d+(?:\.\d+)? equals )", " minus ", "5-3=2", "five minus three equals two", "5-3"),
     # codes: digit by digit
-    Rule(rf"\b{_CODES}{_BETWEEN}(?:[A-Z]{{1,3}}-?)?({_CODE}{_LIST}){_END}{_COUNTED}", code,
+    Rule(rf"\b{_CODES}{_BETWEEN}(?:[A-Z]{{1,3}}[- ]?)?({_CODE}{_LIST}){_END}{_COUNTED}", code,
          "code 482913, zip 02139",
          "code four eight two nine one three, zip zero two one three nine", "codes are 300 pages"),
     Rule(rf"\b{_DIAL}{_BETWEEN}({_CODE}{_LIST}){_END}{_THEN}", code,
@@ -94,6 +94,8 @@ RULES = [
          r"|(5|10|100)/(?=\3(?![\w/]|[.,]\d)))",
          lambda match: f"{match[1] or match[2] or match[3]} out of ",
          "5/5, 3/5 stars", "five out of five, three out of five stars", "3/5"),
+    Rule(rf"\b(?!(?:Pages?|Lines?|Rooms?|Chapters?|Verses?|Questions?|Items?|Nos?|Numbers?|{_DAYS})\b)[A-Z][a-z]+ (\d{{3}}-\d{{1,3}})(?!\w|[-.,:/]\d)", code,
+         "a Boeing 737-800", "a Boeing seven three seven, eight zero zero", "Pages 120-150"),
     Rule(rf"{_START}({_N})%?[-/]((?!0\d)\d+(?:,\d{{3}})*(?:\.\d+)?)(?!\d|[.,:/-]\d)", span,
          "5-10%, 1990-2000, 1914-18",
          "five to ten percent, nineteen ninety to two thousand, nineteen fourteen to eighteen", "555-123-4567"),
@@ -106,6 +108,11 @@ RULES = [
          "5 p.m. We", "five PM. We", "5 p.m. Monday"),
     Rule(rf"(?<![\w.])(?:[A-Z]\.){{2,}}(?= (?:{_STARTS})\b)", lambda match: match[0].replace(".", "") + ".",
          "the U.S. It is", "the US. It is", "the U.S. Army"),
+    Rule(rf"(\b(?:(?i:the|in|by|of|from|since|until|after|during|before|early|late|year)|(?:{_DAYS})[a-z]*) )?"
+         rf"{_START}((?:1[1-9]|20)(?!00)\d\d)(?= {_PLURAL})",
+         lambda match: match[0] if match[1] else words(match[2]),
+         "He got 1776 votes. In 1984 people",
+         "He got one thousand seven hundred and seventy six votes. In nineteen eighty four people", "1984 was"),
     # decades and seconds, each of which wetext takes for the other
     Rule(rf"(?i)\b(?:{_LASTS}|(?:within|after|every) |\d+ ?m(?:in)? )[2-9]0s(?: (?:or|to|and) [2-9]0s)*\b"
          r"|\b[2-9]0s(?= (?:later|ago|left)\b)",

@@ -41,7 +41,7 @@ SMALL_WORDS = {
         merci bonjour aujourd hui ici c j l d n s qu coûte dure environ encore heure heures an ans année années
         jour jours semaine semaines mois siècle page chapitre chambre degrés habitants euros mètres janvier
         février mars avril mai juin juillet août septembre octobre novembre décembre habite vit né acheté sorti
-        coûté appelez personnes commence film maison or""",
+        coûté appelez personnes commence film maison or minute minutes seconde secondes kilos""",
     "es": """el la los las un una unos unas y o pero yo tú él ella nosotros ellos me te se nos le les lo mi mis tu tus
         su sus es son era eran soy eres está están estaba ser estar fue ha he han hay había tiene tengo tienen no
         sí que qué quien donde dónde cuando como cómo de del en a al por para con sin sobre entre hasta desde muy
@@ -100,6 +100,7 @@ _ENGLISH_NUMBER = re.compile(
     "fif(?:teen|ty)|(?:six|seven|eigh|nine)(?:teen|ty)|twenty|hundred|thousand|million|first|second|third)(?![a-z])",
     re.IGNORECASE,
 )
+_SPELT_ALIKE = {"fr": "six", "it": "zero", "pt": "zero"}  # as in English
 # At the end of a run: a number after a blank or a mark, with nothing but a blank after it; or an opening bracket
 _TO_THE_NEXT = re.compile(
     r"(?:(?<=[\s，。、：；！？(（])|^)[^\w\s]?\d[\d.,:/%°\s–-]*(?<![.,:])(?<![.,:]\s)$|[(（[“‘「『《\"]+$"
@@ -160,9 +161,11 @@ def digits_in_english(written: str, normalised: str, language: str = "en") -> bo
     """Whether normalising made English words of digits that stand in another language.
 
     language: code of what is spoken, where more is known than the letters tell; Latin ones may tell nothing."""
-    if len(_ENGLISH_NUMBER.findall(normalised)) <= len(_ENGLISH_NUMBER.findall(written)):
-        return False
     found = [(code, piece) for code, piece in stretches(written) if any(map(str.isdigit, piece))]
+    own = {_SPELT_ALIKE.get(code) for code, _ in found}
+    before, after = ([word.lower() for word in _ENGLISH_NUMBER.findall(text)] for text in (written, normalised))
+    if sum(word not in own for word in after) <= sum(word not in own for word in before):
+        return False
     by_letters = {code or (language if _kind_of(piece) in ("", "LATIN") else "") for code, piece in found}
     return not by_letters <= NORMALISED
 

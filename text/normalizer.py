@@ -25,7 +25,9 @@ _UNSEEN = {
     "en": re.compile(rf"{_KEPT}|[{_CJK}]+|{english_rules.UNTOUCHED}"),
 }
 # Where a sentence surely ends: four small letters are no abbreviation. Without the blanks around a Chinese one.
-_ENGLISH_END = re.compile(r"(?<=[a-z]{4}[.!?]) (?=[A-Z][a-z]|[AI] )")
+_ENGLISH_END = re.compile(
+    r"(?:(?<=[a-z]{4}[.!?])|(?<=\bMay[.!?])|(?<=\bJune[.!?])|(?<=\bJuly[.!?])) (?=[A-Z][a-z]|[AI] )"
+)
 _CHINESE_SENTENCE = re.compile(r"[^\s。！？；](?:[^。！？；\n]*[^\s。！？；])?[。！？；]*")
 _UNREAD = set("@#*_\\|{}<>^~")
 _DRAWN_OUT = "～〜"  # behind a word: no sign that is skipped
@@ -54,7 +56,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
 
     plain = fold(_TOKENS.sub(keep, text))
     spoken = "".join(_READERS.get(language, _english)(stretch) for language, stretch in cut(plain))
-    spoken = end_in_full_stop(spoken) if contains_chinese(text) else spoken
+    spoken = end_in_full_stop(spoken) if contains_chinese(spoken) else spoken
     return re.sub(_KEPT, lambda _: kept.pop(0), spoken)
 
 

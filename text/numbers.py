@@ -510,12 +510,21 @@ def _phone(place: Place) -> Read:
     return " ".join([*words, comma.join(_one_by_one(place, group) for group in groups)]), found.end()
 
 
+# Verbs between such a word and an amount: the telephone costs 45990
+COSTS = (
+    "kostete?n?|hat|haben|zählt|wiegt|umfasst|coûtent?|coûtait|couvre|compte|contient|pèse|cuestan?|costó|tiene|contiene|"
+    "cubre|costano?|costava|ha|copre|custam?|custou|tem|contém|cobre|стоит|стоят|стоил|имеет|весит|содержит|a"
+)
+
+
 def _after_code_word(place: Place) -> bool:
     """Whether one of the three words before names a phone number or a code."""
     words = rf"(?:{place.tongue.code_words})"
+    if re.match("円|元|원|개|명|人|個", place.text[place.start :].lstrip("0123456789,. ")):
+        return False
     if place.tongue.glue == "" or place.language == "ko":
         return bool(place.before(rf"{words}\S{{0,4}}\s?"))
-    return bool(place.before(rf"\b{words}\b[.:]?\s*(?:[^\W\d]+[.:]?\s+){{0,2}}(?:n[°º]\s*)?"))
+    return bool(place.before(rf"\b{words}\b[.:]?\s*(?:(?!(?:{COSTS})\s)[^\W\d]+[.:]?\s+){{0,2}}(?:n[°º]\s*)?"))
 
 
 def _code(place: Place) -> Read:
@@ -582,21 +591,23 @@ def _agreeing_with(place: Place, amount: Amount, noun: str) -> str:
 
 
 def _range(place: Place) -> Read:
-    """5-10: from the smaller to the greater; 3:1: against."""
+    """5-10: from the smaller to the greater; 3:1 and 3-1: against."""
     found = place.match(rf"(\d{{1,4}}){BLANK}?(?:{DASH}){BLANK}?(\d{{1,4}})(?![\d.,:]?\d|{DASH}\d)")
     score = place.match(r"(\d{1,3}):(\d{1,3})(?![\d:])")
     pair = found or score
     if not pair or any(len(number) > 1 and number[0] == "0" for number in pair.groups()):
         return None
     first, second = map(int, pair.groups())
-    if found and (first >= second or place.before(r"\w-")):
+    falls = first >= second  # no range: a score
+    if found and (falls and max(first, second) > 99 or place.before(r"\w-")):
         return None
-    word = place.tongue.to if found else place.tongue.against
+    word = place.tongue.to if found and not falls else place.tongue.against
     glue = "" if word == "-" or place.language in ("ja", "ko") else " "
     after = " " if place.language == "ko" else glue
     later = Place(place.text, pair.start(2), place.language, place.tongue)
     end = pair.end()
-    read = _measure(later) or (later.word(second), end)
+    read = None if falls else _measure(later)
+    read = read or (later.word(second), end)
     return f"{place.word(first)}{glue}{word}{after}{read[0]}", read[1]
 
 
@@ -671,6 +682,8 @@ def _romance_ordinals(place: Place, number: int, after: str) -> Read:
     if number == 1 and place.language in first and (found := re.match(first[place.language], after)):
         return place.word(1, to="ordinal"), found.end()
     endings = {"es": "er|o|a|ro|ra|do|da|to|ta", "pt": "o|a"}.get(place.language)
+    if place.language == "it" and number <= 100 and re.match(r"[°º]\s[^\W\d_]", after):
+        return place.word(number, to="ordinal"), 1
     found = re.match(r"\.?[ºª]" + (rf"|\.?(?:{endings})\b" if endings else ""), after)
     if not found:
         return None

@@ -48,7 +48,7 @@ SIGNS = [
     Sign(r" ?± ?(?=\d)", "正负", "plus or minus", "误差±5% => 误差正负百分之五", "3 ± 2 => three plus or minus two"),
     Sign(r"(?<=[\d)]) ?[×✕] ?(?=[\d(])|(?<=\d)(?<!\b0) ?[*x] ?(?=\d)", "乘", "times",
          "2*3 => 二乘三", "2 × 3 => two times three", "a * b"),
-    Sign(r"(?<=[\d)]) ?= ?(?=-?[\d(])", "等于", "equals",
+    Sign(r"(?:(?<=[\d)²³方])|(?<=\b[A-Za-z])) ?= ?(?=-?[\d(])", "等于", "equals",
          "2+3=5 => 二加三等于五", "6×7=42 => six times seven equals forty two", "a = b"),
     Sign(r"(?<=[\d)]) ?÷ ?(?=[\d(])", "除以", "divided by", "6÷2 => 六除以二", "6 ÷ 2 => six divided by two"),
     Sign(r"√ ?(?=\d)", "根号", "the square root of", "√9 => 根号九", "√9 => the square root of nine"),

@@ -11,6 +11,7 @@ _HAN = "\u4e00-\u9fff"
 # A dot behind an initial or Mr. ends no sentence
 _SENTENCE = re.compile(r"[。！？!?；;\n][”\"']*\s*|\.[”\"']*(?:\s+|$)(?<!\b[A-Z]\. )(?<!\b[A-Z][a-z]\. )(?<!\bMrs\. )")
 _CLAUSE = re.compile("[，、：]")
+_CHINESE_MARK = re.compile("[。，、；：！？]")  # without any word it tells the language: 6×7=42。
 # No part of an address, a name of a file or a unit
 _WORD = re.compile(
     r"(?<![\w.@/])[A-Za-z]+(?:['’-][A-Za-z]+)*(?![\w@/]|\.\w)|(?<=[\u4e00-\u9fff])[A-Za-z]+(?![\w@/.])", re.ASCII
@@ -31,7 +32,8 @@ def stretches(text: str) -> list[tuple[str, str]]:
     """(language code, piece) in order; the pieces put together are the text. "" where the language is not sure."""
     found = languages.stretches(text)
     if {language for language, _ in found} <= {"zh", "en", ""}:
-        return _chinese_or_english(text) if contains_chinese(text) else [("en", text)]
+        chinese = contains_chinese(text) or _CHINESE_MARK.search(text) and not _WORD.search(text)
+        return _chinese_or_english(text) if chinese else [("en", text)]
     return found
 
 

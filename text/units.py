@@ -46,7 +46,7 @@ _ENGLISH = {symbol for symbol, words in UNITS.items() if words[1]}
 _END = r"(?![A-Za-zμΩ\d/²³]|['’][a-z])"
 CHINESE_UNIT = (
     rf"(?<![A-Za-z\d.])({NUMBER}(?:[-~到至]{NUMBER})?[百千万亿]*)( ?)({_any(UNITS)})([²³23]?)"
-    rf"(?:/({_any(UNITS)})([²2]?))?{_END}"
+    rf"(?:/({_any(UNITS)})([²³23]?))?{_END}"
 )
 ENGLISH_UNIT = rf"({NUMBER}) ?({_any(_ENGLISH)})([²³23]?)(?:/({_any(_ENGLISH | {'s', 'l'})})([²2]?))?{_END}"
 
@@ -63,8 +63,9 @@ def chinese_unit(match: Match) -> str:
     if not divisor:
         return amount + unit
     per = UNITS[divisor][0]
-    if squared:
+    if squared and divisor in _TIMES:
         return f"{amount}{unit}每二次方{per}"
+    per = (_POWERS[squared][0] if squared else "") + per
     return f"每{per}{amount}{unit}" if divisor in _TIMES else f"{amount}{unit}每{per}"
 
 

@@ -86,7 +86,7 @@ class CosyVoiceFrontEnd:
         spoken = self.normalizer.normalize(text.strip())
         if not split:
             return spoken
-        segments = split_paragraph(spoken, self.text_tokens, "zh" if contains_chinese(text) else "en")
+        segments = split_paragraph(spoken, self.text_tokens, "zh" if contains_chinese(spoken) else "en")
         return [segment for segment in segments if not is_only_punctuation(segment)]
 
     def speech_tokens(self, wave16k: Tensor) -> list[int]:
