@@ -12,7 +12,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 help: ## list the targets
 	@$(PYTHON) -c 'import re; rows = re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile", encoding="utf-8").read()); [print(f"  make {name:12} {what}") for name, what in rows]'
 
-setup: .venv/.ready ## make .venv with everything that the scripts and tests need (5.9 GB, about 2 minutes)
+setup: .venv/.ready ## make .venv with everything that the scripts and tests need (5.8 GB, about 2 minutes)
 
 .venv/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10-3.12 is needed; use: make PYTHON=python3.12")'
