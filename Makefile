@@ -1,4 +1,5 @@
-# Commands of the project; `make help` lists them. Windows: docs/install.md has the plain commands.
+# Commands of the project; `make help` lists them. They need Python 3.10-3.12, git, make and a shell with coreutils, as
+# README.md says, and nothing else that is not in the requirements. Windows: docs/install.md has the plain commands.
 PYTHON ?= python3
 BIN := .venv/bin
 JUDGES := .venv-judges
@@ -9,7 +10,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 .PHONY: help setup demo docs check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@$(PYTHON) -c 'import re; rows = re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile", encoding="utf-8").read()); [print(f"  make {name:12} {what}") for name, what in rows]'
 
 setup: .venv/.ready ## make .venv with everything that the scripts and tests need (5.8 GB, about 2 minutes)
 
@@ -78,5 +79,5 @@ bench-gpu: setup ## tests, then time and memory of training and synthesis at ful
 	$(BIN)/python bench/bench_gpu.py --json output/bench_gpu.json $(ARGS)
 
 clean: ## remove caches (keeps .venv, data and output)
-	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
+	$(PYTHON) -c 'import pathlib, shutil; [shutil.rmtree(path) for path in [*pathlib.Path().rglob("__pycache__")] if not path.parts[0].startswith(".venv")]'
 	rm -rf .pytest_cache .ruff_cache

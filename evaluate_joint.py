@@ -32,13 +32,17 @@ from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 from dataset import Clip, check_made_for, data_fingerprint, read_meta, read_rows, split_by
 from utils import (
+    AS_PREPARED,
+    ASR_HELP,
     DEFAULT_DATA_DIR,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_merged_arguments,
     add_normalizer_argument,
     add_seed_argument,
+    add_set_argument,
     check_seed,
     find_folder,
     read_settings,
@@ -95,26 +99,46 @@ FEWEST_SENTENCES = 3  # with fewer an interval means nothing
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--base", action="store_true", help="the untouched base model in the trained voice | 原始基座模型")
+    add("--base", action="store_true", help="compare the untouched base model, in this voice | 比较未训练的基座模型")
     add(
         "--ckpt",
         type=Path,
         action="append",
         default=[],
-        help="a checkpoint with its held-out clips; repeatable | 检查点，可重复",
+        help="compare a checkpoint; repeatable | 比较一个检查点，可多次使用",
     )
-    add("--lora-scale", type=float, default=1.0, help="strength of every --ckpt, 0-2 [1.0] | 所有检查点的 LoRA 强度")
-    add("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
-    add("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
-    add("--speaker", metavar="NAME", help="a voice of spk2info.pt, for --base | 基座模型的音色名称")
-    add("--sentences", type=Path, help="UTF-8 file, one sentence a line | 自备句子文件，每行一句")
-    add("--language", help="en, zh, ... [by the text] | 语言代码")
-    add("--data-dir", type=Path, help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 训练数据目录")
-    add("--raw-audio", type=Path, help="the recordings they were made from [as the data notes] | 原始录音目录")
-    add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
-    add_normalizer_argument(parser, otherwise="as the voice was prepared")
+    scale_help = (
+        "strength of each --ckpt: 0 is the base model, at most 2 [1.0] | --ckpt 的强度：0 即基座模型，最大 2 [1.0]"
+    )
+    add("--lora-scale", type=float, default=1.0, help=scale_help)
+    add_merged_arguments(parser)
+    add(
+        "--speaker",
+        metavar="NAME",
+        help="voice of --base, by its name in spk2info.pt | --base 的音色：spk2info.pt 里的名字",
+    )
+    add(
+        "--sentences",
+        type=Path,
+        help="UTF-8 file of what is spoken, one sentence a line [ten of ours] | 念哪些句子，每行一句 [自带的十句]",
+    )
+    add(
+        "--language", help="language of the sentences: en, zh, ... [told by the text] | 句子的语言：en、zh…… [自动判断]"
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        help=f"prepared clips of the speaker [{DEFAULT_DATA_DIR}] | 准备好的训练数据 [{DEFAULT_DATA_DIR}]",
+    )
+    add(
+        "--raw-audio",
+        type=Path,
+        help="folder of the recordings they were made from [as noted there] | 原始录音的文件夹 [数据里记着]",
+    )
+    add("--asr-model", type=Path, help=ASR_HELP)
+    add_normalizer_argument(parser, otherwise=AS_PREPARED)
     add_seed_argument(parser)
-    add("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="setting | 覆盖配置项")
+    add_set_argument(parser)
     add_folder_arguments(parser)
     add_device_argument(parser)
     args = parser.parse_args(argv)

@@ -23,12 +23,15 @@ from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import unread_signs
 from utils import (
+    AS_PREPARED,
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
     add_device_argument,
     add_folder_arguments,
+    add_merged_arguments,
     add_normalizer_argument,
     add_seed_argument,
+    add_set_argument,
     add_setting_argument,
     check_seed,
     find_folder,
@@ -53,29 +56,39 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--text", help="text to speak | 要合成的文本")
-    text.add_argument("--text-file", type=Path, help="one wav a line, numbered; - reads stdin | 文本文件，每行一个音频")
-    parser.add_argument("--llm", type=Path, help="merged LLM [newest in OUTPUT_DIR] | 合并后的 LLM 权重")
-    parser.add_argument("--flow", type=Path, help="merged flow [newest in OUTPUT_DIR] | 合并后的 Flow 权重")
-    parser.add_argument("--ckpt", type=Path, help="speak straight from a checkpoint | 直接用检查点合成")
-    parser.add_argument("--lora-scale", type=float, default=1.0, help="strength with --ckpt, 0-2 [1.0] | LoRA 强度")
-    parser.add_argument("--base", action="store_true", help="the untouched base model | 使用原始基座模型")
-    parser.add_argument("--speaker", metavar="NAME", help="a voice of spk2info.pt | 音色名称")
+    file_help = "file with one text a line, one sound each; - is standard input | 文本文件，每行一个音频；- 为标准输入"
+    text.add_argument("--text-file", type=Path, help=file_help)
+    add_merged_arguments(parser)
+    parser.add_argument("--ckpt", type=Path, help="speak from a checkpoint, not merged | 直接用检查点合成，不必合并")
+    scale_help = "strength of --ckpt: 0 is the base model, at most 2 [1.0] | --ckpt 的强度：0 即基座模型，最大 2 [1.0]"
+    parser.add_argument("--lora-scale", type=float, default=1.0, help=scale_help)
     parser.add_argument(
-        "--print-text", action="store_true", help="print how each text will be read, and stop | 只打印文本的读法"
+        "--base", action="store_true", help="the untouched base model, in this voice | 用未训练的基座模型念"
     )
-    parser.add_argument("--output", type=Path, help=f"wav or flac [OUTPUT_DIR/{DEFAULT_OUTPUT}] | 输出音频路径")
-    parser.add_argument("--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速")
-    add_normalizer_argument(parser, otherwise="as the voice was prepared")
+    parser.add_argument(
+        "--speaker", metavar="NAME", help="another voice, by its name in spk2info.pt | 换一个音色：spk2info.pt 里的名字"
+    )
+    parser.add_argument(
+        "--print-text",
+        action="store_true",
+        help="print how each text will be read, and stop | 打印每条文本的读法，然后退出",
+    )
+    parser.add_argument(
+        "--output", type=Path, help=f".wav or .flac to write [OUTPUT_DIR/{DEFAULT_OUTPUT}] | 写到哪个 .wav 或 .flac"
+    )
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="0.5 (slow) to 2.0 (fast) [1.0] | 语速：0.5（慢）～2.0（快）[1.0]"
+    )
+    add_normalizer_argument(parser, otherwise=AS_PREPARED)
     add_seed_argument(parser)
     add_setting_argument(parser, "--flow-steps", "inference.flow_steps")
     add_setting_argument(parser, "--flow-solver", "inference.flow_solver")
     add_setting_argument(parser, "--precision", "inference.precision")
-    parser.add_argument("--set", dest="overrides", action="append", metavar="KEY=VALUE", help="setting | 覆盖配置项")
+    add_set_argument(parser)
     add_folder_arguments(parser)
     add_device_argument(parser)
     args = parser.parse_args(argv)
     args.output_dir = args.output_dir or Path(DEFAULT_OUTPUT_DIR)
-    args.overrides = args.overrides or []
     return args
 
 

@@ -53,30 +53,39 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--ckpt",
         type=Path,
-        help="checkpoint [the chosen one of the newest run in --output-dir] | 检查点 [最新一次训练选中的]",
+        help="checkpoint to merge [the best of the newest run in OUTPUT_DIR] | "
+        "要合并的检查点 [OUTPUT_DIR 中最新一次训练选中的]",
     )
-    parser.add_argument("--lora-scale", type=float, default=1.0, help="strength of the adapters, 0-2 [1.0] | LoRA 强度")
+    parser.add_argument(
+        "--lora-scale",
+        type=float,
+        default=1.0,
+        help="strength of what was learned: 0 is the base model, at most 2 [1.0] | "
+        "训练效果的强度：0 即基座模型，最大 2 [1.0]",
+    )
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--llm-only", action="store_true", help="write the LLM file only | 只写 LLM")
-    only.add_argument("--flow-only", action="store_true", help="write the flow file only | 只写 Flow")
+    only.add_argument("--llm-only", action="store_true", help="write only the merged LLM | 只写合并后的 LLM")
+    only.add_argument("--flow-only", action="store_true", help="write only the merged flow | 只写合并后的 Flow")
     parser.add_argument(
         "--llm-output",
         type=Path,
-        help="[OUTPUT_DIR/llm_merged_MODE.pt]; spk2info.pt goes beside it | LLM 输出路径，旁边写 spk2info.pt",
+        help="where the LLM goes, spk2info.pt beside it [OUTPUT_DIR/llm_merged_MODE.pt] | "
+        "LLM 写到哪里，spk2info.pt 写在旁边 [OUTPUT_DIR/llm_merged_MODE.pt]",
     )
     parser.add_argument(
         "--flow-output",
         type=Path,
-        help="as --llm-output | Flow 输出路径",
+        help="where the flow goes, spk2info.pt beside it [OUTPUT_DIR/flow_merged_MODE.pt] | "
+        "Flow 写到哪里，spk2info.pt 写在旁边 [OUTPUT_DIR/flow_merged_MODE.pt]",
     )
     parser.add_argument(
         "--no-bake-speaker",
         action="store_true",
-        help="keep the speaker input open instead of fixing the trained voice | 不固化说话人",
+        help="do not write the speaker vector into the weights; it must be fed then | "
+        "不把说话人向量写进权重，使用时须另外提供",
     )
-    parser.add_argument(
-        "--export", type=Path, metavar="DIR", help="write a complete model directory for stock CosyVoice | 导出完整模型"
-    )
+    export_help = "write a complete model directory for stock CosyVoice | 导出完整的模型目录，原版 CosyVoice 可用"
+    parser.add_argument("--export", type=Path, metavar="DIR", help=export_help)
     add_folder_arguments(parser)
     args = parser.parse_args(argv)
     beside = args.ckpt.parent if args.ckpt else Path(DEFAULT_OUTPUT_DIR)

@@ -33,11 +33,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output-dir",
         type=Path,
         default=Path(DEFAULT_OUTPUT_DIR),
-        help=f"folder of the run [{DEFAULT_OUTPUT_DIR}] | 训练输出目录",
+        help=f"folder of the run [{DEFAULT_OUTPUT_DIR}] | 训练结果所在的文件夹 [{DEFAULT_OUTPUT_DIR}]",
     )
-    parser.add_argument("--real", type=Path, help="a real clip | 真实音频")
-    parser.add_argument("--spoken", type=Path, help="a spoken sentence | 合成音频")
-    parser.add_argument("--picture", type=Path, help="[OUTPUT_DIR/joint_MODE.png] | 图片路径")
+    parser.add_argument(
+        "--real", type=Path, help="recording of the speaker, its mel is drawn | 说话人的录音，画出它的 mel"
+    )
+    parser.add_argument("--spoken", type=Path, help="synthesised sound, likewise | 合成的音频，同上")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="picture to write [OUTPUT_DIR/joint_MODE.png] | 图片写到哪里 [OUTPUT_DIR/joint_MODE.png]",
+    )
     return parser.parse_args(argv)
 
 

@@ -54,9 +54,11 @@ from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
 from text.languages import digits_in_english, language_of, tagged_language
 from text.normalizer import DEFAULT
 from utils import (
+    ASR_HELP,
     DEFAULT_DATA_DIR,
     DEFAULT_INPUT_DIR,
     DEFAULT_MODEL,
+    MODEL_HELP,
     add_normalizer_argument,
     command_line,
     find_folder,
@@ -78,30 +80,38 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=title, epilog=examples, formatter_class=raw, allow_abbrev=False)
     add = parser.add_argument
-    add("--input-dir", "--input_dir", type=Path, help=f"recordings and texts [{DEFAULT_INPUT_DIR}] | 音频和文本目录")
+    input_help = (
+        f"folder of the recordings and texts [{DEFAULT_INPUT_DIR}] | 录音和文本所在的文件夹 [{DEFAULT_INPUT_DIR}]"
+    )
+    add("--input-dir", "--input_dir", type=Path, help=input_help)
     add(
         "--output-dir",
         "--output_dir",
         type=Path,
         default=Path(DEFAULT_DATA_DIR),
-        help=f"training data; no recordings [{DEFAULT_DATA_DIR}] | 数据目录",
+        help=f"folder for training data and report [{DEFAULT_DATA_DIR}] | 训练数据和报告的文件夹 [{DEFAULT_DATA_DIR}]",
     )
-    model_help = f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录"
-    add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=model_help)
+    add("--model-dir", "--model_dir", "--pretrained_dir", type=Path, help=MODEL_HELP)
     add(
         "--device",
         default="auto",
-        help="of the ONNX models and the text check: auto, cpu, cuda | 提取特征和核对文本的设备",
+        help="where to compute: auto, cpu or cuda [auto] | 用什么计算：auto、cpu 或 cuda [auto]",
     )
-    add("--workers", type=int, help="processes [as many as help, at most 4] | 并行进程数")
-    add("--force", action="store_true", help="compute unchanged clips again | 重新计算所有音频")
-    add("--no-text-check", action="store_true", help="do not check texts by the LLM | 不用 LLM 核对文本与音频")
-    add("--split", action="store_true", help="only cut long recordings at pauses, 1.5-15 s | 只做：按停顿切分长录音")
-    fix_help = f"only copy to INPUT_DIR_fixed: edges trimmed, {LOUDNESS_LUFS:g} LUFS | 只做：修整静音和响度，写入副本"
+    add("--workers", type=int, help="processes side by side [as many as help, at most 4] | 并行进程数 [自动，最多 4]")
+    add("--force", action="store_true", help="compute unchanged clips again, too | 没有变化的录音也重新计算")
+    check_help = "do not ask the LLM whether each text fits its recording | 不用 LLM 核对文本与录音是否相符"
+    add("--no-text-check", action="store_true", help=check_help)
+    split_help = "only cut long recordings at pauses into clips of 1.5-15 s | 只把长录音在停顿处切成 1.5～15 秒的小段"
+    add("--split", action="store_true", help=split_help)
+    fix_help = (
+        f"only write copies to INPUT_DIR_fixed, edges trimmed, {LOUDNESS_LUFS:g} LUFS | "
+        f"只把副本写到 INPUT_DIR_fixed：剪去首尾静音，响度 {LOUDNESS_LUFS:g} LUFS"
+    )
     add("--fix", action="store_true", help=fix_help)
-    add("--transcribe", action="store_true", help="only draft missing texts for review | 只做：为缺文本的音频写草稿")
-    add_normalizer_argument(parser, otherwise=DEFAULT)
-    add("--asr-model", type=Path, help="faster-whisper model folder [Whisper base] | 语音识别模型目录")
+    draft_help = "only draft missing texts, for you to correct | 只为缺文本的录音写草稿，供你改正"
+    add("--transcribe", action="store_true", help=draft_help)
+    add_normalizer_argument(parser, otherwise=f"{DEFAULT} | {DEFAULT}")
+    add("--asr-model", type=Path, help=ASR_HELP)
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: {args.workers} must be at least 1")

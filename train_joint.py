@@ -88,6 +88,7 @@ from utils import (
     SAMPLE_TEXT,
     add_device_argument,
     add_folder_arguments,
+    add_set_argument,
     add_setting_argument,
     command_line,
     duration_words,
@@ -127,22 +128,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_setting_argument(parser, "--batch-size", "batch_size")
     add_setting_argument(parser, "--lr", "learning_rate")
     add_setting_argument(parser, "--seed", "seed")
+    add_set_argument(parser)
     parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        metavar="KEY=VALUE",
-        help="any setting of config.py, for example llm_lora.lora_r=16 | 覆盖任意配置项",
+        "--resume", type=Path, metavar="CKPT", help="go on with the run of a _last.ckpt | 从 _last.ckpt 继续训练"
     )
-    parser.add_argument("--resume", type=Path, metavar="CKPT", help="go on from a _last.ckpt | 从检查点继续")
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(DEFAULT_DATA_DIR), help="prepared data [data] | 训练数据目录"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the settings and stop | 打印配置后退出")
+    data_help = f"what prepare_joint_data.py wrote [{DEFAULT_DATA_DIR}] | 准备好的训练数据 [{DEFAULT_DATA_DIR}]"
+    parser.add_argument("--data-dir", type=Path, default=Path(DEFAULT_DATA_DIR), help=data_help)
+    parser.add_argument("--print-config", action="store_true", help="print all settings and stop | 打印全部设置后退出")
     add_folder_arguments(parser)
     add_device_argument(parser)
     args = parser.parse_args(argv)
-    args.overrides = args.overrides or []
     return args
 
 

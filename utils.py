@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from text.normalizer import NORMALIZERS
 PROJECT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "pretrained_models/CosyVoice-300M"
 DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "output"
+# Help of flags that several scripts have.
+MODEL_HELP = f"base model: a CosyVoice-300M folder [{DEFAULT_MODEL}] | 基座模型的文件夹 [{DEFAULT_MODEL}]"
+ASR_HELP = "folder of another faster-whisper model [Whisper base] | 换用别的 faster-whisper 模型文件夹 [Whisper base]"
+AS_PREPARED = "as the voice was prepared | 与准备数据时相同"
 
 
 def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
@@ -74,27 +78,35 @@ def user_mistakes() -> Iterator[None]:
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """--model-dir and --output-dir, alike in every script after preparation."""
-    parser.add_argument("--model-dir", type=Path, help=f"CosyVoice-300M folder [{DEFAULT_MODEL}] | 预训练模型目录")
-    parser.add_argument("--output-dir", type=Path, help=f"results [{DEFAULT_OUTPUT_DIR}] | 输出目录")
+    parser.add_argument("--model-dir", type=Path, help=MODEL_HELP)
+    words = (
+        f"folder of the run: checkpoints, voice, sounds [{DEFAULT_OUTPUT_DIR}] | 训练结果的文件夹：检查点、声音、音频"
+    )
+    parser.add_argument("--output-dir", type=Path, help=f"{words} [{DEFAULT_OUTPUT_DIR}]")
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """--device, alike in every script that computes."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, mps | 设备")
+    words = (
+        "where to compute: auto, cpu, cuda, cuda:0 or mps [auto] | 用什么计算：auto、cpu、cuda、cuda:0 或 mps [auto]"
+    )
+    parser.add_argument("--device", default="auto", help=words)
 
 
 def add_normalizer_argument(parser: argparse.ArgumentParser, otherwise: str) -> None:
-    """--text-normalizer, alike in every script that reads texts. otherwise: what is taken without it, in words."""
+    """--text-normalizer, alike in every script that reads texts. otherwise: what is taken without it, English | 中文"""
+    english, chinese = otherwise.split(" | ")
     parser.add_argument(
         "--text-normalizer",
         choices=tuple(NORMALIZERS),
-        help=f"who writes numbers out as words: ours, or stock as CosyVoice does [{otherwise}] | 文本正则化方式",
+        help=f"who writes numbers out as words: ours, or stock as CosyVoice does [{english}] | "
+        f"数字等怎样转成文字：ours 用本项目的规则，stock 与原版 CosyVoice 相同 [{chinese}]",
     )
 
 
 def add_seed_argument(parser: argparse.ArgumentParser) -> None:
     """--seed, alike in every script that speaks."""
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same audio [0] | 随机种子")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same sound [0] | 种子；种子相同，声音相同 [0]")
 
 
 def add_setting_argument(parser: argparse.ArgumentParser, flag: str, key: str) -> None:
@@ -102,8 +114,23 @@ def add_setting_argument(parser: argparse.ArgumentParser, flag: str, key: str) -
     item = known_settings()[key][1]
     english, chinese = help_of(item)
     default, metavar = literal(item.default).strip('"'), "|".join(item.metadata["choices"]) or "N"
-    words = f"{english} [{default}] | {chinese}"
-    parser.add_argument(flag, dest="overrides", action="append", type=f"{key}={{}}".format, metavar=metavar, help=words)
+    words, kind = f"{english} [{default}] | {chinese} [{default}]", f"{key}={{}}".format
+    add = partial(parser.add_argument, dest="overrides", action="append", default=[])
+    add(flag, type=kind, metavar=metavar, help=words)
+
+
+def add_set_argument(parser: argparse.ArgumentParser) -> None:
+    """--set, alike in every script with settings."""
+    words = "any setting, such as llm_lora.lora_r=16; repeatable | 修改任意设置，例如 llm_lora.lora_r=16，可多次使用"
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help=words)
+
+
+def add_merged_arguments(parser: argparse.ArgumentParser) -> None:
+    """--llm and --flow, alike in every script that speaks."""
+    llm_help = "merged LLM to speak with [newest in OUTPUT_DIR] | 用哪个合并后的 LLM [OUTPUT_DIR 中最新的]"
+    parser.add_argument("--llm", type=Path, help=llm_help)
+    flow_help = "merged flow to speak with [newest in OUTPUT_DIR] | 用哪个合并后的 Flow [OUTPUT_DIR 中最新的]"
+    parser.add_argument("--flow", type=Path, help=flow_help)
 
 
 def check_seed(seed: int) -> None:

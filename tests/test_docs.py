@@ -141,6 +141,12 @@ def test_every_flag_of_our_scripts_in_a_sentence_exists(page: Path):
     assert named <= known
 
 
+@each_guide
+def test_every_python_file_in_a_sentence_exists(page: Path):
+    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", parsed(page)[0]))
+    assert not {file for file in named if not (ROOT / file).is_file()}
+
+
 def test_the_demo_without_make_is_the_demo():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     values = dict(re.findall(r"^([A-Z]+) := (.*)$", makefile, re.MULTILINE))
