@@ -19,7 +19,8 @@ from checkpoint import load_checkpoint
 from common.files import save_torch
 from config import InferenceConfig, UserError
 from cosyvoice.tokenizer.tokenizer import EnglishPhoneTokenizer
-from voice.loading import Voice
+from text.normalizer import NORMALIZERS
+from voice.loading import Source, Voice, choose_normalizer
 from voice.runaway import listen, loop_seconds
 from voice.speaking import LENGTH_SLACK_SEC, Speaker, Speech, speakable
 
@@ -310,6 +311,17 @@ def test_texts_are_read_as_the_voice_was_prepared_unless_another_way_is_asked_fo
     assert code == 0 and "fünfundzwanzig" in out and "prepared with stock" in err
     note(tmp_path, text_normalizer="theirs")
     assert read(*text)[0] == 2
+
+
+def test_voices_that_were_prepared_in_different_ways_are_told_of(tmp_path):
+    sources = [Source(tmp_path / name) for name in ("ours", "stock")]
+    for source in sources:
+        source.output_dir.mkdir()
+        note(source.output_dir, text_normalizer=source.output_dir.name)
+    reader, warning = choose_normalizer(None, sources, tmp_path)
+    assert reader is NORMALIZERS["ours"] and "stock" in warning and "--text-normalizer" not in warning
+    assert choose_normalizer(None, sources[1:], tmp_path) == (NORMALIZERS["stock"], "")
+    assert "leave --text-normalizer out" in choose_normalizer("ours", sources[1:], tmp_path)[1]
 
 
 def test_a_checkpoint_knows_how_its_texts_were_read(read, trained, tmp_path):

@@ -186,9 +186,10 @@ def choose_normalizer(asked: str | None, sources: Sequence[Source], model_dir: P
     sources: what is to speak; an untouched base reads as the trained voices beside it."""
     noted = {noted_normalizer(source, model_dir) for source in sources if not source.base}
     noted = noted or {noted_normalizer(source, model_dir) for source in sources}
-    name = asked or (noted.pop() if len(noted) == 1 else DEFAULT)
+    name = asked or (next(iter(noted)) if len(noted) == 1 else DEFAULT)
     others = sorted(noted - {name})
-    warning = f"warning: --text-normalizer {name}: the voice was prepared with {', '.join(others)}; leave the flag out"
+    advice = "; leave --text-normalizer out" if len(noted) == 1 else ""
+    warning = f"warning: texts are read by {name}, but a voice was prepared with {', '.join(others)}{advice}"
     return normalizer(name), warning if others else ""
 
 
