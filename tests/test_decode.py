@@ -71,11 +71,16 @@ def test_a_suffix_that_lies_does_not_matter(tmp_path: Path, kind: str, suffix: s
     assert np.array_equal(honest.samples, lying.samples)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "W64", "RF64"])
+UNCOMPRESSED = [
+    (container, subtype)
+    for container in ("WAV", "FLAC", "AIFF", "W64", "RF64")
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+    if soundfile.check_format(container, subtype)
+]
+
+
+@pytest.mark.parametrize(("container", "subtype"), UNCOMPRESSED)
 def test_uncompressed_sound_is_as_soundfile_reads_it(tmp_path: Path, container: str, subtype: str):
-    if not soundfile.check_format(container, subtype):
-        pytest.skip(f"there is no {container} of {subtype}")
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([hum(), -0.5 * hum()], axis=1), RATE, format=container, subtype=subtype)
     wanted, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -341,19 +346,20 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
 def test_the_terminal_hears_of_a_bad_file_in_one_line_with_its_name(tmp_path: Path, tiny_model_dir: Path, capfd):
     """Nor do the libraries below write to it."""
     raw = tmp_path / "raw"
+    raw.mkdir()
     for name in ("drm", "no_end", "spoiled", "noise", "riff"):
-        REFUSED[name][0](encode(raw / f"{name}.m4a", hum(), "m4a"))
+        REFUSED[name][0](raw / f"{name}.m4a")
     joined = encode(raw / "joined.mp3", hum(), "mp3")
     joined.write_bytes(b"ID3\x04\0\0\0\0\0\x0aCOMM\xff\xff\0\0" + flip_bits(joined).read_bytes() + joined.read_bytes())
-    encode(raw / "cut.opus", hum(rate=48_000), "opus").write_bytes(b"OggS" + bytes(99))
-    flip_bits(encode(raw / "bits.opus", hum(8, 48_000), "opus"))
-    flip_bits(encode(raw / "mpeg.wav", hum(8), "mp3"))
+    (raw / "cut.opus").write_bytes(b"OggS" + bytes(99))
+    flip_bits(encode(raw / "bits.opus", hum(4, 48_000), "opus"))
+    flip_bits(encode(raw / "mpeg.wav", hum(4), "mp3"))
     for path in list(raw.iterdir()):
         path.with_suffix(".txt").write_text("some words")
     folders = ["--input-dir", raw, "--output-dir", tmp_path / "data", "--model-dir", tiny_model_dir]
     code = main([*map(str, folders), "--device", "cpu", "--no-text-check", "--workers", "1"])
     printed = capfd.readouterr()
-    assert code in (0, 2)
+    assert code == 0
     for line in filter(None, printed.err.replace("\r", "\n").splitlines()):
         assert line.startswith(("extracting", "error: "))
     for name in ("drm", "no_end", "spoiled", "noise", "riff"):
