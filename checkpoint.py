@@ -102,12 +102,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def other_checkpoints(path: Path) -> str:
     """What there is to use in place of a damaged checkpoint, in words; the newest first."""
     beside = (other for other in path.parent.glob("*.ckpt") if other != path and other.is_file())
-    whole = sorted(filter(zipfile.is_zipfile, beside), key=lambda other: -other.stat().st_mtime)
+    whole = sorted(filter(zipfile.is_zipfile, beside), key=lambda other: -other.stat().st_mtime)[:MOST_NAMED]
     if not whole:
         return "no other is beside it: copy it again, or train again"
-    names = ", ".join(str(other) for other in whole[:MOST_NAMED])
-    resumable = ", or go on from one that ends in _last.ckpt with --resume" if "_last" in names else ""
-    return f"beside it, to merge or to speak with by --ckpt: {names}{resumable}"
+    resumable = any(other.stem.endswith("_last") for other in whole)
+    advice = ", or go on from one that ends in _last.ckpt with --resume" if resumable else ""
+    return f"beside it, to merge or to speak with by --ckpt: {', '.join(map(str, whole))}{advice}"
 
 
 def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:

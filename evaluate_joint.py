@@ -443,29 +443,26 @@ def report(
     everything = spoken | ({REAL: reference.real} if reference.real else {})
     targets = own_values(reference)
     first, *others = spoken
-    comparisons = {
-        f"{name} against {first}": compare(figures_of(spoken[name]), figures_of(spoken[first]), targets)
-        for name in others
-    }
+    base = figures_of(spoken[first])
+    comparisons = {name: compare(figures_of(spoken[name]), base, targets) for name in others}
     scale = meaning(reference, spoken)
     if reference.own_hz is not None:
         scale += f"\npitch of the speaker's recordings: {reference.own_hz:.0f} Hz"
     print(f"\n{table(everything)}\n{scale}")
-    for heading, found in comparisons.items():
-        print(f"\n{heading}:\n{words(found)}")
+    for name, found in comparisons.items():
+        print(f"\n{name} against {first}:\n{words(found)}")
     figures = {
         **asked,
         "systems": {name: spoken_by.get(name, {}) | as_json(found) for name, found in everything.items()},
         "scale": {"floor": reference.floor, "ceiling": reference.ceiling},
         "own_hz": reference.own_hz,
-        "comparisons": {heading: as_rows(found) for heading, found in comparisons.items()},
+        "comparisons": {f"{name} against {first}": as_rows(found) for name, found in comparisons.items()},
     }
     written = json.dumps(finite(figures), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(folder / "evaluation.json", written + "\n")
     origins = [f"{name}: {by['weights']}; voice: {by['voice']}" for name, by in spoken_by.items()]
     notes = "\n".join([scale, *origins])
-    by_name = dict(zip(others, comparisons.values(), strict=True))
-    html = page("Evaluation of the voice", spoken, reference.real, by_name, targets, notes)
+    html = page("Evaluation of the voice", spoken, reference.real, comparisons, targets, notes)
     write_text(folder / "evaluation.html", html)
     print(f"\nlisten: {folder / 'evaluation.html'}; all figures: {folder / 'evaluation.json'}")
 

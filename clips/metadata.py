@@ -50,7 +50,7 @@ COMPARED_LINES, COMPARED_CHARACTERS = 50, 200
 SHOWN = 5  # problems or notes
 
 _NUMERIC = re.compile(r"[-+]?\d[\d.,:/-]*\s*(?:s|sec|ms|%)?", re.IGNORECASE)
-_PATH = re.compile(rf"\S*[/\\]\S+|.*\S(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})", re.IGNORECASE)
+_PATH = re.compile(rf"(?=\S*[/\\]\S)\S+|.*\S(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})", re.IGNORECASE)
 _SEPARATOR_LINE = re.compile(r"sep=.?", re.IGNORECASE)  # first line of a file for Excel
 _CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z_-])[\x21-\x7e]+")  # one word with digits: LJ001-0001, a hash
 

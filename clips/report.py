@@ -71,7 +71,8 @@ def enough(findings: Sequence[Finding]) -> tuple[str, str]:
     if not used:
         return "bad", "No clip can be used: mend what is named below and prepare again."
     if len(used) < FEWEST_CLIPS or seconds < FEWEST_SEC:
-        return "bad", f"Very little data: {len(used)} clips, {seconds:.0f} s; {GOOD_CLIPS} give a better voice."
+        count = "1 clip" if len(used) == 1 else f"{len(used)} clips"
+        return "bad", f"Very little data: {count}, {seconds:.0f} s; {GOOD_CLIPS} give a better voice."
     if len(used) < FAIR_CLIPS:
         return "fair", f"Enough to try: {len(used)} clips; {GOOD_CLIPS} give a better voice."
     if len(findings) > 2 * len(used):

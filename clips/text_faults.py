@@ -45,7 +45,7 @@ def speaking_times(text: str) -> tuple[float, float]:
 
 _ANY_DIRECTION = re.compile(
     r"\[[^\[\]]+\]|【[^【】]+】|〔[^〔〕]+〕|［[^［］]+］|\{[^{}]+\}|"
-    r"(?<!\w)\*+(?=\S)[^*]+(?<=\S)\*+(?!\w)|♪[^♪]*♪?"
+    r"(?<![\w*])\*+(?=[^\s*])[^*]+(?<=\S)\*+(?!\w)|♪[^♪]*♪?"
 )
 _IN_BRACKETS = re.compile(r"[(（]([^()（）]+)[)）]")
 _NO_WORDS = re.compile(r"[ivxlc]+|[a-z]|[\d\W]*|[一二三四五六七八九十百]+", re.IGNORECASE)  # (a), (iv), （三）: counted

@@ -26,7 +26,7 @@ _LINES_OF_TIMES = (_LABEL, _DECIMALS, _STAMP)
 
 # .lab files of speech recognisers: `0 3200000 sil`, `0.12 26 pau`, `3200000 sil`, `x^x-sil+hh=ax@1_1/A:...`
 _ALIGNED = re.compile(r"\s*\d+(?:\.\d+)?\s+(?:\d+(?:\.\d+)?\s+)?\S+(?:\s+-?\d+(?:\.\d+)?)?\s*$")
-_FULL_CONTEXT = re.compile(r"\s*(?:\d+\s+\d+\s+)?\S+-\S+\+\S+\s*$")
+_FULL_CONTEXT = re.compile(r"\s*(?:\d+\s+\d+\s+)?[^\s-]+-[^\s+]+\+\S+\s*$")
 _ARPABET = re.compile(r"[A-Za-z]{1,2}[0-2]")  # a vowel with its stress
 _SILENCES = {"sil", "pau", "sp", "spn", "#", "_", "<eps>", "h#"}
 LONGEST_PHONE = 4  # letters

@@ -1,1 +1,1 @@
-"""What scripts and packages share: files, signals, recognition of speech, pages and pictures."""
+"""What scripts and packages share: files, signals, recognition of speech and pictures."""

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 from sound_files import FORMATS, cut, encode, flip_bits, wav_with_sizes
-from sources import ROOT
 
 from clips.audio_doctor import FLAGS
 from clips.decode import file_flags, file_warnings
@@ -73,11 +71,16 @@ def test_a_suffix_that_lies_does_not_matter(tmp_path: Path, kind: str, suffix: s
     assert np.array_equal(honest.samples, lying.samples)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "W64", "RF64"])
+UNCOMPRESSED = [
+    (container, subtype)
+    for container in ("WAV", "FLAC", "AIFF", "W64", "RF64")
+    for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+    if soundfile.check_format(container, subtype)
+]
+
+
+@pytest.mark.parametrize(("container", "subtype"), UNCOMPRESSED)
 def test_uncompressed_sound_is_as_soundfile_reads_it(tmp_path: Path, container: str, subtype: str):
-    if not soundfile.check_format(container, subtype):
-        pytest.skip(f"there is no {container} of {subtype}")
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([hum(), -0.5 * hum()], axis=1), RATE, format=container, subtype=subtype)
     wanted, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -152,15 +155,14 @@ def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(tmp_path: Path):
     assert read_audio(tmp_path / "pipe.flac", 31).duration_sec == 35
 
 
-def test_a_file_of_pcm_needs_no_pyav():
-    """It takes 40 MB and a tenth of a second."""
-    clip = ROOT / "examples/en_allison/raw_audio/003.flac"
-    code = (
-        "import sys, prepare_joint_data; from pathlib import Path; from cosyvoice.utils.audio_files import read_audio;"
-        f"read_audio(Path({str(clip)!r})); print('av' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_common_file_needs_no_pyav(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch):
+    """It takes 15 MB and a tenth of a second."""
+    monkeypatch.setitem(sys.modules, "cosyvoice.utils.pyav", None)  # to import it fails
+    soundfile.write(tmp_path / f"a.{suffix}", hum(), RATE)
+    assert read_audio(tmp_path / f"a.{suffix}").duration_sec == 2
+    with pytest.raises(ImportError):
+        read_audio(encode(tmp_path / "a.m4a", hum(), "m4a"))
 
 
 # ---- headers that do not fit -----------------------------------------------------------------------------------------
@@ -344,19 +346,20 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
 def test_the_terminal_hears_of_a_bad_file_in_one_line_with_its_name(tmp_path: Path, tiny_model_dir: Path, capfd):
     """Nor do the libraries below write to it."""
     raw = tmp_path / "raw"
+    raw.mkdir()
     for name in ("drm", "no_end", "spoiled", "noise", "riff"):
-        REFUSED[name][0](encode(raw / f"{name}.m4a", hum(), "m4a"))
+        REFUSED[name][0](raw / f"{name}.m4a")
     joined = encode(raw / "joined.mp3", hum(), "mp3")
     joined.write_bytes(b"ID3\x04\0\0\0\0\0\x0aCOMM\xff\xff\0\0" + flip_bits(joined).read_bytes() + joined.read_bytes())
-    encode(raw / "cut.opus", hum(rate=48_000), "opus").write_bytes(b"OggS" + bytes(99))
-    flip_bits(encode(raw / "bits.opus", hum(8, 48_000), "opus"))
-    flip_bits(encode(raw / "mpeg.wav", hum(8), "mp3"))
+    (raw / "cut.opus").write_bytes(b"OggS" + bytes(99))
+    flip_bits(encode(raw / "bits.opus", hum(4, 48_000), "opus"))
+    flip_bits(encode(raw / "mpeg.wav", hum(4), "mp3"))
     for path in list(raw.iterdir()):
         path.with_suffix(".txt").write_text("some words")
     folders = ["--input-dir", raw, "--output-dir", tmp_path / "data", "--model-dir", tiny_model_dir]
     code = main([*map(str, folders), "--device", "cpu", "--no-text-check", "--workers", "1"])
     printed = capfd.readouterr()
-    assert code in (0, 2)
+    assert code == 0
     for line in filter(None, printed.err.replace("\r", "\n").splitlines()):
         assert line.startswith(("extracting", "error: "))
     for name in ("drm", "no_end", "spoiled", "noise", "riff"):

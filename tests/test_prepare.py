@@ -123,13 +123,13 @@ def test_what_is_written_beside_the_shards(tmp_path, raw, run, model_dir):
 def test_who_reads_the_texts_is_noted_and_makes_the_clips_anew(tmp_path, raw, run):
     write_clip(raw, "deutsch.wav", "Ich habe 25 Äpfel und 3 Birnen gekauft")
     read = {}
-    for more in ((), ("--text-normalizer", "stock"), ("--text-normalizer", "ours")):
+    for more in (("--text-normalizer", "stock"), ()):
         run(*more)
         clips = {clip.utt: clip for clip in read_rows(tmp_path / "数据")}
         read[more] = (read_meta(tmp_path / "数据")["text_normalizer"], clips["deutsch"].text)
         assert ("digits_in_english" in flags(tmp_path)["deutsch"]) == ("stock" in more)
-    ours, stock, again = read.values()
-    assert ours == again == ("ours", "Ich habe fünfundzwanzig Äpfel und drei Birnen gekauft.")
+    stock, ours = read.values()
+    assert ours == ("ours", "Ich habe fünfundzwanzig Äpfel und drei Birnen gekauft.")
     assert stock == ("stock", "Ich habe twenty five Äpfel und three Birnen gekauft.")
 
 

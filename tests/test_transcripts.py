@@ -1,12 +1,13 @@
 """Transcripts as people bring them: where they are found, how they are read, and what shows that they are wrong."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from clip_folder import SENTENCES, voice, write_clip
-from tiny_model import make_tiny_model
 
 from clips import audio_doctor
 from clips.audio_doctor import FLAGS, Finding, check_texts
@@ -652,6 +653,19 @@ def test_one_or_two_texts_alone_show_no_label_and_no_number():
     assert [flag for finding in findings for flag in finding.flags] == []
 
 
+@pytest.mark.parametrize("part", ["*", "/", "a-", "[", "1/", "我", "'", " "])
+def test_a_long_line_takes_no_long_time(tmp_path, part):
+    recordings(tmp_path, ["a"])
+    line = part * (30_000 // len(part)) + " ."
+    (tmp_path / "a.lab").write_text(f"{line}\n{line}", encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(f"a|{line}", encoding="utf-8")
+    started = time.monotonic()
+    with suppress(UserError):
+        find_clips(tmp_path)
+    check_texts(spoken([line] * 3))
+    assert time.monotonic() - started < 2
+
+
 # ---- the whole command -----------------------------------------------------------------------------------------------
 
 
@@ -683,12 +697,11 @@ def write_speaker_as_text(raw: Path) -> None:
         (write_speaker_as_text, 2, None),
     ],
 )
-def test_wrong_texts_of_all_clips_are_not_clean(tmp_path, write, code, expected):
-    model = make_tiny_model(tmp_path / "model")
+def test_wrong_texts_of_all_clips_are_not_clean(tmp_path, tiny_model_dir, write, code, expected):
     for number, name in enumerate(NAMES):
         write_clip(tmp_path / "raw", f"{name}.wav", None, voice(seed=number))
     write(tmp_path / "raw")
-    folders = ["--input-dir", tmp_path / "raw", "--output-dir", tmp_path / "data", "--model-dir", model]
+    folders = ["--input-dir", tmp_path / "raw", "--output-dir", tmp_path / "data", "--model-dir", tiny_model_dir]
     assert main([*map(str, folders), "--device", "cpu", "--no-text-check"]) == code
     assert (tmp_path / "data/data.list").exists() == (code == 0)
     if expected is not None:

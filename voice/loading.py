@@ -186,9 +186,10 @@ def choose_normalizer(asked: str | None, sources: Sequence[Source], model_dir: P
     sources: what is to speak; an untouched base reads as the trained voices beside it."""
     noted = {noted_normalizer(source, model_dir) for source in sources if not source.base}
     noted = noted or {noted_normalizer(source, model_dir) for source in sources}
-    name = asked or (noted.pop() if len(noted) == 1 else DEFAULT)
+    name = asked or (next(iter(noted)) if len(noted) == 1 else DEFAULT)
     others = sorted(noted - {name})
-    warning = f"warning: --text-normalizer {name}: the voice was prepared with {', '.join(others)}; leave the flag out"
+    advice = "; leave --text-normalizer out" if len(noted) == 1 else ""
+    warning = f"warning: texts are read by {name}, but a voice was prepared with {', '.join(others)}{advice}"
     return normalizer(name), warning if others else ""
 
 
@@ -197,7 +198,8 @@ def noted_normalizer(source: Source, model_dir: Path) -> str:
     if source.ckpt:
         return Voice.of(load_checkpoint(source.ckpt)["speaker"]).text_normalizer
     given = source.flow or source.llm
-    voices = voices_in(model_dir if source.base else given.parent if given else source.output_dir)
+    folder = model_dir if source.base else given.parent if given else source.output_dir
+    voices = voices_in(folder, model_dir)
     in_order = list(voices.values() if source.base else reversed(voices.values()))
     voice = voices.get(source.speaker or "", in_order[0] if in_order else None)
     return voice.text_normalizer if voice else DEFAULT

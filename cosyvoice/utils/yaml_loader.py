@@ -34,8 +34,8 @@ SNAPSHOT = (  # as in README.md; without the patterns files that nothing here re
     "snapshot_download('FunAudioLLM/CosyVoice-300M', local_dir='pretrained_models/CosyVoice-300M', "
     "allow_patterns=['*.yaml', '*.pt', 'campplus.onnx', 'speech_tokenizer_v1.onnx', 'configuration.json'])\""
 )
-DOWNLOAD = f"download the model: pip install huggingface_hub, then {SNAPSHOT}"
-DOWNLOAD_AGAIN = f"download it again: pip install huggingface_hub, then {SNAPSHOT}"
+_GET_IT = f"pip install huggingface_hub, then {SNAPSHOT}"
+DOWNLOAD, DOWNLOAD_AGAIN = f"download the model: {_GET_IT}", f"download it again: {_GET_IT}"
 MAX_YAML_BYTES = 256 * 1024  # the released file has about 8 kB; the parser reads some 70 kB/s
 DEFAULT_TOKEN_RATE_HZ = 50  # class default of the flow model; the released yaml repeats it
 
