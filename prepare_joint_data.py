@@ -173,7 +173,8 @@ class Candidate:
         finding = Finding(raw.name, raw.file)
         for name, figures in raw.flags.items():
             finding.flag(name, **figures)
-        return cls(raw, audio, sha256([audio, raw.text, settings]), finding)
+        # files that cannot be opened are told apart by their names: each has a reason of its own
+        return cls(raw, audio, sha256([audio or raw.file, raw.text, settings]), finding)
 
     @property
     def used(self) -> bool:
