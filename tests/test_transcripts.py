@@ -259,6 +259,8 @@ REFUSED: dict[str, tuple[str, str, Line]] = {  # what the message names, header,
         "wav|text|speaker_name",
         lambda i, n, t: f"{n}|{t}|{('anna', 'ben')[i % 2]}",
     ),
+    "several between": ("'anna' (4), 'ben' (4)", "", lambda i, n, t: f"{n}.wav|{PEOPLE[i % 2]}|{t}"),
+    "audio paths as text": ("'sentence'", "wav|sentence", lambda i, n, t: f"{n}|wavs/{n}.wav"),
     "several in a list": ("'anna' (4), 'ben' (4)", "", lambda i, n, t: f"{n}|{PEOPLE[i % 2]}|en|{t}"),
 }
 
@@ -350,6 +352,64 @@ def test_metadata_csv_names_clips_in_many_ways(tmp_path):
         write_clip(tmp_path, name, None)
     texts = listed(tmp_path, "file|text", "a|one", "", "b.wav| two ", "sub\\c.wav|three", "d|four", "wavs/e.wav|five")
     assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
+
+
+@pytest.mark.parametrize(
+    ("clips", "cells", "notes"),
+    [
+        (["clip_01.wav", "wavs/Clip_02.wav"], ["CLIP_01.WAV", "WAVS\\clip_02"], 0),
+        (["a.wav", "A.wav"], ["a", "A.WAV"], 0),
+        (["001.wav", "002.flac"], ["1", "2"], 1),
+        (["wavs/1.wav", "wavs/2.wav"], ["1.0", "002.wav"], 1),
+        (["sub/0007.ogg"], ["7,00"], 1),
+        (["099.wav", "100.wav"], ["99", "100"], 1),
+        (["wavs/s1/take.wav", "wavs/s2/take.wav"], ["s1/take.wav", "https://a.b/data/s2/take.wav?t=1/2"], 0),
+        (["wavs/a/x/1.wav", "wavs/b/x/1.wav"], ["/home/me/a/x/1.wav", "C:\\b\\x\\1.wav"], 0),
+        (["clip_01.wav", "wavs/b.wav"], ["https://a.b/c/clip_01.wav?sig=ab%2Fc&x=1", "https://a.b/b.mp3#t=3"], 0),
+        (["my clip 1.wav", "é.flac"], ["file:///home/u/my%20clip%201.wav", "%C3%A9.wav"], 0),
+        (["100%25.wav", "100%.wav"], ["100%25.wav", "100%.wav"], 0),
+    ],
+)
+def test_a_recording_is_found_by_other_spellings_of_its_name(tmp_path, clips, cells, notes):
+    for name in clips:
+        write_clip(tmp_path, name, None, SOUND)
+    if len(list(tmp_path.rglob("*.*"))) < len(clips):
+        pytest.skip("this file system takes small and capital letters for the same")
+    texts = listed(
+        tmp_path, "file|text", *(f"{cell}|we hear {clip} here" for clip, cell in zip(clips, cells, strict=True))
+    )
+    assert texts == {name.rpartition(".")[0]: f"we hear {name} here" for name in clips}
+    assert len(find_clips(tmp_path)[1]) == notes
+
+
+@pytest.mark.parametrize(
+    ("clips", "cell"),
+    [
+        (["s1/take.wav", "s2/take.wav"], "s3/take.wav"),
+        (["001.wav", "01.wav"], "1.0"),
+        (["S1/take.wav", "S2/take.wav"], "TAKE"),
+    ],
+)
+def test_a_name_that_may_mean_several_recordings_is_not_guessed(tmp_path, clips, cell):
+    for name in clips:
+        write_clip(tmp_path, name, None, SOUND)
+    with pytest.raises(UserError, match="could be"):
+        listed(tmp_path, f"{cell}|one")
+
+
+def test_lines_are_counted_in_one_column_and_files_named_in_another(tmp_path):
+    recordings(tmp_path)
+    found = listed(tmp_path, *lines_of("", lambda i, n, t: f"{(i * 3) % 8 + 1}|{n}|{t}"))
+    assert found == dict(zip(NAMES, SENTENCES, strict=True))
+    assert find_clips(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("header", ["", "id|raw_text|normalized_text"])
+@pytest.mark.parametrize("empty", [range(0, 8, 2), range(1, 8)])
+def test_an_empty_normalised_text_is_filled_from_the_raw_one(tmp_path, header, empty):
+    recordings(tmp_path)
+    found = listed(tmp_path, *lines_of(header, lambda i, n, t: f"{n}|{t}.|{'' if i in empty else t}"))
+    assert found == {n: t + "." * (i in empty) for i, (n, t) in enumerate(zip(NAMES, SENTENCES, strict=True))}
 
 
 def test_metadata_csv_may_name_audio_by_the_suffix_that_it_had_before(tmp_path):
