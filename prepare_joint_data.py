@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from tqdm import tqdm
 
@@ -45,7 +44,7 @@ from common.files import PART_SUFFIX, only_run, write_text
 from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.cli.frontend import CUDA_PROVIDER, onnxruntime
 from cosyvoice.utils.audio_files import read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips.metadata import METADATA, TABLE_NAME, ClipNames, Table, place, read_table
-from clips.transcripts import SUFFIXES, NoTranscript, read_transcript
+from clips.transcripts import SUFFIXES, NoTranscript, read_transcript, without_times
 from common.files import PART_SUFFIX
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
@@ -170,7 +170,10 @@ def _read_table(path: Path, clips: Mapping[str, RawClip], title: str) -> Table:
     names = ClipNames(((name, name + clip.path.suffix) for name, clip in clips.items()), path.parent)
     table = read_table(path, names, title)
     for name, text in table.texts.items():
-        clips[name].texts.append((title, text))
+        untimed = without_times([text])
+        if untimed is not None and not clips[name].texts:
+            clips[name].flags["timed_text"] = {"text_file": title}
+        clips[name].texts.append((title, text if untimed is None else " ".join(untimed)))
     return table
 
 

@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
-from clips.transcripts import one_line, read_utf8
+from clips.transcripts import one_line, read_text
 from common.files import split_lines
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
@@ -180,7 +180,7 @@ def read_table(path: Path, clips: ClipNames, title: str) -> Table:
     A line without a recording is only noted. Raises UserError where the columns cannot be told apart, the text column
     holds no texts, several people speak, or a line is wrong."""
     try:
-        rows = _rows(split_lines(read_utf8(path)), clips)
+        rows = _rows(split_lines(read_text(path)), clips)
         header = rows.pop(0).cells if rows and _is_header(rows[0], clips) else []
         return _read(rows, header, clips, title)
     except InputError as error:

@@ -11,7 +11,7 @@ from tiny_model import make_tiny_model
 from clips import audio_doctor
 from clips.audio_doctor import FLAGS, Finding, check_texts
 from clips.find import find_clips
-from clips.transcripts import read_utf8
+from clips.transcripts import read_text
 from config import UserError
 from prepare_joint_data import main
 from text.languages import digits_in_english, script
@@ -58,13 +58,20 @@ def test_a_text_is_found_under_either_spelling_of_its_name(tmp_path):
     }
 
 
-def test_a_text_in_utf_16_is_named_as_such(tmp_path):
-    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16"))
-    with pytest.raises(ValueError, match="line 1 is not UTF-8 .looks like UTF-16.; save it as UTF-8"):
-        read_utf8(tmp_path / "a.txt")
-    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16-le"))  # without its mark
-    with pytest.raises(ValueError, match="UTF-16"):
-        read_utf8(tmp_path / "a.txt")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("hello".encode("utf-16-le"), "not UTF-8 .looks like UTF-16"),  # without its mark
+        ("hello".encode("utf-32"), "UTF-32"),
+        ("one\nhello".encode("utf-16")[:-1], "not UTF-16"),
+        ("one\n床前".encode("gbk"), "line 2 is not UTF-8"),
+        ("one\ncafé".encode("cp1252"), "line 2 is not UTF-8 .may be .*Windows-1252"),
+    ],
+)
+def test_a_text_in_another_encoding_is_refused_as_such(tmp_path, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_text(tmp_path / "a.txt")
 
 
 SRT = """1
@@ -104,6 +111,10 @@ AUDACITY = "0.100000\t1.000000\tOne and\n\\\t100.0\t4000.0\n1.000000\t2.500000\t
         ("a.txt", SRT, True),
         ("a.txt", "[00:00.100 --> 00:01.000]  One and\n[00:01.000 --> 00:02.500]  two, three.\n", True),
         ("a.txt", "[00:00.10]One and\n[00:01.00]two, three.\n", True),
+        ("a.txt", "00:00:00 One and two, three.", True),
+        ("a.txt", "00:00:00,100 - 00:00:02,500: One and two, three.", True),
+        ("a.txt", "[0:05] One and\ntwo,\n[0:07] three.\n", True),
+        ("a.txt", "(01:12:33) One and two,\n01:12:35:09 three.\n", True),
         ("a.txt", "0.10 1.00 One and\n1.00 2.50 two, three.\n", True),
     ],
 )
@@ -119,6 +130,9 @@ def test_a_text_is_read_from_each_kind_of_file_without_its_times(tmp_path, name,
     "text",
     [
         "10:30 is when the train leaves",
+        "It left\n00:00:10 later",
+        "1:02:03 was her time",
+        "00:00:00:00:00 is an address",
         "2.5 million people",
         "10 12 and 14 are even",
         "12\nmonkeys",
@@ -698,12 +712,44 @@ def test_what_all_texts_may_well_have_is_not_flagged(form):
         "He came. (Nobody knew.)",
         "two * three",
         "Well - I think so",
+        "He said: come in",
     ],
 )
 def test_a_sentence_with_marks_or_numbers_is_no_stage_direction_and_not_numbered(text):
     findings = spoken([*SENTENCES, text], 3.5)
     check_texts(findings)
     assert [flag for flag in findings[-1].flags if flag in UNSAID] == []
+
+
+@pytest.mark.parametrize(
+    ("beginning", "flagged_texts"),
+    [("Bob", [2, 5]), ("Old Tom", [2, 5]), ("Иван", [2, 5]), ("Note", []), ("Please note", []), ("Rivers", [])],
+)
+def test_a_name_and_a_colon_before_two_of_many_texts_is_flagged(beginning, flagged_texts):
+    texts = [f"{beginning}: {text}" if i in (2, 5) else text for i, text in enumerate([*SENTENCES, "old rivers run"])]
+    findings = spoken(texts, 4.0)
+    check_texts(findings)
+    assert flagged(findings, "speaker_label") == flagged_texts
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.srt", "metadata.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_with_its_mark_is_read(tmp_path, name, encoding):
+    recordings(tmp_path, ["a"])
+    lines = {
+        "a.txt": "床 là",
+        "a.srt": "1\n0:00:00,0 --> 0:00:01,0\n床 là\n",
+        "metadata.csv": "file,text\r\na,床 là\r\n",
+    }
+    (tmp_path / name).write_bytes(("\ufeff" + lines[name]).encode(encoding))
+    assert texts_in(tmp_path) == ["床 là"]
+
+
+def test_times_in_a_table_are_left_out_and_flagged(tmp_path):
+    recordings(tmp_path, ["a", "b"])
+    (tmp_path / "metadata.csv").write_text("a|00:00:05 one\nb|two", encoding="utf-8")
+    clips = find_clips(tmp_path)[0]
+    assert [(clip.text, list(clip.flags)) for clip in clips] == [("one", ["timed_text"]), ("two", [])]
 
 
 def test_one_or_two_texts_alone_show_no_label_and_no_number():

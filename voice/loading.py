@@ -197,7 +197,7 @@ def noted_normalizer(source: Source, model_dir: Path) -> str:
     if source.ckpt:
         return Voice.of(load_checkpoint(source.ckpt)["speaker"]).text_normalizer
     given = source.flow or source.llm
-    voices = voices_in(model_dir if source.base else given.parent if given else source.output_dir)
+    voices = voices_in(model_dir if source.base else given.parent if given else source.output_dir, model_dir)
     in_order = list(voices.values() if source.base else reversed(voices.values()))
     voice = voices.get(source.speaker or "", in_order[0] if in_order else None)
     return voice.text_normalizer if voice else DEFAULT
