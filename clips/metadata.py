@@ -4,6 +4,7 @@ A text column that holds the same everywhere, numbers or paths is refused: train
 """
 
 import csv
+import json
 import os
 import re
 import unicodedata
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from clips.transcripts import one_line, read_text
@@ -23,6 +25,7 @@ from cosyvoice.utils.common import InputError
 
 METADATA = "metadata.csv"
 TABLE_NAME = re.compile(r"metadata.*\.(?:csv|tsv)|.+\.list", re.IGNORECASE)
+OTHER_TABLE = re.compile(r".+\.(?:csv|tsv|jsonl)|(?:metadata|transcripts?)\.txt", re.IGNORECASE)
 DELIMITERS = "|\t;,"  # the rarest in texts come first
 
 # Titles of columns: small letters, without blanks, _ and -
@@ -180,11 +183,32 @@ def read_table(path: Path, clips: ClipNames, title: str) -> Table:
     A line without a recording is only noted. Raises UserError where the columns cannot be told apart, the text column
     holds no texts, several people speak, or a line is wrong."""
     try:
-        rows = _rows(split_lines(read_text(path)), clips)
+        lines = split_lines(read_text(path))
+        rows = _object_rows(lines) if path.suffix.lower() == ".jsonl" else _rows(lines, clips)
         header = rows.pop(0).cells if rows and _is_header(rows[0], clips) else []
         return _read(rows, header, clips, title)
     except InputError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def is_other_table(path: Path) -> bool:
+    """Whether a file surely is a table of texts, though its name does not say so: by titles of files and of texts in
+    its first line, or, in a text file that is called so, by columns."""
+    if not OTHER_TABLE.fullmatch(path.name):
+        return False
+    try:
+        lines = split_lines(read_text(path))
+        rows = (
+            [_object_rows(lines[:1])]
+            if path.suffix.lower() == ".jsonl"
+            else [_parted(lines[:1], d) for d in DELIMITERS]
+        )
+    except InputError:
+        return False
+    if path.suffix.lower() == ".txt":
+        return any(sign in line for line in lines[:1] for sign in "|\t")
+    titles = [set(map(_key, found[0].cells)) for found in rows if found]
+    return any(keys & FILE_TITLES and keys & set(TEXT_TITLES) for keys in titles)
 
 
 def _read(rows: Sequence[Row], header: Sequence[str], clips: ClipNames, title: str) -> Table:
@@ -222,6 +246,22 @@ def _rows(lines: Sequence[str], clips: ClipNames) -> list[Row]:
         return hits, numbers, sum(1 < len(row.cells) == _usual_width(rows) for row in rows)
 
     return max((_parted(lines, delimiter) for delimiter in DELIMITERS), key=fit)
+
+
+def _object_rows(lines: Sequence[str]) -> list[Row]:
+    """The JSON objects of lines, their keys as a header. Raises InputError for a line that is no object."""
+    objects: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"line {number} is no JSON object: {error}") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"line {number} is no JSON object")
+        objects |= {number: entry} if entry else {}
+    keys = list(dict.fromkeys(key for entry in objects.values() for key in entry))
+    values = [Row(number, [one_line(str(entry.get(key, ""))) for key in keys]) for number, entry in objects.items()]
+    return [Row(0, keys), *values] if values else []
 
 
 def _parted(lines: Sequence[str], delimiter: str) -> list[Row]:

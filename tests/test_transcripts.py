@@ -309,6 +309,59 @@ def test_tables_have_several_names(tmp_path, name):
     assert listed(tmp_path, "a.wav|one", name=name) == {"a": "one"}
 
 
+OTHER_TABLES = {
+    "transcripts.csv": "file,text\na.wav,one\n",
+    "validated.tsv": "path\tsentence\na.mp3\tone\n",
+    "metadata.jsonl": '{"file_name": "wavs/a.wav", "text": "one"}\n\n{"text": "two", "file_name": "b.wav"}\n',
+    "manifest.jsonl": '{"audio_filepath": "/x/a.wav", "duration": 1.5, "text": "one"}\n',
+    "metadata.txt": "a|one\n",
+    "transcript.txt": "a.wav\tone\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TABLES)
+def test_a_table_of_another_name_is_read_where_it_alone_may_hold_the_texts(tmp_path, name):
+    recordings(tmp_path, ["a"])
+    (tmp_path / name).write_text(OTHER_TABLES[name], encoding="utf-8")
+    assert texts_in(tmp_path) == ["one"]
+    (tmp_path / "a.txt").write_text("its own", encoding="utf-8")
+    assert texts_in(tmp_path) == ["its own"] and len(find_clips(tmp_path)[1]) == 1
+
+
+@pytest.mark.parametrize("name", ["a.normalized.txt", "a.wav.txt", "a.MP3.TXT"])
+def test_a_text_may_be_called_after_the_whole_name_of_its_recording(tmp_path, name):
+    recordings(tmp_path, ["a"])
+    (tmp_path / name).write_text("one", encoding="utf-8")
+    assert texts_in(tmp_path) == ["one"] and find_clips(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"validated.tsv": "path\tsentence\na\tone", "train.tsv": "path\tsentence\na\tone"}, "metadata.csv"),
+        ({"takes.csv": "take,length\n1,3.5"}, "takes.csv"),
+        ({"script.xlsx": "PK"}, "script.xlsx"),
+        ({"84/84-1.trans.txt": "84-1-0001 ONE"}, "84/84-1.trans.txt"),
+        ({"text": "a one"}, "text"),
+        ({"txt/a.txt": "one"}, "txt/a.txt lies in another folder than its recording"),
+        ({"cover.jpg": ""}, "write it in a.txt"),
+    ],
+)
+def test_where_no_recording_has_a_text_the_file_that_may_hold_them_is_named(tmp_path, files, named):
+    recordings(tmp_path, ["a", "b"])
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    first = find_clips(tmp_path)[0][0]
+    assert named in first.flags["missing_text"]["text_problem"]
+
+
+def test_a_line_that_is_no_json_object_is_named(tmp_path):
+    recordings(tmp_path, ["a"])
+    with pytest.raises(UserError, match="metadata.jsonl: line 2 is no JSON object"):
+        listed(tmp_path, '{"file": "a", "text": "one"}', '["b", "two"]', name="metadata.jsonl")
+
+
 @pytest.mark.parametrize("folder", [".", "..", "sub"])
 @pytest.mark.parametrize("cell", ["a", "wavs/a.wav"])
 def test_a_table_may_lie_in_the_folder_in_a_sub_folder_or_above(tmp_path, folder, cell):
