@@ -5,13 +5,14 @@ Where a recording has several texts the first of these is used, and one that dif
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips.metadata import METADATA, OTHER_TABLE, TABLE_NAME, ClipNames, Table, is_other_table, place, read_table
-from clips.transcripts import SUFFIXES, NoTranscript, read_transcript, without_times
+from clips.transcripts import SUFFIXES, NoTranscript, read_text, read_transcript, without_times
 from common.files import PART_SUFFIX
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
@@ -24,7 +25,8 @@ SHOWN_NAMES = 5  # of files, in one note
 DOCUMENTS = set(
     ".csv .tsv .xlsx .xls .ods .docx .doc .odt .rtf .pdf .jsonl .textgrid .eaf .trs .trn .ctm .stm .ass .lrc".split()
 )
-BARE_TABLES = {"text", "transcript", "transcripts", "prompts", "txt.done.data"}  # of speech toolkits
+LISTS = {"", ".txt", ".data"}  # of speech toolkits: text, 84-121123.trans.txt, txt.done.data
+LONGEST_LIST = 10_000_000  # bytes
 KINDS = f"{', '.join(SUFFIXES)} files beside the audio, {METADATA} and *.list"
 
 
@@ -223,20 +225,31 @@ def _where_to_write(clip: RawClip) -> str:
     return f"write it in {printable(clip.path.stem)}.txt beside the audio, or in {METADATA}"
 
 
-def _where_texts_may_be(clips: Sequence[RawClip], unused: Iterable[Path], lone: Sequence[Path], input_dir: Path) -> str:
-    """What to do with the files that look like the texts of all clips; "" where there are none."""
-    if stems := {clip.path.stem for clip in clips} & {path.stem for path in lone}:
-        first = next(path for path in lone if path.stem in stems)
-        return f"{_file(first, input_dir)} lies in another folder than its recording; put each text beside its own"
-    stems = {clip.path.with_suffix("") for clip in clips}
-    tables = [path for path in unused if _may_be_table(path) and path.with_suffix("") not in stems]
-    if not (found := [*tables, *lone]):
-        return ""
-    return f"{_file(found[0], input_dir)} may hold the texts: save it as {METADATA}, with file,text as its first line"
+def _where_texts_may_be(clips: Sequence[RawClip], unused: Sequence[Path], lone: Sequence[Path], input_dir: Path) -> str:
+    """What to do with the file that looks like the texts of all clips; "" where there is none."""
+    names = {clip.path.stem for clip in clips}
+    for path in lone:
+        if path.stem in names:
+            return f"{_file(path, input_dir)} lies in another folder than its recording; put each text beside its own"
+    tables = [path for path in unused if path.stem not in names and _may_be_table(path)]
+    lists = [path for path in unused if path.suffix.lower() in LISTS and _names_recordings(path, names)]
+    for path in [*tables, *lists]:
+        return f"{_file(path, input_dir)} may hold the texts: save it as {METADATA}, with file,text as its first line"
+    return ""
 
 
 def _may_be_table(path: Path) -> bool:
-    return bool(OTHER_TABLE.fullmatch(path.name)) or path.suffix.lower() in DOCUMENTS or path.name in BARE_TABLES
+    return bool(OTHER_TABLE.fullmatch(path.name)) or path.suffix.lower() in DOCUMENTS
+
+
+def _names_recordings(path: Path, names: Container[str]) -> bool:
+    """Whether most lines of a text begin with the name of a recording."""
+    try:
+        lines = read_text(path).splitlines() if path.stat().st_size <= LONGEST_LIST else []
+    except (InputError, OSError):
+        return False
+    words = [match[1] for line in lines if (match := re.match(r'[\s("]*([^\s,;|"]+)', line))]
+    return 2 * sum(word in names for word in words) > len(words)
 
 
 # ---- notes about other files -----------------------------------------------------------------------------------------
