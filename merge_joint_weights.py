@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from checkpoint import (
     PARTS,
     adapter_epochs,
@@ -28,8 +30,8 @@ from checkpoint import (
 )
 from common.files import ELSEWHERE, atomic_path, check_disk, check_output_dir
 from config import UserError
-from cosyvoice.cli.cosyvoice import VOICES
-from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
+from cosyvoice.cli.cosyvoice import VOICES, load_part
+from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, open_onnx
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from utils import (
     DEFAULT_MODEL,
@@ -195,10 +197,14 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not an empty folder; give a new name")
     with user_mistakes():
-        read_model_config(model_dir)
+        config = read_model_config(model_dir)
     missing = [name for name in COPIED if not (model_dir / name).is_file()]
     if missing:
         raise UserError(f"{model_dir} has no {', '.join(missing)}; an exported model needs it")
+    with user_mistakes():  # what is copied is opened first: half a download would be handed on
+        load_part(config, "hift")
+        for name, inputs in ((SPEAKER_MODEL, 1), (SPEECH_TOKENIZER, 2)):
+            open_onnx(model_dir / name, inputs, torch.device("cpu"), 1)
     names = [*COPIED, *(name for name in COPIED_IF_THERE if (model_dir / name).is_file())]
     if args.no_bake_speaker and (model_dir / VOICES).is_file():
         names.append(VOICES)  # with a baked speaker the base's voices would be names for the trained one

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import PARTS, adapter_epochs, best_beside, checkpoint_config, load_checkpoint, newest_run
+from clips.decode import file_warnings
 from common.files import atomic_path, read_lines
 from common.mel_picture import LOUDEST, QUIETEST, log_mel
 from config import UserError
-from cosyvoice.utils.audio_files import load_wav
+from cosyvoice.utils.audio_files import load_wav, read_audio
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from llm_flow_model import LOSS_UNITS
 from training.selection import Heard, judged_sentences, mean
@@ -141,6 +142,8 @@ def draw_mel(axes: Any, path: Path, title: str) -> None:
     """Log-mel of a sound file over seconds; title: of the picture."""
     with user_mistakes():
         mel = log_mel(load_wav(path, SAMPLE_RATE))
+        for told in file_warnings(read_audio(path)):
+            print(f"warning: {path}: {told}", flush=True)
     seconds = mel.shape[1] * MEL_HOP / SAMPLE_RATE
     extent = (0, seconds, 0, mel.shape[0])
     axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=QUIETEST, vmax=LOUDEST)

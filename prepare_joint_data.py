@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from tqdm import tqdm
 
@@ -45,7 +44,7 @@ from common.files import PART_SUFFIX, only_run, write_text
 from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
-from cosyvoice.cli.frontend import CUDA_PROVIDER
+from cosyvoice.cli.frontend import CUDA_PROVIDER, onnxruntime
 from cosyvoice.utils.audio_files import read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE
 from cosyvoice.utils.weights import file_fingerprint
@@ -183,7 +182,8 @@ class Candidate:
         finding = Finding(raw.name, raw.file)
         for name, figures in raw.flags.items():
             finding.flag(name, **figures)
-        return cls(raw, audio, sha256([audio, raw.text, settings]), finding)
+        # files that cannot be opened are told apart by their names: each has a reason of its own
+        return cls(raw, audio, sha256([audio or raw.file, raw.text, settings]), finding)
 
     @property
     def used(self) -> bool:

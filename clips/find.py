@@ -5,24 +5,28 @@ Where a recording has several texts the first of these is used, and one that dif
 """
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clips.metadata import METADATA, TABLE_NAME, ClipNames, Table, place, read_table
-from clips.transcripts import SUFFIXES, NoTranscript, read_transcript
+from clips.metadata import METADATA, OTHER_TABLE, TABLE_NAME, ClipNames, Table, is_other_table, place, read_table
+from clips.transcripts import SUFFIXES, NoTranscript, read_text, read_transcript, without_times
 from common.files import PART_SUFFIX
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
 from cosyvoice.utils.common import InputError
 
+BEFORE_TXT = (*AUDIO_SUFFIXES, ".normalized")  # 001.wav.txt, 001.normalized.txt
 DRAFT_SUFFIX = ".draft.txt"  # a machine's draft: never trained on until a person renames it to .txt
 SHOWN_NAMES = 5  # of files, in one note
 # What may hold texts, in whatever place it lies
 DOCUMENTS = set(
     ".csv .tsv .xlsx .xls .ods .docx .doc .odt .rtf .pdf .jsonl .textgrid .eaf .trs .trn .ctm .stm .ass .lrc".split()
 )
+LISTS = {"", ".txt", ".data"}  # of speech toolkits: text, 84-121123.trans.txt, txt.done.data
+LONGEST_LIST = 10_000_000  # bytes
 KINDS = f"{', '.join(SUFFIXES)} files beside the audio, {METADATA} and *.list"
 
 
@@ -61,12 +65,19 @@ def find_clips(input_dir: Path) -> tuple[list[RawClip], list[str]]:
         _read_beside(clip, beside.get(clip.path.with_suffix(""), []))
     used = {path for paths in beside.values() for path in paths} | {path for _, path in twins}
     tables = [path for path in files if TABLE_NAME.fullmatch(path.name)]
-    notes += left_out + _lone_texts(files, used, input_dir)
     named = [clip for clip in clips if "duplicate_name" not in clip.flags]
-    notes += _read_tables(named, tables, input_dir) + _read_tables_above(named, input_dir)
-    notes += _not_read(clips, [path for path in files if path not in {*tables, *audio}], input_dir)
+    of_tables = _read_tables(named, tables, input_dir) + _read_tables_above(named, input_dir)
+    if not tables and not any(clip.texts for clip in clips):
+        others = list(filter(is_other_table, files))
+        tables = others if len(others) == 1 else []  # several may be parts, or contradict each other
+        of_tables += _read_tables(named, tables, input_dir)
+    lone = _lone_texts(files, used | set(tables))
+    notes += left_out + ([f"no audio beside {_first_names(lone, input_dir)}"] if lone else []) + of_tables
+    unused = [path for path in files if path not in {*tables, *audio}]
+    notes += _not_read(clips, unused, input_dir)
+    hint = "" if any(clip.texts for clip in clips) else _where_texts_may_be(clips, unused, lone, input_dir)
     for clip in clips:
-        _choose_text(clip)
+        _choose_text(clip, hint)
     return sorted(clips, key=lambda clip: clip.name), notes
 
 
@@ -109,6 +120,8 @@ def _beside(files: Sequence[Path], audio: Iterable[Path]) -> tuple[dict[Path, li
                 twins.append((path, exact[stem]))
             exact[stem] = path
         spare = {place(str(stem)): path for stem, path in exact.items() if stem not in stems}
+        for stem in (stem for stem in exact if stem.suffix.lower() in BEFORE_TXT):
+            spare.setdefault(place(str(stem.with_suffix(""))), exact[stem])
         for stem in stems:
             if path := exact.get(stem) or spare.get(place(str(stem))):
                 beside[stem].append(path)
@@ -170,16 +183,21 @@ def _read_table(path: Path, clips: Mapping[str, RawClip], title: str) -> Table:
     names = ClipNames(((name, name + clip.path.suffix) for name, clip in clips.items()), path.parent)
     table = read_table(path, names, title)
     for name, text in table.texts.items():
-        clips[name].texts.append((title, text))
+        untimed = without_times([text])
+        if untimed is not None and not clips[name].texts:
+            clips[name].flags["timed_text"] = {"text_file": title}
+        clips[name].texts.append((title, text if untimed is None else " ".join(untimed)))
     return table
 
 
-def _choose_text(clip: RawClip) -> None:
-    """The first text is the clip's; flags where there is none and where another one differs."""
+def _choose_text(clip: RawClip, hint: str) -> None:
+    """The first text is the clip's; flags where there is none and where another one differs.
+
+    hint: what to do where no clip has a text, or ""."""
     if "unreadable_text" in clip.flags:
         return
     if not clip.texts:
-        clip.flags["missing_text"] = {"text_problem": _what_is_missing(clip)}
+        clip.flags["missing_text"] = {"text_problem": _what_is_missing(clip) or hint or _where_to_write(clip)}
         return
     (used_file, clip.text), *others = clip.texts
     for other_file, other in others:
@@ -193,23 +211,54 @@ def _letters(text: str) -> str:
 
 
 def _what_is_missing(clip: RawClip) -> str:
+    """What stands in the place of a clip's text, and what to do with it; "" where nothing does."""
     draft, stem = clip.sibling(DRAFT_SUFFIX), printable(clip.path.stem)
     if clip.refused:
         path, reason = clip.refused[0]
         return f"{printable(path.name)} is not read: {reason}; write what is said in {stem}.txt"
     if os.path.isfile(draft):
         return f"check {stem}{DRAFT_SUFFIX} and rename it to {stem}.txt"
-    return f"write it in {stem}.txt beside the audio, or in {METADATA}"
+    return ""
+
+
+def _where_to_write(clip: RawClip) -> str:
+    return f"write it in {printable(clip.path.stem)}.txt beside the audio, or in {METADATA}"
+
+
+def _where_texts_may_be(clips: Sequence[RawClip], unused: Sequence[Path], lone: Sequence[Path], input_dir: Path) -> str:
+    """What to do with the file that looks like the texts of all clips; "" where there is none."""
+    names = {clip.path.stem for clip in clips}
+    for path in lone:
+        if path.stem in names:
+            return f"{_file(path, input_dir)} lies in another folder than its recording; put each text beside its own"
+    tables = [path for path in unused if path.stem not in names and _may_be_table(path)]
+    lists = [path for path in unused if path.suffix.lower() in LISTS and _names_recordings(path, names)]
+    for path in [*tables, *lists]:
+        return f"{_file(path, input_dir)} may hold the texts: save it as {METADATA}, with file,text as its first line"
+    return ""
+
+
+def _may_be_table(path: Path) -> bool:
+    return bool(OTHER_TABLE.fullmatch(path.name)) or path.suffix.lower() in DOCUMENTS
+
+
+def _names_recordings(path: Path, names: Container[str]) -> bool:
+    """Whether most lines of a text begin with the name of a recording."""
+    try:
+        lines = read_text(path).splitlines() if path.stat().st_size <= LONGEST_LIST else []
+    except (InputError, OSError):
+        return False
+    words = [match[1] for line in lines if (match := re.match(r'[\s("]*([^\s,;|"]+)', line))]
+    return 2 * sum(word in names for word in words) > len(words)
 
 
 # ---- notes about other files -----------------------------------------------------------------------------------------
 
 
-def _lone_texts(files: Iterable[Path], used: Container[Path], input_dir: Path) -> list[str]:
-    """A note that names texts without a recording, such as 02.txt where 002.wav lies; a machine's drafts are none."""
+def _lone_texts(files: Iterable[Path], used: Container[Path]) -> list[Path]:
+    """Texts without a recording, such as 02.txt where 002.wav lies; a machine's drafts are none."""
     texts = (path for path in files if path.suffix.lower() in SUFFIXES and not path.name.endswith(DRAFT_SUFFIX))
-    lone = [_file(path, input_dir) for path in texts if path not in used]
-    return [f"no audio beside {_first_names(lone)}"] if lone else []
+    return [path for path in texts if path not in used]
 
 
 def _not_read(clips: Sequence[RawClip], files: Iterable[Path], input_dir: Path) -> list[str]:
@@ -221,18 +270,18 @@ def _not_read(clips: Sequence[RawClip], files: Iterable[Path], input_dir: Path) 
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES and (path.with_suffix("") in stems or suffix in documents):
             why[path] = f"texts are read from {KINDS}"
-    named: dict[str, list[str]] = defaultdict(list)
+    named: dict[str, list[Path]] = defaultdict(list)
     for path, reason in why.items():
-        named[reason].append(_file(path, input_dir))
+        named[reason].append(path)
     return [
-        f"{_first_names(names)} {'is' if len(names) == 1 else 'are'} not read, because {reason}"
+        f"{_first_names(names, input_dir)} {'is' if len(names) == 1 else 'are'} not read, because {reason}"
         for reason, names in named.items()
     ]
 
 
-def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return f"{', '.join(names[:SHOWN_NAMES])}{more}"
+def _first_names(paths: Sequence[Path], input_dir: Path) -> str:
+    more = f" and {len(paths) - SHOWN_NAMES} more" if len(paths) > SHOWN_NAMES else ""
+    return f"{', '.join(_file(path, input_dir) for path in paths[:SHOWN_NAMES])}{more}"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

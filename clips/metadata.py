@@ -4,16 +4,20 @@ A text column that holds the same everywhere, numbers or paths is refused: train
 """
 
 import csv
+import json
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
-from clips.transcripts import one_line, read_utf8
+from clips.transcripts import one_line, read_text
 from common.files import split_lines
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
@@ -21,6 +25,7 @@ from cosyvoice.utils.common import InputError
 
 METADATA = "metadata.csv"
 TABLE_NAME = re.compile(r"metadata.*\.(?:csv|tsv)|.+\.list", re.IGNORECASE)
+OTHER_TABLE = re.compile(r".+\.(?:csv|tsv|jsonl)|(?:metadata|transcripts?)\.txt", re.IGNORECASE)
 DELIMITERS = "|\t;,"  # the rarest in texts come first
 
 # Titles of columns: small letters, without blanks, _ and -
@@ -51,6 +56,7 @@ SHOWN = 5  # problems or notes
 
 _NUMERIC = re.compile(r"[-+]?\d[\d.,:/-]*\s*(?:s|sec|ms|%)?", re.IGNORECASE)
 _PATH = re.compile(rf"(?=\S*[/\\]\S)\S+|.*\S(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})", re.IGNORECASE)
+_FILE_NUMBER = re.compile(rf"([0-9]{{1,18}})(?:[.,]0+)?(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})?", re.IGNORECASE)
 _SEPARATOR_LINE = re.compile(r"sep=.?", re.IGNORECASE)  # first line of a file for Excel
 _CODE = re.compile(r"(?=.*\d)(?=.*[A-Za-z_-])[\x21-\x7e]+")  # one word with digits: LJ001-0001, a hash
 
@@ -65,28 +71,69 @@ class ClipNames:
         """clips: (path without suffix, with suffix) as seen from the table's folder."""
         self.folder = folder
         self.paths: dict[str, set[str]] = {}
-        self.files: dict[str, set[str]] = {}
+        self.files: dict[str, set[tuple[str, str]]] = defaultdict(set)  # by the last part of the path: (path, name)
+        self.folded: dict[str, set[tuple[str, str]]] = defaultdict(set)  # the same in small letters
+        self.numbers: dict[int, set[str]] = defaultdict(set)
         for name, file in clips:
-            for spelling in (name, file):
-                self.paths[place(spelling)] = {name}
-                self.files.setdefault(place(spelling).rpartition("/")[2], set()).add(name)
+            for path in map(place, (name, file)):
+                last = path.rpartition("/")[2]
+                self.paths[path] = {name}
+                self.files[last].add((path, name))
+                self.folded[last.casefold()].add((path, name))
+            if (number := _number(place(name).rpartition("/")[2])) is not None:
+                self.numbers[number].add(name)
 
     def meant(self, cell: str) -> set[str]:
-        """The recordings that a cell may mean: by its path, by the file alone, or by either with another suffix."""
-        whole = place(cell)
-        spellings = [whole, whole.rpartition(".")[0]] if _is_audio(whole) else [whole]  # a wav was made a flac since
+        """The recordings that a cell may mean: by its path, by the file alone, or by either with another suffix; where
+        there is none in these letters, by the same in small and capital ones."""
+        spellings = _spellings(cell)
         for spelling in spellings:
             if spelling in self.paths:
                 return self.paths[spelling]
-            if found := self.files.get(spelling.rpartition("/")[2]):
-                return self._existing(whole, found)
+            if alike := self.files.get(spelling.rpartition("/")[2]):
+                return self._existing(place(cell), _longest_tail(spelling, alike))
+        for spelling in spellings:
+            if alike := self.folded.get(spelling.rpartition("/")[2].casefold()):
+                return self._existing(place(cell), _longest_tail(spelling, alike))
         return set()
+
+    def by_number(self, cell: str) -> set[str]:
+        """The recordings whose name is the same number: spreadsheets make 1 or 1.0 of 001."""
+        return self._existing(place(cell), self.numbers.get(_number(cell), set()))
 
     def _existing(self, path: str, alike: set[str]) -> set[str]:
         """What a path means by which a file is found: that recording or none; else those with a name alike."""
         if not os.path.isfile(self.folder / path):
             return alike
         return self.paths.get(place(os.path.relpath(self.folder / path, self.folder)), set())
+
+
+def _spellings(cell: str) -> list[str]:
+    """A cell as a path: as it stands, without the suffix (a wav was made a flac since), and as a URL says it."""
+    plain = unquote(re.sub(r"[?#].*", "", cell) if "://" in cell else cell)
+    return [
+        spelling
+        for whole in dict.fromkeys(map(place, (cell, plain)))
+        for spelling in ([whole, whole.rpartition(".")[0]] if _is_audio(whole) else [whole])
+    ]
+
+
+def _longest_tail(path: str, alike: Iterable[tuple[str, str]]) -> set[str]:
+    """Of recordings with the same file name, (path, name), those that share most of the last folders with a path."""
+    folders = path.casefold().split("/")[-2::-1]
+
+    def shared(other: str) -> int:
+        pairs = zip(folders, other.casefold().split("/")[-2::-1], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    most = max(shared(other) for other, _ in alike)
+    return {name for other, name in alike if shared(other) == most}
+
+
+def _number(file: str) -> int | None:
+    """The number that a file is named by; None where it is none, or a path."""
+    match = _FILE_NUMBER.fullmatch(file)
+    return int(match[1]) if match else None
 
 
 def place(spelling: str) -> str:
@@ -136,20 +183,43 @@ def read_table(path: Path, clips: ClipNames, title: str) -> Table:
     A line without a recording is only noted. Raises UserError where the columns cannot be told apart, the text column
     holds no texts, several people speak, or a line is wrong."""
     try:
-        rows = _rows(split_lines(read_utf8(path)), clips)
+        lines = split_lines(read_text(path))
+        rows = _object_rows(lines) if path.suffix.lower() == ".jsonl" else _rows(lines, clips)
         header = rows.pop(0).cells if rows and _is_header(rows[0], clips) else []
         return _read(rows, header, clips, title)
     except InputError as error:
         raise UserError(f"{path}: {error}") from error
 
 
+def is_other_table(path: Path) -> bool:
+    """Whether a file surely is a table of texts, though its name does not say so: by titles of files and of texts in
+    its first line, or, in a text file that is called so, by columns."""
+    if not OTHER_TABLE.fullmatch(path.name):
+        return False
+    try:
+        lines = split_lines(read_text(path))
+        rows = (
+            [_object_rows(lines[:1])]
+            if path.suffix.lower() == ".jsonl"
+            else [_parted(lines[:1], d) for d in DELIMITERS]
+        )
+    except InputError:
+        return False
+    if path.suffix.lower() == ".txt":
+        return any(sign in line for line in lines[:1] for sign in "|\t")
+    titles = [set(map(_key, found[0].cells)) for found in rows if found]
+    return any(keys & FILE_TITLES and keys & set(TEXT_TITLES) for keys in titles)
+
+
 def _read(rows: Sequence[Row], header: Sequence[str], clips: ClipNames, title: str) -> Table:
     width = len(header) or _usual_width(rows)
     whole = [row for row in rows if len(row.cells) == width]
     at = max(range(width), key=lambda at: _file_score(whole, header, at, clips), default=0)
-    named, others = [], []
+    named, others, by_number = [], [], []
     for row in whole:
-        (named if clips.meant(row.cells[at]) else others).append(row)
+        found = clips.meant(row.cells[at])
+        by_number += [] if found else sorted((row.cells[at], name) for name in clips.by_number(row.cells[at]))
+        (named if found or clips.by_number(row.cells[at]) else others).append(row)
     notes = [f"{title} line {row.line}: no audio called '{row.cells[at]}'" for row in others]
     if not named:
         return Table(notes=_first(notes) or [f"{title} names no recording of this folder"])
@@ -157,7 +227,10 @@ def _read(rows: Sequence[Row], header: Sequence[str], clips: ClipNames, title: s
     columns = [Column(i + 1, header[i] if header else "", [row.cells[i] for row in named]) for i in range(width)]
     filled = [column for column in columns if column.number != at + 1 and any(column.cells)]
     text = _text_column(filled)
-    notes = _first(notes) + _check_speakers(filled, text)
+    notes = _first(notes) + _check_speakers(filled, text, at + 1)
+    if by_number:
+        cell, name = by_number[0]
+        notes.append(f"{title}: {len(by_number)} recordings are named by their number only, as {name} by '{cell}'")
     return Table(_texts(named, columns[at], text, clips), notes)
 
 
@@ -167,11 +240,28 @@ def _read(rows: Sequence[Row], header: Sequence[str], clips: ClipNames, title: s
 def _rows(lines: Sequence[str], clips: ClipNames) -> list[Row]:
     """Lines with anything in them, parted where the most of them name a recording."""
 
-    def fit(rows: Sequence[Row]) -> tuple[int, int]:
-        hits = sum(len(row.cells) > 1 and any(clips.meant(cell) for cell in row.cells) for row in rows)
-        return hits, sum(1 < len(row.cells) == _usual_width(rows) for row in rows)
+    def fit(rows: Sequence[Row]) -> tuple[int, int, int]:
+        full = [row.cells for row in rows if len(row.cells) > 1]
+        hits, numbers = (sum(any(map(means, cells)) for cells in full) for means in (clips.meant, clips.by_number))
+        return hits, numbers, sum(1 < len(row.cells) == _usual_width(rows) for row in rows)
 
     return max((_parted(lines, delimiter) for delimiter in DELIMITERS), key=fit)
+
+
+def _object_rows(lines: Sequence[str]) -> list[Row]:
+    """The JSON objects of lines, their keys as a header. Raises InputError for a line that is no object."""
+    objects: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line) if line.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"line {number} is no JSON object: {error}") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"line {number} is no JSON object")
+        objects |= {number: entry} if entry else {}
+    keys = list(dict.fromkeys(key for entry in objects.values() for key in entry))
+    values = [Row(number, [one_line(str(entry.get(key, ""))) for key in keys]) for number, entry in objects.items()]
+    return [Row(0, keys), *values] if values else []
 
 
 def _parted(lines: Sequence[str], delimiter: str) -> list[Row]:
@@ -229,21 +319,22 @@ def _wrong_width(row: Row, width: int) -> str:
 # ---- which column is which -------------------------------------------------------------------------------------------
 
 
-def _file_score(rows: Sequence[Row], header: Sequence[str], at: int, clips: ClipNames) -> tuple[int, int, bool, int]:
+def _file_score(
+    rows: Sequence[Row], header: Sequence[str], at: int, clips: ClipNames
+) -> tuple[int, bool, int, int, int]:
     """How well a column names the recordings."""
     cells = [row.cells[at] for row in rows]
-    hits = sum(bool(clips.meant(cell)) for cell in cells)
-    return hits, sum(map(_is_audio, cells)), bool(header) and _key(header[at]) in FILE_TITLES, -at
+    hits, numbers = (sum(map(bool, map(means, cells))) for means in (clips.meant, clips.by_number))
+    return hits, bool(header) and _key(header[at]) in FILE_TITLES, sum(map(_is_audio, cells)), numbers, -at
 
 
 def _text_column(columns: Sequence[Column]) -> Column:
     """The column of the texts among all but that of the files. Raises InputError where no or several could be it."""
-    for title in TEXT_TITLES:
-        for column in columns:
-            if _key(column.title) == title:
-                if fault := _fault(column):
-                    raise InputError(f"{column} should hold the texts but holds {fault}")
-                return column
+    titled = [column for title in TEXT_TITLES for column in columns if _key(column.title) == title]
+    if titled:
+        if fault := _fault(titled[0]):
+            raise InputError(f"{titled[0]} should hold the texts but holds {fault}")
+        return next((_filled(titled[0], other) for other in titled[1:] if _alike(other, titled[0])), titled[0])
     columns = [column for column in columns if _key(column.title) not in SPEAKER_TITLES | OTHER_TITLES]
     if at := _language_at(columns):  # wav|speaker|language|text
         after = [column for column in columns if column.number == at + 1 and not _fault(column)]
@@ -252,7 +343,7 @@ def _text_column(columns: Sequence[Column]) -> Column:
     faults = {column.number: _fault(column) or _label_fault(column) for column in columns}
     fitting = [column for column in columns if not faults[column.number]]
     if len(fitting) == 2 and _alike(*fitting):  # id|raw text|normalised text
-        return fitting[1]
+        return _filled(fitting[1], fitting[0])
     if len(fitting) > 1:
         named = " and ".join(map(str, fitting))
         raise InputError(f"{named} may both hold the texts; say which in a first line such as file|text|speaker")
@@ -279,8 +370,9 @@ def _fault(column: Column) -> str | None:
 
 def _label_fault(column: Column) -> str | None:
     """The few short names that a column holds again and again: of speakers or moods."""
-    values = set(column.cells)
-    is_label = len(values) * LABEL_REPEATS <= len(column.cells) and all(map(_is_name, values))
+    cells = [cell for cell in column.cells if cell]
+    values = set(cells)
+    is_label = len(values) * LABEL_REPEATS <= len(cells) and all(map(_is_name, values))
     return f"the names {_quoted(sorted(values))} again and again" if is_label else None
 
 
@@ -294,20 +386,28 @@ def _language_at(columns: Iterable[Column]) -> int | None:
 
 
 def _alike(raw: Column, normalised: Column) -> bool:
-    """Whether two columns hold two spellings of the same texts."""
-    pairs = list(zip(raw.cells, normalised.cells, strict=True))[:COMPARED_LINES]
+    """Whether two columns hold two spellings of the same texts, where both are filled."""
+    pairs = [pair for pair in zip(raw.cells, normalised.cells, strict=True) if all(pair)][:COMPARED_LINES]
     starts = [(a.casefold()[:COMPARED_CHARACTERS], b.casefold()[:COMPARED_CHARACTERS]) for a, b in pairs]
     ratios = [SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in starts]
-    return sorted(ratios)[len(ratios) // 2] >= ALIKE
+    return bool(ratios) and sorted(ratios)[len(ratios) // 2] >= ALIKE
 
 
-def _check_speakers(columns: Sequence[Column], text: Column) -> list[str]:
-    """Notes about a column that may name speakers. Raises InputError where one surely names several."""
+def _filled(texts: Column, others: Column) -> Column:
+    """A column of texts, its empty cells filled from another spelling of them."""
+    cells = [text or other for text, other in zip(texts.cells, others.cells, strict=True)]
+    return Column(texts.number, texts.title, cells)
+
+
+def _check_speakers(columns: Sequence[Column], text: Column, file_at: int) -> list[str]:
+    """Notes about a column that may name speakers. Raises InputError where one names several: by its title, or by its
+    place before the language or, without titles, between file and text. file_at: number of the files' column."""
     language_at = _language_at(columns)
     notes = []
     for column in columns:
         names = Counter(cell for cell in column.cells if cell)
-        is_speaker = _key(column.title) in SPEAKER_TITLES or column.number + 1 == language_at
+        between = not column.title and file_at < column.number < text.number and bool(_label_fault(column))
+        is_speaker = _key(column.title) in SPEAKER_TITLES or column.number + 1 == language_at or between
         if column.number == text.number or len(names) < 2:
             continue
         if is_speaker:
@@ -331,7 +431,7 @@ def _texts(rows: Sequence[Row], files: Column, text: Column, clips: ClipNames) -
     first_line: dict[str, int] = {}
     problems = []
     for row, file, words in zip(rows, files.cells, text.cells, strict=True):
-        found = sorted(clips.meant(file))
+        found = sorted(clips.meant(file) or clips.by_number(file))
         if len(found) > 1:
             problems.append(f"line {row.line}: '{file}' could be {' or '.join(found)}; give the sub-folder")
         elif texts.setdefault(found[0], words) != words:

@@ -24,6 +24,8 @@ SPELLED_SEC = 1.0  # a letter that is a word takes as much longer: U S B
 IMPOSSIBLE = 2.0  # times the fastest
 
 FEWEST_LABELLED = 3  # texts with a label or a number before them
+FEWEST_NAMED = 2  # texts with the same name and a colon before them
+NO_NAMES = set("note question answer warning attention remember example important tip hint fact ps".split())
 LABELLED_SHARE = 0.5
 FEWEST_SHARING = 8  # different texts: fewer may begin alike by chance
 SHARING_SHARE = 0.9
@@ -105,12 +107,23 @@ LONGEST_LABEL = 3  # words
 
 
 def speaker_labels(texts: Sequence[str]) -> dict[int, str]:
-    """{place of a text: the label before it}, where most texts have one of few labels, as scripts have `Anna: `."""
+    """{place of a text: the label before it}, where most texts have one of few labels, as scripts have `Anna: `, or
+    some the same name and a colon."""
     found = {i: match[1] for i, text in enumerate(map(_plain, texts)) if (match := _LABEL.match(text))}
     labels = {i: label for i, label in found.items() if len(label.split()) <= LONGEST_LABEL}
     count = Counter(label.casefold() for label in labels.values())
     usual = {i: label for i, label in labels.items() if count[label.casefold()] >= FEWEST_LABELLED}
-    return usual if len(usual) >= LABELLED_SHARE * len(texts) else {}
+    if len(usual) >= LABELLED_SHARE * len(texts):
+        return usual
+    words = set(re.findall(r"\w+", " ".join(texts)))  # a word that also stands in small letters is no name
+    return {
+        i: label
+        for i, label in labels.items()
+        if count[label.casefold()] >= FEWEST_NAMED
+        and all(word[0].isupper() for word in label.split())
+        and any(word.lower() not in words | NO_NAMES for word in label.split())
+        and _plain(texts[i]).partition(label)[2].lstrip().startswith(":")
+    }
 
 
 def leading_numbers(texts: Sequence[str], names: Sequence[str]) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """The text file beside a recording: .txt, .lab, .srt or .vtt, read as the one line that is said."""
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ _NUMBER = r"-?\d+(?:[.,]\d+)?"
 _LABEL = re.compile(rf"{_NUMBER}\t\s*{_NUMBER}(?:\t(?P<text>.*))?$")  # of Audacity's label tracks
 _LABEL_FREQUENCIES = re.compile(rf"\\\t{_NUMBER}\t{_NUMBER}\s*$")  # below a label
 _DECIMALS = re.compile(r"\d+[.,]\d+\s+\d+[.,]\d+\s+(?P<text>\S.*)$")
-_STAMP = re.compile(rf"(?:\[{_CLOCK}\]|\d+:\d\d(?::\d\d)?[.,]\d+)\s*(?P<text>.*)$")  # LRC
+# LRC, and time codes: [0:05], 0:05.2, 00:00:05, (00:00:05), 00:00:05:12; one with hours only where these are two digits
+_TIME = rf"(?:\[{_CLOCK}\]|\d+:\d\d(?::\d\d)?[.,]\d+|\(?\d\d:\d\d:\d\d(?:[.,:;]\d+)?\)?(?![\w:]))"
+_STAMP = re.compile(rf"{_TIME}(?:[-–—>\s]*{_TIME})*\s*(?:[-–—:]\s+)?(?P<text>.*)$")
 _LINES_OF_TIMES = (_LABEL, _DECIMALS, _STAMP)
 
 # .lab files of speech recognisers: `0 3200000 sil`, `0.12 26 pau`, `3200000 sil`, `x^x-sil+hh=ax@1_1/A:...`
@@ -48,7 +51,7 @@ class NoTranscript(InputError):
 def read_transcript(path: Path) -> Transcript:
     """Text of a file with one of SUFFIXES. Raises NoTranscript for one of another kind, InputError for one that
     cannot be read."""
-    lines = split_lines(read_utf8(path))
+    lines = split_lines(read_text(path))
     suffix = path.suffix.lower()
     if suffix == ".lab" and is_alignment(lines):
         raise NoTranscript("phones are listed there in place of what is said")
@@ -59,21 +62,22 @@ def read_transcript(path: Path) -> Transcript:
     return Transcript(one_line(" ".join(spoken)), timed=suffix not in SUBTITLES and untimed is not None)
 
 
-def read_utf8(path: Path) -> str:
-    """Text of a UTF-8 file, with or without BOM; raises InputError saying what to do."""
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8, with or without BOM, or in UTF-16 with it; raises InputError saying what to do."""
     try:
         require_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(error.strerror or str(error)) from error
-    looks = "UTF-16" if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GBK or another local encoding"
+    encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
+    looks = "looks like UTF-16 or UTF-32" if b"\0" in data else "may be GBK, Shift-JIS, Windows-1252 or the like"
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig" if encoding == "UTF-8" else encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"line {line} is not UTF-8 (looks like {looks}); save it as UTF-8") from error
+        raise InputError(f"line {line} is not {encoding} ({looks}); save it as UTF-8") from error
     if "\0" in text:
-        raise InputError(f"it is not UTF-8 (looks like {looks}); save it as UTF-8")
+        raise InputError(f"it is not {encoding} ({looks}); save it as UTF-8")
     return text
 
 
@@ -100,12 +104,14 @@ def subtitle_lines(lines: Sequence[str]) -> list[str] | None:
 
 
 def without_times(lines: Sequence[str]) -> list[str] | None:
-    """The words of a label track or another list with times on every line; None where there are no such times."""
+    """The words of a label track or another list with times on its lines; None where there are no such times."""
     full = [line.strip() for line in lines if line.strip() and not _LABEL_FREQUENCIES.match(line.strip())]
     for pattern in _LINES_OF_TIMES:
         found = [pattern.match(line) for line in full]
         if full and all(found):
             return [match["text"] or "" for match in found]
+    if full and _STAMP.match(full[0]) and not any(map(_CUE_TIME.match, full)):  # then lines without a time go on
+        return [match["text"] if (match := _STAMP.match(line)) else line for line in full]
     return subtitle_lines(lines)
 
 

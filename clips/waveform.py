@@ -11,6 +11,7 @@ from clips.measuring import flat_tops, frame_levels
 
 POINTS = 40  # of an outline: 0.1 s each in a clip of 4 s
 HEIGHT = 16  # of a point at full scale
+SHORTEST_SEC = 0.001  # a sample or two are rounded to 0 s
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def outline(peaks: Sequence[int]) -> str:
 
 def marks(wave: Waveform, flags: Sequence[str], figures: Mapping[str, Any]) -> list[Mark]:
     """Where the flags of a clip are to be seen in its waveform."""
-    points = POINTS / wave.seconds  # a second
+    points = POINTS / max(wave.seconds, SHORTEST_SEC)  # a second
     found = []
     if "edge_silence" in flags:
         lead, trail = figures["lead_silence_sec"], figures["trail_silence_sec"]

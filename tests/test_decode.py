@@ -195,7 +195,9 @@ def test_a_wav_that_goes_on_after_what_its_header_says_is_read_to_its_end(tmp_pa
     assert recording.duration_sec == 3 and list(file_flags(recording)) == ["unfinished_header"]
 
 
-@pytest.mark.parametrize("tail", [b"LIST\x04\0\0\0INFO", b"TAG" + b"a title" + bytes(118), bytes(4096), b"id3 " * 9])
+@pytest.mark.parametrize(
+    "tail", [b"LIST\x04\0\0\0INFO", b"TAG" + b"a title" + bytes(118), bytes(4096), b"id3 " * 9, b"ID3\4" + bytes(90)]
+)
 def test_what_follows_the_sound_of_a_wav_is_no_sound(tmp_path: Path, tail: bytes):
     path = tmp_path / "a.wav"
     soundfile.write(path, hum(), RATE)

@@ -1,5 +1,6 @@
 """Front end: numbers as words, reading audio, speech tokens, speaker vectors and mel. Exact text rules: parity."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,17 @@ def voice(seconds: float, rate: int = 16_000, seed: int = 0) -> Tensor:
 def wav(path: Path, samples: np.ndarray, rate: int = 16_000, **options: str) -> Path:
     soundfile.write(path, samples, rate, **options)
     return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder in which nobody can write")
+def test_models_are_opened_without_a_word_where_the_home_folder_cannot_be_written(tiny_model_dir: Path):
+    code = "import sys, torch; from pathlib import Path; from cosyvoice.cli.frontend import open_onnx; "
+    code += "open_onnx(Path(sys.argv[1]), 1, torch.device('cpu'), 1)"
+    unwritable = {name: "/proc/home" for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")}
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | unwritable
+    command = [sys.executable, "-c", code, str(tiny_model_dir / "campplus.onnx")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_importing_the_front_end_loads_nothing_that_only_some_runs_need():

@@ -433,6 +433,16 @@ def test_a_failed_export_leaves_nothing(merge, tiny_model_dir, tmp_path, capsys)
     assert not list(tmp_path.glob("mine*"))
 
 
+@pytest.mark.parametrize("name", ["campplus.onnx", "speech_tokenizer_v1.onnx", "hift.pt"])
+def test_a_base_with_half_a_file_is_not_exported(name, merge, tiny_model_dir, tmp_path, capsys):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    whole = (tmp_path / "model" / name).read_bytes()
+    (tmp_path / "model" / name).write_bytes(whole[: len(whole) // 2])
+    assert merge("--export", tmp_path / "mine", model=tmp_path / "model") == 2
+    told = capsys.readouterr().err
+    assert name in told and "download it again" in told and not (tmp_path / "mine").exists()
+
+
 def full_disk(*_, **__):
     raise OSError(28, "No space left on device")
 

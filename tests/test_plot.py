@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from matplotlib.figure import Figure
+from sound_files import cut
 
 import plot_joint
 from config import UserError, load
@@ -111,6 +112,13 @@ def test_a_name_is_no_formula(tmp_path, run):
     soundfile.write(tmp_path / "5$^$.wav", np.full(4000, 0.1), 22050)
     arguments = ["--spoken", tmp_path / "5$^$.wav", "--picture", tmp_path / "a.png"]
     assert plot_joint.main([*map(str, arguments)]) == 0
+
+
+def test_a_recording_that_was_cut_off_is_told_of(tmp_path, run, capsys):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.random.default_rng(0).normal(size=66150), 22050)
+    arguments = ["--real", cut(tmp_path / "a.flac"), "--picture", tmp_path / "a.png"]
+    assert plot_joint.main([*map(str, arguments)]) == 0
+    assert f"{tmp_path / 'a.flac'}: the file ends after " in capsys.readouterr().out
 
 
 def test_letters_without_a_font_are_left_out_and_named_in_one_line(tmp_path, run, capsys):

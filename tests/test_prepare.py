@@ -524,6 +524,24 @@ def test_wavs_that_are_not_as_their_header_says_are_flagged_used_and_told_of(tmp
     assert f"part.wav: {told}" in printed and "pipe.wav: its header does not say" in printed
 
 
+def test_recordings_shorter_than_any_window_are_only_dropped(tmp_path, raw, run):
+    for samples in (1, 2, 17, 400):
+        soundfile.write(raw / f"tiny{samples}.wav", np.linspace(0.5, 1, samples, dtype=np.float32), RATE)
+    run()
+    dropped = {name: entry["flags"][0] for name, entry in report(tmp_path).items() if entry["status"] == "dropped"}
+    assert dropped == dict.fromkeys(["tiny1", "tiny2", "tiny17", "tiny400"], "too_short")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes have no path there")
+def test_files_that_cannot_be_opened_have_each_its_own_reason(tmp_path, raw, run):
+    os.mkfifo(raw / "x_pipe.wav")
+    (raw / "y_gone.wav").symlink_to(raw / "nothing.wav")
+    (raw / "z_loop.wav").symlink_to(raw / "z_loop.wav")
+    run()
+    reasons = [report(tmp_path)[name]["reasons"][0] for name in ("x_pipe", "y_gone", "z_loop")]
+    assert len(set(reasons)) == 3 and "pipe" in reasons[0]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes have no path there")
 def test_a_pipe_among_the_recordings_is_refused_at_once_and_the_others_are_used(tmp_path, raw, run):
     os.mkfifo(raw / "pipe.wav")

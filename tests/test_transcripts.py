@@ -12,7 +12,7 @@ from clip_folder import SENTENCES, voice, write_clip
 from clips import audio_doctor
 from clips.audio_doctor import FLAGS, Finding, check_texts
 from clips.find import find_clips
-from clips.transcripts import read_utf8
+from clips.transcripts import read_text
 from config import UserError
 from prepare_joint_data import main
 from text.languages import digits_in_english, script
@@ -59,13 +59,20 @@ def test_a_text_is_found_under_either_spelling_of_its_name(tmp_path):
     }
 
 
-def test_a_text_in_utf_16_is_named_as_such(tmp_path):
-    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16"))
-    with pytest.raises(ValueError, match="line 1 is not UTF-8 .looks like UTF-16.; save it as UTF-8"):
-        read_utf8(tmp_path / "a.txt")
-    (tmp_path / "a.txt").write_bytes("hello".encode("utf-16-le"))  # without its mark
-    with pytest.raises(ValueError, match="UTF-16"):
-        read_utf8(tmp_path / "a.txt")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("hello".encode("utf-16-le"), "not UTF-8 .looks like UTF-16"),  # without its mark
+        ("hello".encode("utf-32"), "UTF-32"),
+        ("one\nhello".encode("utf-16")[:-1], "not UTF-16"),
+        ("one\n床前".encode("gbk"), "line 2 is not UTF-8"),
+        ("one\ncafé".encode("cp1252"), "line 2 is not UTF-8 .may be .*Windows-1252"),
+    ],
+)
+def test_a_text_in_another_encoding_is_refused_as_such(tmp_path, data, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_text(tmp_path / "a.txt")
 
 
 SRT = """1
@@ -105,6 +112,10 @@ AUDACITY = "0.100000\t1.000000\tOne and\n\\\t100.0\t4000.0\n1.000000\t2.500000\t
         ("a.txt", SRT, True),
         ("a.txt", "[00:00.100 --> 00:01.000]  One and\n[00:01.000 --> 00:02.500]  two, three.\n", True),
         ("a.txt", "[00:00.10]One and\n[00:01.00]two, three.\n", True),
+        ("a.txt", "00:00:00 One and two, three.", True),
+        ("a.txt", "00:00:00,100 - 00:00:02,500: One and two, three.", True),
+        ("a.txt", "[0:05] One and\ntwo,\n[0:07] three.\n", True),
+        ("a.txt", "(01:12:33) One and two,\n01:12:35:09 three.\n", True),
         ("a.txt", "0.10 1.00 One and\n1.00 2.50 two, three.\n", True),
     ],
 )
@@ -120,6 +131,9 @@ def test_a_text_is_read_from_each_kind_of_file_without_its_times(tmp_path, name,
     "text",
     [
         "10:30 is when the train leaves",
+        "It left\n00:00:10 later",
+        "1:02:03 was her time",
+        "00:00:00:00:00 is an address",
         "2.5 million people",
         "10 12 and 14 are even",
         "12\nmonkeys",
@@ -260,6 +274,8 @@ REFUSED: dict[str, tuple[str, str, Line]] = {  # what the message names, header,
         "wav|text|speaker_name",
         lambda i, n, t: f"{n}|{t}|{('anna', 'ben')[i % 2]}",
     ),
+    "several between": ("'anna' (4), 'ben' (4)", "", lambda i, n, t: f"{n}.wav|{PEOPLE[i % 2]}|{t}"),
+    "audio paths as text": ("'sentence'", "wav|sentence", lambda i, n, t: f"{n}|wavs/{n}.wav"),
     "several in a list": ("'anna' (4), 'ben' (4)", "", lambda i, n, t: f"{n}|{PEOPLE[i % 2]}|en|{t}"),
 }
 
@@ -292,6 +308,60 @@ def test_a_wrong_line_of_a_table_is_named(tmp_path, lines, message):
 def test_tables_have_several_names(tmp_path, name):
     recordings(tmp_path, ["a"])
     assert listed(tmp_path, "a.wav|one", name=name) == {"a": "one"}
+
+
+OTHER_TABLES = {
+    "transcripts.csv": "file,text\na.wav,one\n",
+    "validated.tsv": "path\tsentence\na.mp3\tone\n",
+    "metadata.jsonl": '{"file_name": "wavs/a.wav", "text": "one"}\n\n{"text": "two", "file_name": "b.wav"}\n',
+    "manifest.jsonl": '{"audio_filepath": "/x/a.wav", "duration": 1.5, "text": "one"}\n',
+    "metadata.txt": "a|one\n",
+    "transcript.txt": "a.wav\tone\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TABLES)
+def test_a_table_of_another_name_is_read_where_it_alone_may_hold_the_texts(tmp_path, name):
+    recordings(tmp_path, ["a"])
+    (tmp_path / name).write_text(OTHER_TABLES[name], encoding="utf-8")
+    assert texts_in(tmp_path) == ["one"]
+    (tmp_path / "a.txt").write_text("its own", encoding="utf-8")
+    assert texts_in(tmp_path) == ["its own"] and len(find_clips(tmp_path)[1]) == 1
+
+
+@pytest.mark.parametrize("name", ["a.normalized.txt", "a.wav.txt", "a.MP3.TXT"])
+def test_a_text_may_be_called_after_the_whole_name_of_its_recording(tmp_path, name):
+    recordings(tmp_path, ["a"])
+    (tmp_path / name).write_text("one", encoding="utf-8")
+    assert texts_in(tmp_path) == ["one"] and find_clips(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"validated.tsv": "path\tsentence\na\tone", "train.tsv": "path\tsentence\na\tone"}, "metadata.csv"),
+        ({"takes.csv": "take,length\n1,3.5"}, "takes.csv"),
+        ({"script.xlsx": "PK"}, "script.xlsx"),
+        ({"84/84-1.trans.txt": "a ONE\nb TWO\n"}, "84/84-1.trans.txt"),
+        ({"readme.txt": "How it was recorded", "txt.done.data": '( a "one" )\n( b "two" )\n'}, "txt.done.data"),
+        ({"text": "a one"}, "text"),
+        ({"txt/a.txt": "one"}, "txt/a.txt lies in another folder than its recording"),
+        ({"cover.jpg": ""}, "write it in a.txt"),
+    ],
+)
+def test_where_no_recording_has_a_text_the_file_that_may_hold_them_is_named(tmp_path, files, named):
+    recordings(tmp_path, ["a", "b"])
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    first = find_clips(tmp_path)[0][0]
+    assert named in first.flags["missing_text"]["text_problem"]
+
+
+def test_a_line_that_is_no_json_object_is_named(tmp_path):
+    recordings(tmp_path, ["a"])
+    with pytest.raises(UserError, match="metadata.jsonl: line 2 is no JSON object"):
+        listed(tmp_path, '{"file": "a", "text": "one"}', '["b", "two"]', name="metadata.jsonl")
 
 
 @pytest.mark.parametrize("folder", [".", "..", "sub"])
@@ -351,6 +421,64 @@ def test_metadata_csv_names_clips_in_many_ways(tmp_path):
         write_clip(tmp_path, name, None)
     texts = listed(tmp_path, "file|text", "a|one", "", "b.wav| two ", "sub\\c.wav|three", "d|four", "wavs/e.wav|five")
     assert texts == {"a": "one", "b": "two", "sub/c": "three", "sub/d": "four", "e": "five"}
+
+
+@pytest.mark.parametrize(
+    ("clips", "cells", "notes"),
+    [
+        (["clip_01.wav", "wavs/Clip_02.wav"], ["CLIP_01.WAV", "WAVS\\clip_02"], 0),
+        (["a.wav", "A.wav"], ["a", "A.WAV"], 0),
+        (["001.wav", "002.flac"], ["1", "2"], 1),
+        (["wavs/1.wav", "wavs/2.wav"], ["1.0", "002.wav"], 1),
+        (["sub/0007.ogg"], ["7,00"], 1),
+        (["099.wav", "100.wav"], ["99", "100"], 1),
+        (["wavs/s1/take.wav", "wavs/s2/take.wav"], ["s1/take.wav", "https://a.b/data/s2/take.wav?t=1/2"], 0),
+        (["wavs/a/x/1.wav", "wavs/b/x/1.wav"], ["/home/me/a/x/1.wav", "C:\\b\\x\\1.wav"], 0),
+        (["clip_01.wav", "wavs/b.wav"], ["https://a.b/c/clip_01.wav?sig=ab%2Fc&x=1", "https://a.b/b.mp3#t=3"], 0),
+        (["my clip 1.wav", "é.flac"], ["file:///home/u/my%20clip%201.wav", "%C3%A9.wav"], 0),
+        (["100%25.wav", "100%.wav"], ["100%25.wav", "100%.wav"], 0),
+    ],
+)
+def test_a_recording_is_found_by_other_spellings_of_its_name(tmp_path, clips, cells, notes):
+    for name in clips:
+        write_clip(tmp_path, name, None, SOUND)
+    if len(list(tmp_path.rglob("*.*"))) < len(clips):
+        pytest.skip("this file system takes small and capital letters for the same")
+    texts = listed(
+        tmp_path, "file|text", *(f"{cell}|we hear {clip} here" for clip, cell in zip(clips, cells, strict=True))
+    )
+    assert texts == {name.rpartition(".")[0]: f"we hear {name} here" for name in clips}
+    assert len(find_clips(tmp_path)[1]) == notes
+
+
+@pytest.mark.parametrize(
+    ("clips", "cell"),
+    [
+        (["s1/take.wav", "s2/take.wav"], "s3/take.wav"),
+        (["001.wav", "01.wav"], "1.0"),
+        (["S1/take.wav", "S2/take.wav"], "TAKE"),
+    ],
+)
+def test_a_name_that_may_mean_several_recordings_is_not_guessed(tmp_path, clips, cell):
+    for name in clips:
+        write_clip(tmp_path, name, None, SOUND)
+    with pytest.raises(UserError, match="could be"):
+        listed(tmp_path, f"{cell}|one")
+
+
+def test_lines_are_counted_in_one_column_and_files_named_in_another(tmp_path):
+    recordings(tmp_path)
+    found = listed(tmp_path, *lines_of("", lambda i, n, t: f"{(i * 3) % 8 + 1}|{n}|{t}"))
+    assert found == dict(zip(NAMES, SENTENCES, strict=True))
+    assert find_clips(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("header", ["", "id|raw_text|normalized_text"])
+@pytest.mark.parametrize("empty", [range(0, 8, 2), range(1, 8)])
+def test_an_empty_normalised_text_is_filled_from_the_raw_one(tmp_path, header, empty):
+    recordings(tmp_path)
+    found = listed(tmp_path, *lines_of(header, lambda i, n, t: f"{n}|{t}.|{'' if i in empty else t}"))
+    assert found == {n: t + "." * (i in empty) for i, (n, t) in enumerate(zip(NAMES, SENTENCES, strict=True))}
 
 
 def test_metadata_csv_may_name_audio_by_the_suffix_that_it_had_before(tmp_path):
@@ -639,12 +767,44 @@ def test_what_all_texts_may_well_have_is_not_flagged(form):
         "He came. (Nobody knew.)",
         "two * three",
         "Well - I think so",
+        "He said: come in",
     ],
 )
 def test_a_sentence_with_marks_or_numbers_is_no_stage_direction_and_not_numbered(text):
     findings = spoken([*SENTENCES, text], 3.5)
     check_texts(findings)
     assert [flag for flag in findings[-1].flags if flag in UNSAID] == []
+
+
+@pytest.mark.parametrize(
+    ("beginning", "flagged_texts"),
+    [("Bob", [2, 5]), ("Old Tom", [2, 5]), ("Иван", [2, 5]), ("Note", []), ("Please note", []), ("Rivers", [])],
+)
+def test_a_name_and_a_colon_before_two_of_many_texts_is_flagged(beginning, flagged_texts):
+    texts = [f"{beginning}: {text}" if i in (2, 5) else text for i, text in enumerate([*SENTENCES, "old rivers run"])]
+    findings = spoken(texts, 4.0)
+    check_texts(findings)
+    assert flagged(findings, "speaker_label") == flagged_texts
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.srt", "metadata.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_with_its_mark_is_read(tmp_path, name, encoding):
+    recordings(tmp_path, ["a"])
+    lines = {
+        "a.txt": "床 là",
+        "a.srt": "1\n0:00:00,0 --> 0:00:01,0\n床 là\n",
+        "metadata.csv": "file,text\r\na,床 là\r\n",
+    }
+    (tmp_path / name).write_bytes(("\ufeff" + lines[name]).encode(encoding))
+    assert texts_in(tmp_path) == ["床 là"]
+
+
+def test_times_in_a_table_are_left_out_and_flagged(tmp_path):
+    recordings(tmp_path, ["a", "b"])
+    (tmp_path / "metadata.csv").write_text("a|00:00:05 one\nb|two", encoding="utf-8")
+    clips = find_clips(tmp_path)[0]
+    assert [(clip.text, list(clip.flags)) for clip in clips] == [("one", ["timed_text"]), ("two", [])]
 
 
 def test_one_or_two_texts_alone_show_no_label_and_no_number():

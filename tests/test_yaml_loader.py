@@ -169,6 +169,12 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str):
         read(tmp_path, without(TINY_YAML, key))
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+def test_half_a_file_is_to_be_downloaded_again(tmp_path: Path, share: float):
+    with pytest.raises(ValueError, match="download it again"):
+        read(tmp_path, TINY_YAML[: int(share * len(TINY_YAML))])
+
+
 def test_all_missing_keys_are_named_at_once(tmp_path: Path):
     with pytest.raises(ValueError, match="lacks 'flow', 'hift'; take the cosyvoice.yaml that came with the model"):
         read(tmp_path, without(without(TINY_YAML, "flow"), "hift"))

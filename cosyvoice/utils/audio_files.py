@@ -25,8 +25,8 @@ MIN_SOURCE_RATE = 16_000  # Hz of a recording; sounds are lost below
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
 # In order of preference, where two files differ only in the suffix
 AUDIO_SUFFIXES = (
-    ".wav .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3 .m4a .m4b .aac .mp4 .wma .webm .amr .ape .mka .mp2 .ac3 "
-    ".wv .tta .mov .mkv .m4v .3gp .avi .flv"
+    ".wav .wave .rf64 .flac .aiff .aif .w64 .au .caf .ogg .opus .oga .mp3 .m4a .m4b .aac .mp4 .wma .webm .amr .ape "
+    ".mka .mp2 .ac3 .wv .tta .mov .mkv .m4v .3gp .avi .flv .wmv"
 ).split()
 
 SOUNDFILE_SIGNATURES = (b"RIFF", b"RIFX", b"RF64", b"riff", b"fLaC", b"OggS", b"FORM", b".snd", b"caff")

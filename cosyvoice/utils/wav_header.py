@@ -64,5 +64,6 @@ def _is_unfinished(file: BinaryIO, riff_size: int, stated: int, held: int) -> bo
     if stated == 0 or stated >= max(UNKNOWN_BYTES, held):
         return True
     file.seek(stated + stated % 2, os.SEEK_CUR)
-    following = file.read(START_BYTES)  # another chunk begins with four letters, filling is all zeros
-    return bool(following.strip(b"\0")) and not following[:4].decode("latin-1").isprintable()
+    following = file.read(START_BYTES)  # another chunk begins with four letters, a tag with ID3, filling is all zeros
+    is_tag = following.startswith(b"ID3") or following[:4].decode("latin-1").isprintable()
+    return bool(following.strip(b"\0")) and not is_tag

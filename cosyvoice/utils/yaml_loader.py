@@ -161,7 +161,9 @@ class ModelConfig:
     def feat_extractor(self) -> Callable[[Tensor], Tensor]:
         """Waveform (B, N) at `sample_rate` -> log-mel (B, F, T). Raises InputError when the yaml does not name one."""
         if "feat_extractor" not in self.sections:
-            raise InputError(f"{self.directory / YAML_NAME}: lacks 'feat_extractor', which says how mel is made")
+            raise InputError(
+                f"{self.directory / YAML_NAME}: lacks 'feat_extractor', which says how mel is made; download it again"
+            )
         extractor = self._made("feat_extractor", lambda: self._load("feat_extractor"))
         if extractor.keywords.get("center"):
             raise InputError(f"{self.directory / YAML_NAME}: feat_extractor: center: True is not supported; set False")
@@ -218,7 +220,9 @@ def read_model_config(model_dir: str | Path) -> ModelConfig:
     _refuse_other_generations(nodes, root, path)
     missing = [key for key in _REQUIRED if key not in nodes]
     if missing:
-        raise InputError(f"{path}: lacks {_listed(missing)}; take the {YAML_NAME} that came with the model")
+        raise InputError(
+            f"{path}: lacks {_listed(missing)}; take the {YAML_NAME} that came with the model, or download it again"
+        )
     parts = {name: _checked_part(name, nodes, path) for name in PARTS if name in nodes}
     values = _plain_values(nodes, parts, path)
     return ModelConfig(
@@ -248,7 +252,7 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Node], MappingNode]:
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: e.g. a character that yaml forbids
-        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}") from error
+        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}; mend it or download it again") from error
     if not isinstance(root, MappingNode):
         raise InputError(f"{path}: holds no keys; download it again")
     nodes: dict[str, Node] = {}
@@ -418,7 +422,7 @@ def _plain_values(nodes: dict[str, Node], parts: dict[str, Node], path: Path) ->
     try:
         return load_hyperpyyaml(_text(wanted, nodes), loader=_PartLoader)
     except (ValueError, YAMLError) as error:
-        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}") from error
+        raise InputError(f"{path}: not readable as yaml: {_one_line(error)}; mend it or download it again") from error
 
 
 def _without_tags(node: Node) -> Node:
