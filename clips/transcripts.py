@@ -70,7 +70,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(error.strerror or str(error)) from error
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"
-    looks = "looks like UTF-16 or UTF-32" if b"\0" in data else "may be GBK, Shift-JIS, Windows-1252 or the like"
+    looks = "looks like UTF-16 or UTF-32" if b"\0" in data else "may be GBK, Windows-1252 or the like"
     try:
         text = data.decode("utf-8-sig" if encoding == "UTF-8" else encoding)
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ from sound_files import FORMATS, cut, encode, flip_bits, wav_with_sizes
 
 from clips.audio_doctor import FLAGS
 from clips.decode import file_flags, file_warnings
+from clips.find import find_clips
 from cosyvoice.utils import audio_files, common, pyav
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, load_wav, read_audio
 from prepare_joint_data import main
@@ -366,3 +367,14 @@ def test_the_terminal_hears_of_a_bad_file_in_one_line_with_its_name(tmp_path: Pa
         assert line.startswith(("extracting", "error: "))
     for name in ("drm", "no_end", "spoiled", "noise", "riff"):
         assert f"dropped {name} " in printed.out
+
+
+@pytest.mark.parametrize("suffix", [".wmv", ".wave", ".rf64"])
+def test_recordings_under_less_usual_suffixes_are_found(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".wmv":
+        encode(path, hum(rate=44_100), "wma")
+    else:
+        soundfile.write(path, hum(), RATE, format="RF64" if suffix == ".rf64" else "WAV")
+    [clip] = find_clips(tmp_path)[0]
+    assert read_audio(clip.path).duration_sec == pytest.approx(2, abs=0.1)

@@ -627,7 +627,7 @@ def test_every_fault_is_named_and_only_usable_clips_are_kept(tmp_path, raw, run,
     printed = capsys.readouterr().out
     assert "WARNING: more clips were dropped (17) than used (11)" in printed
     assert printed.index("dropped") < printed.index("warned"), "worst first"
-    assert "gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding)" in printed
+    assert "gbk.txt: line 1 is not UTF-8" in printed
     assert "unreadable: the file is empty (0 bytes)" in printed
     assert "unreadable: damaged or not audio at all" in printed
     assert "unreadable: it is text and not a recording" in printed
@@ -931,7 +931,7 @@ def test_transcribe_names_what_gets_no_draft_and_advises_only_where_one_is(raw, 
     run("--transcribe")
     printed = capsys.readouterr().out
     assert printed.splitlines()[:6] == [
-        "gbk.wav: no draft: gbk.txt: line 1 is not UTF-8 (looks like GBK or another local encoding); save it as UTF-8",
+        "gbk.wav: no draft: gbk.txt: line 1 is not UTF-8 (may be GBK, Windows-1252 or the like); save it as UTF-8",
         "broken.wav: cannot be read: the file is empty (0 bytes); record or copy it again",
         "long.wav: no draft: 40.0 s is over 30 s; cut it: the same command with --split",
         "noise.wav: no draft: nothing was understood; listen whether anybody speaks",
