@@ -48,6 +48,7 @@ def work(tiny_model_dir, tmp_path_factory):
 
 
 @pytest.mark.scripts
+@pytest.mark.slow  # two trainings for a developer's program
 def test_halves_of_two_trainings_are_joined(work, tiny_model_dir):
     system = ablation.System("f", "l", ablation.Adapter("val_loss", "last"), ablation.Adapter("long", 5))
     path = ablation.joined(work, system)
@@ -61,6 +62,7 @@ def test_halves_of_two_trainings_are_joined(work, tiny_model_dir):
 
 
 @pytest.mark.scripts
+@pytest.mark.slow
 def test_the_kept_epochs_that_come_nearest_to_the_losses_are_taken(work):
     last = float(ablation.metrics(work / "long")[-1]["llm_train"])
     assert ablation.llm_stops(work) == {5: last}, "the only one that was kept"

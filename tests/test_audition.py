@@ -577,7 +577,7 @@ def test_what_is_heard_at_the_end_is_without_what_is_left_out(further, alone, he
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize("mode", ["joint", "flow_only"])
+@pytest.mark.parametrize("mode", ["joint", pytest.param("flow_only", marks=pytest.mark.slow)])
 def test_a_flow_that_is_left_out_is_merged_as_in_the_base(mode, train, tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Choice, "takes", lambda choice, epoch, *_: epoch == 2)
     monkeypatch.setattr("training.listening.why_further", lambda flow_alone, base: "the timbre is further away")
@@ -630,7 +630,7 @@ def test_no_training_is_thrown_away_for_what_a_few_sentences_say(train, tmp_path
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize("mode", ["llm_only", "flow_only"])
+@pytest.mark.parametrize("mode", ["flow_only", pytest.param("llm_only", marks=pytest.mark.slow)])
 def test_half_a_voice_is_heard_with_the_base_s_other_half(mode, train, tmp_path):
     assert train(*HEARD, "--mode", mode) == 0
     checkpoint = load_checkpoint(tmp_path / "output" / f"joint_{mode}_last.ckpt")

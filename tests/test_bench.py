@@ -106,6 +106,7 @@ def test_every_cpu_row_has_its_floor_and_what_it_is_compared_with(bench_rows):
 
 
 @pytest.mark.scripts
+@pytest.mark.slow
 def test_a_run_of_some_tasks_keeps_the_other_rows(bench_rows):
     before = bench_rows("--only", "hift")
     after = bench_rows("--only", "decode")
@@ -152,6 +153,7 @@ def test_speaking_takes_the_operations_that_the_references_count(full_size):
     assert sum(vocoder.values()) == pytest.approx(references.HIFT, rel=0.01)
 
 
+@pytest.mark.slow  # as above
 def test_a_training_step_takes_the_operations_that_the_references_count(full_size):
     clip = random_clip(bench_cpu.TRAINED_SEC, full_size, 0)
     assert (len(clip.text_token), len(clip.speech_token), len(clip.speech_feat)) == (15, 145, 249)
