@@ -1,5 +1,6 @@
 """What several scripts share."""
 
+import errno
 import importlib
 import os
 import subprocess
@@ -15,6 +16,7 @@ import utils
 from common import files
 from common.files import atomic_path, read_lines, split_lines, write_text
 from config import UserError
+from cosyvoice.utils.memory import is_out_of_memory
 from utils import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
 from voice.speaking import write_audio
 
@@ -190,3 +192,25 @@ def test_a_longer_name_is_refused_in_one_line(name, tmp_path):
     with pytest.raises(UserError, match="a name in it is too long for the disk; give a shorter one"):
         write_text(tmp_path / name, "")
     assert not list(tmp_path.iterdir())
+
+
+def _caused(cause: Exception) -> Exception:
+    error = RuntimeError("unable to open")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (_caused(MemoryError()), True),
+        (RuntimeError("PytorchStreamReader failed reading file data/0"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+    ],
+)
+def test_lack_of_memory_is_told_from_damage(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
