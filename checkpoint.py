@@ -4,10 +4,12 @@ A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model
 the optimizer's state. It never holds base weights.
 """
 
+import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,97 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path, write_torch
-from config import JointConfig, UserError, from_dict
+from config import MODES, JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import not_a_file
+from cosyvoice.utils.records import limited, read_record
 from cosyvoice.utils.weights import (
+    VOICE_NAME,
     DamagedFile,
+    VoiceRecord,
+    damage,
     file_fingerprint,
     load_state_dict_file,
     read_spk2info,
-    shortfall,
+    read_torch,
     speaker_embedding,
 )
 from cosyvoice.utils.yaml_loader import require_files
-from lora import merge_adapter
-from text.normalizer import DEFAULT
+from lora import check_adapter, merge_adapter
+from text.normalizer import DEFAULT, NORMALIZERS
 from utils import command_line, user_mistakes
 
 FORMAT = 1
 MOST_NAMED = 3  # other checkpoints in a message
 PARTS = ("llm", "flow")
+BASE_FILES = tuple(f"{part}.pt" for part in PARTS)  # that adapters are made for
 REQUIRED = ("format", "run_id", "mode", "config", "base", "data", "speaker", "adapters", "epoch", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaker(VoiceRecord):
+    """The voice that a run trains."""
+
+    name: str = limited(**VOICE_NAME)
+    text_normalizer: str = limited(DEFAULT, choices=tuple(NORMALIZERS))
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What is read of a part's training to tell of which epoch its adapter is."""
+
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The same of the whole run; `training.state.from_plain` reads the rest."""
+
+    parts: dict[str, PartState]
+    history: list[dict[str, float]] = limited(finite=False)
+    group: int = limited()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What every reader may rely on; later versions may write more."""
+
+    run_id: str = limited(longest=100)
+    mode: str = limited(choices=MODES)
+    config: dict[str, Any]
+    base: dict[str, str]  # file name -> SHA-256
+    data: str
+    speaker: Speaker
+    adapters: dict[str, dict[str, Tensor]]  # part -> `<layer>.lora_A` and `.lora_B`
+    epoch: int
+    step: int
+    best_epochs: dict[str, int] | None = None
+    merged_step: int | None = None
+    training: Training | None = None
+
+    def check(self, path: Path) -> None:
+        """InputError where the values do not fit each other."""
+        config = from_dict(self.config, str(path))
+        parts = set(config.trained_parts)
+        wrong = [
+            ("mode is not that of its config", config.training_mode != self.mode),
+            ("base must name " + " and ".join(BASE_FILES), not set(BASE_FILES) <= set(self.base)),
+            ("its adapters are not those of its mode", not parts <= set(self.adapters) <= set(PARTS)),
+            ("best_epochs names other parts", self.best_epochs is not None and not parts <= set(self.best_epochs)),
+            ("training names other parts", self.training is not None and set(self.training.parts) != parts),
+            ("its history is not that of its epochs", self.training is not None and not self.has_history()),
+        ]
+        for words, found in wrong:
+            if found:
+                raise InputError(f"{path}: {words}; the file was changed or is damaged, take another checkpoint")
+        for part, adapter in self.adapters.items():
+            check_adapter(adapter, config.part(part), f"{path}: adapters.{part}")
+
+    def has_history(self) -> bool:
+        """Whether the rows tell of epochs, the last one of the epoch that was completed last."""
+        epochs = [row.get("epoch", math.nan) for row in self.training.history]
+        return all(math.isfinite(epoch) and epoch >= 1 for epoch in epochs) and [self.epoch] == (epochs or [0])[-1:]
 
 
 def checkpoint_paths(output_dir: Path, mode: str) -> tuple[Path, Path]:
@@ -77,17 +150,18 @@ def newest_run(output_dir: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ours, read without running code; UserError where it is something else or does not fit itself."""
+    """A checkpoint of ours, read without running code, every value of `Checkpoint` checked; other keys as they stand.
+
+    UserError where it is something else, damaged, or does not fit itself."""
     if what := not_a_file(path):
         raise UserError(f"checkpoint {path} is {what}; give a .ckpt file")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise UserError(f"checkpoint {path} cannot be read: permission denied") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # torch raises a dozen types for a damaged file
-        reason = shortfall(path) or f"is damaged or something else ({type(error).__name__})"
+        with user_mistakes():
+            data = read_torch(path, mapped=False)
+    except UserError as error:
+        reason = getattr(error.__cause__, "reason", "")
+        if not reason:
+            raise
         raise UserError(f"{path} is not a readable checkpoint: it {reason}; {other_checkpoints(path)}") from error
     missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
     if missing:
@@ -96,13 +170,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format {data['format']}, this version reads {FORMAT}; use the version that wrote it"
         )
-    return data
+    with user_mistakes():
+        checkpoint = read_record(Checkpoint, data, str(path))
+        checkpoint.check(path)
+    return {**data, "adapters": checkpoint.adapters, "speaker": vars(checkpoint.speaker)}
 
 
 def other_checkpoints(path: Path) -> str:
     """What there is to use in place of a damaged checkpoint, in words; the newest first."""
     beside = (other for other in path.parent.glob("*.ckpt") if other != path and other.is_file())
-    whole = sorted(filter(zipfile.is_zipfile, beside), key=lambda other: -other.stat().st_mtime)[:MOST_NAMED]
+    readable = (other for other in beside if zipfile.is_zipfile(other) and not damage(other))
+    whole = sorted(readable, key=lambda other: -other.stat().st_mtime)[:MOST_NAMED]
     if not whole:
         return "no other is beside it: copy it again, or train again"
     resumable = any(other.stem.endswith("_last") for other in whole)
@@ -168,7 +246,7 @@ def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:
 
 def base_fingerprint(model_dir: Path) -> dict[str, str]:
     """SHA-256 of the two files that adapters are made for."""
-    paths = [model_dir / f"{part}.pt" for part in PARTS]
+    paths = [model_dir / name for name in BASE_FILES]
     with user_mistakes(), ThreadPoolExecutor() as threads:
         require_files(model_dir, [path.name for path in paths])
         return dict(zip((path.name for path in paths), threads.map(file_fingerprint, paths), strict=True))
@@ -179,7 +257,7 @@ def check_base(checkpoint: Mapping[str, Any], path: Path, fingerprint: Mapping[s
     differing = [name for name, value in checkpoint["base"].items() if fingerprint.get(name) != value]
     if differing:
         for name in differing:
-            if reason := shortfall(model_dir / name):
+            if reason := damage(model_dir / name):
                 raise UserError(f"{model_dir / name}: {reason}; download it again")
         raise UserError(
             f"{path} was trained on another {' and '.join(differing)} than {model_dir} holds; "

@@ -7,7 +7,9 @@ A key left out keeps its default; an unknown key, a wrong type or an impossible 
 import ast
 import difflib
 import json
+import reprlib
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
@@ -125,6 +127,10 @@ JOINT_TRAINING_CONFIG = {
 
 MODES = ("joint", "llm_only", "flow_only")
 LINE_WIDTH = 120
+LONGEST = 100  # of a text that is a setting
+DEEPEST = 3  # dots in a key
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST
 
 
 class UserError(Exception):
@@ -497,16 +503,18 @@ def parse_override(text: str) -> tuple[str, Any]:
     if value.lower() in ("true", "false"):
         return key, value.lower() == "true"
     try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():  # such as of a number that runs into a word
+            warnings.simplefilter("ignore")
+            return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # a word, or what no setting can be
         return key, value
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"stop.patience": 10, …} from nested data."""
+    """{"stop.patience": 10, …} from nested data; what is nested deeper than any setting stays as it is."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and prefix.count(".") < DEEPEST:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
@@ -540,12 +548,20 @@ def _check(values: Mapping[str, Any], source: str) -> None:
     problems = []
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            problems.append(f"unknown key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else ""))
+            near = difflib.get_close_matches(key[:LONGEST], known, n=1, cutoff=0.5)
+            problems.append(f"unknown key {shown(key)}" + (f" (did you mean '{near[0]}'?)" if near else ""))
         elif problem := _problem(value, *known[key]):
-            problems.append(f"{key} = {value!r}: {problem}")
+            problems.append(f"{key} = {shown(value)}: {problem}")
     if problems:
         raise ConfigError(f"{source}: " + "; ".join(problems))
+
+
+def shown(value: Any) -> str:
+    """A value in a message: in one line and not too long, whatever it is."""
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _problem(value: Any, kind: type, item: Any) -> str | None:
@@ -557,18 +573,26 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
         if choices and value not in choices:
             named = [*(("True", "False") if bool in options(kind) else ()), *map(str, choices)]
             return f"must be one of {', '.join(named)}" + (" or a number" if int in options(kind) else "")
-        return None if value.strip() else "must not be empty"
+        return _text_problem(value)
     if isinstance(value, bool):
         return None if bool in options(kind) else f"must be {_kind_name(kind)}"
     if isinstance(value, (list, tuple)):
         if kind != tuple[str, ...]:
             return f"must be {_kind_name(kind)}"
-        good = value and all(isinstance(name, str) and name for name in value)
+        good = value and all(isinstance(name, str) and _text_problem(name) is None for name in value)
         return None if good else "must be a list of module names, at least one, such as ['to_q', 'to_k']"
     if isinstance(value, int) and int in options(kind) or isinstance(value, (int, float)) and float in options(kind):
         low, high = item.metadata["low"], item.metadata["high"]
         return None if low <= value <= high else f"must be between {low:g} and {high:g}"
     return f"must be {_kind_name(kind)}"
+
+
+def _text_problem(text: str) -> str | None:
+    if not text.strip():
+        return "must not be empty"
+    if len(text) > LONGEST or any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        return f"must be at most {LONGEST} characters in one line"
+    return "must not hold / or \\, as names of files are made of it" if "/" in text or "\\" in text else None
 
 
 def options(kind: type) -> tuple[type, ...]:

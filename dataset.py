@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from config import JointConfig
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
+from cosyvoice.utils.records import limited, read_record
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
-from text.normalizer import DEFAULT
+from text.normalizer import DEFAULT, NORMALIZERS
 from utils import DEFAULT_DATA_DIR, command_line
 
 SCHEMA = pa.schema(
@@ -52,6 +53,16 @@ META_KEY = b"cosyvoice_data"  # shard metadata: what meta.json says of the model
 HOLD_OUT_SHARE = 0.1
 HOLD_OUT_LIMITS = (2, 5)
 MIN_CLIPS_TO_HOLD_OUT = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataMeta:
+    """What the metadata of a shard says, as far as it is read; shards of other tools lack it."""
+
+    extractors: dict[str, str] = field(default_factory=dict)  # of the model: file or section -> SHA-256
+    text_token_size: int = limited(1, low=1)
+    speech_token_size: int = limited(1, low=1)
+    text_normalizer: str = limited(DEFAULT, choices=tuple(NORMALIZERS))
 
 
 @dataclass(frozen=True)
@@ -198,9 +209,11 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 def _shard_meta(path: Path) -> dict[str, Any]:
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as e:
+        meta = json.loads(metadata.get(META_KEY, b"{}"))
+        read_record(DataMeta, meta, "what it was made with")
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as e:
         raise _unreadable(path, e) from e
-    return json.loads(metadata.get(META_KEY, b"{}"))
+    return meta
 
 
 def read_rows(data_dir: Path) -> list[Clip]:

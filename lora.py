@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config import LoraConfig, UserError
+from cosyvoice.utils.common import InputError
 from matcha.models.components.linear import linear
 
 ROWS_AT_ONCE = 256  # of a weight in float64: they stay in the cache, which is four times as fast as all at once
@@ -145,6 +146,19 @@ def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], co
         b = b * (scale * merged_scaling(config))
         for rows, factors in zip(state[f"{layer}.weight"].split(ROWS_AT_ONCE), b.split(ROWS_AT_ONCE), strict=True):
             rows.copy_(torch.addmm(rows.double(), factors, a))
+
+
+def check_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, where: str) -> None:
+    """InputError where an adapter is not pairs of A (r, in) and B (out, r) of its rank. where: named in the message."""
+    layers = {key.removesuffix(".lora_A").removesuffix(".lora_B") for key in adapter}
+    whole = {f"{layer}.{kind}" for layer in layers for kind in ("lora_A", "lora_B")} == set(adapter)
+    if not adapter or not whole:
+        raise InputError(f"{where} must hold lora_A and lora_B of each layer, and nothing else")
+    for layer in layers:
+        a, b = adapter[f"{layer}.lora_A"], adapter[f"{layer}.lora_B"]
+        if a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == config.lora_r:
+            shapes = f"A {tuple(a.shape)}, B {tuple(b.shape)}"
+            raise InputError(f"{where}: {layer} has shapes {shapes}, which are not of rank {config.lora_r}")
 
 
 def check_fit(layer: str, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig) -> None:

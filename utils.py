@@ -25,6 +25,7 @@ DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "
 # Help of flags that several scripts have.
 MODEL_HELP = f"base model: a CosyVoice-300M folder [{DEFAULT_MODEL}] | 基座模型的文件夹 [{DEFAULT_MODEL}]"
 ASR_HELP = "folder of another faster-whisper model [Whisper base] | 换用别的 faster-whisper 模型文件夹 [Whisper base]"
+MOST_YAML_BYTES = 64 * 1024  # of finetune.yaml: all settings take 5
 AS_PREPARED = "as the voice was prepared | 与准备数据时相同"
 
 
@@ -251,14 +252,20 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
         return {}
     from ruamel.yaml import YAML  # YAML 1.2: 1e-4 is a number
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent
 
     try:
         require_file(path)
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MOST_YAML_BYTES:
+            raise ValueError(f"it has more than {MOST_YAML_BYTES // 1024} kB")
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise ValueError("it has an alias (*name), in place of which the value must be written out")
+        data = YAML(typ="safe", pure=True).load(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not plain YAML: {str(error).splitlines()[0]}") from error
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not plain YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")
     return data or {}

@@ -18,7 +18,7 @@ from random_data import write_random_data
 
 import evaluate_joint
 import prepare_joint_data
-from checkpoint import FORMAT, with_voice
+from checkpoint import FORMAT, PARTS, with_voice
 from clips.mel_store import DataError
 from common.files import save_torch
 from common.recogniser import errors, normal_form
@@ -261,11 +261,15 @@ HER = {"name": "her", "embedding": torch.ones(1, 192), "seconds_per_text_token":
 
 
 def write_checkpoint(path: str, clips: list[Clip], *settings: str) -> Path:
-    """A checkpoint without adapters of a run on these clips."""
-    known = {"format": FORMAT, "run_id": "", "mode": "joint", "base": {}, "speaker": HER, "adapters": {}}
-    config = to_dict(load(settings)[0])
+    """A checkpoint of a run on these clips, with an adapter for a layer that no model has."""
+    settings = load(settings)[0]
+    ranks = {part: settings.part(part).lora_r for part in PARTS}
+    adapters = {part: {"x.lora_A": torch.zeros(r, 2), "x.lora_B": torch.zeros(2, r)} for part, r in ranks.items()}
+    known = {"format": FORMAT, "run_id": "", "mode": "joint", "base": {"llm.pt": "", "flow.pt": ""}, "speaker": HER}
+    config = to_dict(settings)
     progress = {"epoch": 1, "step": 1}
-    save_torch({**known, **progress, "config": config, "data": data_fingerprint(clips)}, Path(path))
+    own = {"config": config, "data": data_fingerprint(clips), "adapters": adapters}
+    save_torch({**known, **progress, **own}, Path(path))
     return Path(path)
 
 

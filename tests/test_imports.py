@@ -27,7 +27,7 @@ LAYER = {name: height for height, names in enumerate(LAYERS) for name in names}
 OWN_IMPORTS = {
     "config": set(),
     "utils": {"config", "cosyvoice", "text.normalizer"},
-    "lora": {"config", "matcha"},
+    "lora": {"config", "cosyvoice", "matcha"},
     "dataset": {"clips.mel_store", "common.files", "config", "cosyvoice", "text.normalizer", "utils"},
     "llm_flow_model": {"config", "cosyvoice", "dataset", "lora"},
     "clips.audio_doctor": {"clips.measuring", "clips.text_faults", "text.languages", "text.normalizer", "cosyvoice"},

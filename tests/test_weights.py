@@ -344,7 +344,7 @@ def test_no_spk2info_means_no_named_voices(tmp_path: Path):
         (torch.zeros(1, 192), "is not a dict"),
         ({"embedding": torch.zeros(1, 512)}, r"has the shape \(1, 512\), expected \(1, 192\)"),
         ({"embedding": torch.full((192,), torch.nan)}, "holds NaN"),
-        ({"embedding": "abc"}, "is not a list of 192 numbers"),
+        ({"embedding": "abc"}, "its embedding is str, not a tensor"),
     ],
 )
 def test_a_voice_that_is_not_usable_is_named(tmp_path: Path, entry: object, message: str):

@@ -4,8 +4,11 @@ Files come from downloads and from other people's trainers: they are read with w
 """
 
 import hashlib
+import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,18 +18,35 @@ from torch import Tensor, nn
 
 from cosyvoice.utils.common import SPEAKER_DIM, InputError
 from cosyvoice.utils.files import not_a_file, require_file
+from cosyvoice.utils.memory import is_out_of_memory
+from cosyvoice.utils.records import limited, plain_tensor, read_record, read_value
 
 _TRAINER_ENTRIES = ("epoch", "step")
 _PREFIXES = ("module.", "generator.")
 _DISCRIMINATOR = "discriminator."
 _SHOWN_KEYS = 4
-_HASH_BLOCK = 1 << 20
+_BLOCK = 1 << 20
+SUMS = "SHA256SUMS"
+MOST_CLAIMED, MOST_CLAIMED_EXTRA = 4, 2**24  # bytes of all tensors: so many times the file's, and so many more
+MOST_NESTED = 64  # containers in containers
 END_MISSING = "is incomplete (the end of the file is missing)"
 
 # Suffixes of one weight-normalised tensor: magnitude g, direction v. The first spelling is the one of our own modules.
 _G, _V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 _LEGACY_G, _LEGACY_V = ".weight_g", ".weight_v"
 _FOLDED = ".weight"
+
+
+VOICE_NAME = {"longest": 100}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceRecord:
+    """What a file says of a voice: raw speaker vector, how fast it speaks, and who reads its texts."""
+
+    embedding: Tensor = limited(shape=(1, SPEAKER_DIM))
+    seconds_per_text_token: float | None = limited(None, low=1e-4, high=100)
+    text_normalizer: str | None = limited(None, longest=100)
 
 
 class DamagedFile(InputError):
@@ -47,7 +67,7 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
     everything under `discriminator.`. Raises FileNotFoundError, DamagedFile and InputError for what is no state dict.
     """
     path = Path(path)
-    content = _unpickle(path, mapped)
+    content = read_torch(path, mapped)
     if isinstance(content, Mapping) and isinstance(content.get("module"), Mapping):  # DeepSpeed
         content = content["module"]
     if not isinstance(content, Mapping) or not content:
@@ -61,7 +81,7 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
             raise InputError(f"{path}: entry '{key}' is not a tensor; expected the state dict of one network")
         if name in state:
             raise InputError(f"{path}: holds '{name}' twice, with and without a prefix")
-        state[name] = value
+        state[name] = plain_tensor(value, f"{path}: {key}")
     return state
 
 
@@ -84,7 +104,7 @@ def file_fingerprint(path: str | Path) -> str:
     require_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -105,17 +125,19 @@ def read_spk2info(path: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return {}
-    content = _unpickle(path)
+    content = read_torch(path)
     if not isinstance(content, Mapping):
         raise InputError(
             f"{path}: holds no named voices; expected {{name: {{'embedding': tensor (1, {SPEAKER_DIM})}}}}"
         )
     for name, entry in content.items():
+        read_value(str, name, f"{path}: the name of a voice", VOICE_NAME)
         try:
-            speaker_embedding(entry)
+            vector = speaker_embedding(entry)
+            read_record(VoiceRecord, {**entry, "embedding": vector}, "its entry")
         except InputError as error:
             raise InputError(f"{path}: voice '{name}': {error}") from error
-    return {str(name): dict(entry) for name, entry in content.items()}
+    return {name: dict(entry) for name, entry in content.items()}
 
 
 def speaker_embedding(entry: Any) -> Tensor:
@@ -128,44 +150,120 @@ def speaker_embedding(entry: Any) -> Tensor:
     vector = entry.get("embedding", entry.get("llm_embedding"))
     if vector is None:
         raise InputError("has neither 'embedding' nor 'llm_embedding'; register the voice again")
-    try:
-        vector = torch.as_tensor(vector).detach().float().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"its embedding is not a list of {SPEAKER_DIM} numbers") from error
+    if isinstance(vector, list | tuple):
+        vector = torch.tensor(read_value(list[float], vector, "its embedding", {}), dtype=torch.float32)
+    vector = plain_tensor(vector, "its embedding")
     if tuple(vector.shape) not in ((SPEAKER_DIM,), (1, SPEAKER_DIM)):
         raise InputError(f"its embedding has the shape {tuple(vector.shape)}, expected (1, {SPEAKER_DIM})")
-    if not torch.isfinite(vector).all():
+    if not torch.isfinite(vector.float()).all():
         raise InputError("its embedding holds NaN or infinite numbers; register the voice again")
-    return vector.reshape(1, SPEAKER_DIM).clone()
+    return vector.float().reshape(1, SPEAKER_DIM).clone()
 
 
 # ---------------------------------------------------------------------------------------------- reading a file
-def _unpickle(path: Path, mapped: bool = True) -> Any:
-    """What torch.save wrote, tensors on the CPU. Raises FileNotFoundError, and InputError with the cause."""
+def read_torch(path: Path, mapped: bool = True) -> Any:
+    """What torch.save wrote, tensors on the CPU; every byte is held against the file's own checksums.
+
+    Raises FileNotFoundError, DamagedFile, and InputError for what is no weight file or claims more than it holds."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such weight file; check the path, or download the model again")
     if what := not_a_file(path):
         raise InputError(f"{path}: is {what}; name the weight file itself, such as llm.pt")
-    if reason := shortfall(path):
+    if reason := damage(path):
         raise DamagedFile(path, reason)
+    check_listed(path)
     mmap = mapped and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except MemoryError:
-        raise
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises a dozen types for a damaged file
+        if is_out_of_memory(error) or isinstance(error, PermissionError):
+            raise
         raise _refusal(path, error) from error
+    _check_claims(content, path)
+    return content
 
 
-def shortfall(path: Path) -> str:
-    """What the first and the last bytes say of a weight file that is not whole; "" where they show no fault."""
+def damage(path: Path) -> str:
+    """What its ends and its checksums say of a weight file that is not whole; "" where they show no fault.
+
+    Files of before PyTorch 1.6 have no checksums."""
     with open(path, "rb") as file:
         start = file.read(64)
     if not start:
         return "is empty"
-    if start.startswith(b"PK") and not zipfile.is_zipfile(path):
-        return END_MISSING
-    return ""
+    if zipfile.is_zipfile(path):
+        return _zip_damage(path)
+    return END_MISSING if start.startswith(b"PK") else ""
+
+
+def _zip_damage(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive, ThreadPoolExecutor() as threads:
+            entries = archive.infolist()
+            if len({entry.filename for entry in entries}) < len(entries):
+                return "holds an entry twice"
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                return "was packed anew with compression, which PyTorch does not read"
+            if not any(entry.CRC for entry in entries):  # written without checksums, which torch.save can be told to
+                return ""
+            whole = threads.map(lambda entry: _is_whole(archive, entry), entries)
+            damaged = [entry for entry, good in zip(entries, whole, strict=True) if not good]
+            if not damaged:
+                return ""
+            return f"is damaged (its checksums do not fit: {_tensor_name(archive, damaged[0])})"
+    except Exception as error:  # zipfile raises a dozen types for a damaged index
+        if is_out_of_memory(error) or isinstance(error, PermissionError):
+            raise
+        return f"is damaged ({type(error).__name__} in its index)"
+
+
+def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry's bytes have the checksum that the index states."""
+    try:
+        with archive.open(entry) as file:
+            while file.read(_BLOCK):
+                pass
+    except (zipfile.BadZipFile, EOFError):
+        return False
+    return True
+
+
+def _tensor_name(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str:
+    """The name that the pickle gives the tensor whose numbers an entry holds, where it can be told; else the entry."""
+    folder, _, key = entry.filename.rpartition("/data/")
+    if folder and _is_whole(archive, archive.getinfo(f"{folder}/data.pkl")):
+        words = (argument for _, argument, _ in pickletools.genops(archive.read(f"{folder}/data.pkl")))
+        names = [word for word in words if isinstance(word, str) and word not in ("storage", "cpu") and " " not in word]
+        if key in names[1:]:
+            return names[names.index(key, 1) - 1]
+    return entry.filename
+
+
+def check_listed(path: Path) -> None:
+    """DamagedFile where the SHA256SUMS of its folder lists another content for a file; without one nothing is said."""
+    sums = path.parent / SUMS
+    if not sums.is_file():
+        return
+    lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8", errors="replace").splitlines())
+    listed = {line[1].lstrip("*"): line[0].lower() for line in lines if len(line) == 2}
+    if path.name in listed and listed[path.name] != file_fingerprint(path):
+        raise DamagedFile(path, f"differs from what {SUMS} says of it (delete its line there if you changed the file)")
+
+
+def _check_claims(content: Any, path: Path) -> None:
+    """InputError where tensors have far more numbers than the file can hold, as views can, or data holds itself."""
+    claimed, most = 0, MOST_CLAIMED * path.stat().st_size + MOST_CLAIMED_EXTRA
+    pending, deepest = [(content, 1)], {}
+    while pending:
+        value, depth = pending.pop()
+        if isinstance(value, Tensor):
+            claimed += value.numel() * value.element_size()
+        elif isinstance(value, Mapping | list | tuple | set) and depth > deepest.get(id(value), 0):
+            deepest[id(value)] = depth
+            inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+            pending += [(item, depth + 1) for item in inner]
+        if depth > MOST_NESTED or claimed > most:
+            raise InputError(f"{path}: claims more than it holds, which no weight file does; download it again")
 
 
 def _refusal(path: Path, error: Exception) -> InputError:
@@ -251,8 +349,6 @@ def _some(keys: Iterable[str]) -> str:
 
 def _checked(key: str, value: Tensor, path: str | Path) -> Tensor:
     """The tensor in float32. Raises InputError where it holds anything but finite numbers."""
-    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-        raise InputError(f"{path}: {key} is {value.dtype}, {value.layout}; use plain floating-point weights")
     value = value.float().contiguous()
     # the sum of finite numbers is finite unless it overflows, and is by far the fastest to take
     if not value.sum().isfinite() and not value.isfinite().all():
