@@ -152,7 +152,7 @@ def _meta_file(data_dir: Path) -> dict[str, Any]:
     """meta.json; {} where there is none that can be read."""
     try:
         meta = json.loads((data_dir / META_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
 

@@ -47,6 +47,7 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER, onnxruntime
 from cosyvoice.utils.audio_files import read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE
+from cosyvoice.utils.records import read_record
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
@@ -280,18 +281,18 @@ def check_texts_by_recogniser(clips: Sequence[Candidate], cache: Path, recognise
     language = None
     for clip in tqdm(clips, "recognised", unit="clip"):
         text, path = clip.finding.figures["text"], cache / f"{clip.fingerprint}.heard.json"
-        stored = read_json(path)
-        if force or stored.get("recogniser") != recogniser.name:
+        stored = read_recognised(path)
+        if force or stored is None or stored.recogniser != recogniser.name:
             language = language or recogniser.language([wave_of(clip) for clip in clips[:LANGUAGE_CLIPS]])
             own = language_of(text)
             spoken_in = language if own == "en" and not tagged_language(text) else own  # Latin letters: by the sound
             heard = recogniser.hear(wave_of(clip), spoken_in)
-            stored = {"recogniser": recogniser.name, "heard": heard, "language": spoken_in}
-            write_text(path, json.dumps(stored, ensure_ascii=False) + "\n")
-        if digits_in_english(clip.raw.text or "", text, stored["language"]):
+            stored = Recognised(recogniser.name, heard, spoken_in)
+            write_text(path, json.dumps(asdict(stored), ensure_ascii=False) + "\n")
+        if digits_in_english(clip.raw.text or "", text, stored.language):
             clip.finding.flag("digits_in_english")
-        clip.finding.figures["heard"] = stored["heard"]
-        clip.finding.figures["cer"] = round(character_error_rate(text, stored["heard"], stored["language"]), 3)
+        clip.finding.figures["heard"] = stored.heard
+        clip.finding.figures["cer"] = round(character_error_rate(text, stored.heard, stored.language), 3)
 
 
 def wave_of(clip: Candidate) -> np.ndarray:
@@ -299,13 +300,21 @@ def wave_of(clip: Candidate) -> np.ndarray:
     return read_audio(clip.raw.path).mono(EXTRACTOR_RATE)[0].numpy()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A stored result; {} where there is none that can be read."""
+@dataclass(frozen=True)
+class Recognised:
+    """What a recogniser heard in a clip, as it is stored."""
+
+    recogniser: str
+    heard: str
+    language: str
+
+
+def read_recognised(path: Path) -> Recognised | None:
+    """A stored result; None where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return read_record(Recognised, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def spoken(clip: Candidate) -> Spoken:

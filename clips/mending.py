@@ -22,6 +22,7 @@ from clips.find import RawClip, printable, recordings_of
 from clips.measuring import decibel, edge_silences, frame_levels
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
+from cosyvoice.utils.records import read_record
 from cosyvoice.utils.weights import file_fingerprint
 from utils import user_mistakes
 
@@ -61,6 +62,13 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Copies:
+    """What DONE says: the files that --fix wrote, each with its SHA-256."""
+
+    files: dict[str, str]
+
+
 def refuse_changed_copies(target: Path) -> None:
     """UserError where an earlier run's folder holds anything that this run did not write, or lacks a file of it."""
     if not target.exists():
@@ -69,9 +77,9 @@ def refuse_changed_copies(target: Path) -> None:
         raise UserError(f"{target} already exists and was not made by --fix; move it away")
     remedy = f"move {target} away, or go on with it by --input-dir"
     try:
-        written = dict(json.loads((target / DONE).read_text(encoding="utf-8"))["files"])
-        found = digests(target)
-    except (ValueError, KeyError, TypeError) as error:
+        done = json.loads((target / DONE).read_text(encoding="utf-8"))
+        written, found = read_record(Copies, done, str(target / DONE)).files, digests(target)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{target / DONE} does not say what --fix wrote, so nothing is replaced; {remedy}") from error
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}; {remedy}") from error

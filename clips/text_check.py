@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.files import atomic_path
+from cosyvoice.utils.records import read_value
 
 # How many other clips' texts each text is compared with. Tried on the 30 example clips, as means over 200 draws:
 # with 4 texts 0.005 of 30 right texts were flagged, and 1.0 of 30 wrong ones (texts swapped between clips) was missed;
@@ -74,8 +75,8 @@ def result_path(cache: Path, llm_fingerprint: str, clip: Spoken, strangers: Sequ
 def read_result(path: Path) -> float | None:
     """A stored result; None where there is none that can be read."""
     try:
-        return float(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_value(float, json.loads(path.read_text(encoding="utf-8")), str(path), {})
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -34,7 +34,7 @@ OWN_IMPORTS = {
     "clips.measuring": set(),
     "clips.report": {"clips.audio_doctor"},
     "clips.mel_store": {"config", "cosyvoice"},
-    "clips.text_check": {"common.files"},
+    "clips.text_check": {"common.files", "cosyvoice"},
     "clips.text_faults": {"cosyvoice"},
     "clips.transcripts": {"common.files", "cosyvoice"},
     "common.files": {"config", "cosyvoice"},

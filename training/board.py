@@ -46,7 +46,7 @@ class Board:
             atomic_path(path) as part,
             part.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, columns, restval="")
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(run.history)
 

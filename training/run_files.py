@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoint import (
     FORMAT,
@@ -20,6 +22,8 @@ from checkpoint import (
 from common.files import move_aside, save_torch
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
+from cosyvoice.utils.common import InputError
+from cosyvoice.utils.records import limited, read_record
 from dataset import clips_per_step
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from training.audition import read_texts
@@ -27,6 +31,7 @@ from training.decisions import keep, last_trained, race_by_loss, why_finished
 from training.distributed import is_writer
 from training.selection import Choice
 from training.state import Run, from_plain, to_plain
+from utils import user_mistakes
 from voice.evaluation import EVALUATION
 
 # What a run leaves in its output directory, and moves aside when the next one starts there.
@@ -102,16 +107,23 @@ def header(run: Run) -> dict[str, Any]:
 def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
     """Continue `run` where `checkpoint` was written."""
     training, hear_every, stored = checkpoint["training"], run.hear_every, checkpoint_config(checkpoint, path)
-    for name, adapter in checkpoint["adapters"].items():
-        load_adapter(run.model.part(name), adapter, str(path))
-        load_moments(run.optimizers[name], training["optimizers"][name])
-    if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
-        run.scaler.load_state_dict(training["scaler"])
-    run.go_on_from({**from_plain(training), "epoch": checkpoint["epoch"], "step": checkpoint["step"]})
+    with user_mistakes():
+        machinery, progress = read_record(Machinery, training, str(path)), from_plain(training, run.config, str(path))
+        for name in run.parts:
+            load_adapter(run.model.part(name), checkpoint["adapters"][name], str(path))
+            optimizer, where = run.optimizers[name], f"{path}: optimizers.{name}"
+            load_moments(optimizer, checked_moments(machinery.optimizers.get(name), optimizer, where))
+        if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
+            run.scaler.load_state_dict(vars(read_record(ScalerState, training["scaler"], f"{path}: scaler")))
+    run.go_on_from({**progress, "epoch": checkpoint["epoch"], "step": checkpoint["step"]})
     for part in run.parts.values():
         part.stopped = part.why_stop(run.config)
     if run.audition is not None and run.texts:  # the list may have changed since
         run.audition.texts = read_texts(run.texts, run.audition.frontend)
+    if run.audition is not None and run.hearings and len(run.audition.texts) != len(run.hearings[0].figures):
+        raise UserError(
+            f"{path}: its base spoke other sentences than can be spoken now; resume with --set eval_every_epochs=0"
+        )
     stays_auto = run.config.eval_every_epochs == "auto" and stored.eval_every_epochs == "auto"
     if not stays_auto:
         run.hear_every = hear_every
@@ -122,6 +134,62 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         if not run.by_sound:  # it may have been until now
             for part in run.parts.values():
                 race_by_loss(run, part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What AdamW remembers of one parameter."""
+
+    step: Tensor = limited(shape=())
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    params: list[int]
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """`state_dict` of an optimizer, as far as it is taken over."""
+
+    state: dict[int, Moments]
+    param_groups: list[Group]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalerState:
+    """`state_dict` of a gradient scaler."""
+
+    scale: float = limited(low=1e-30, high=1e30)
+    growth_factor: float = limited(low=1, high=1e3)
+    backoff_factor: float = limited(low=1e-3, high=1)
+    growth_interval: int = limited(low=1)
+    _growth_tracker: int
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What a checkpoint holds to train on with."""
+
+    optimizers: dict[str, OptimizerState]
+    scaler: dict[str, Any]
+
+
+def checked_moments(stored: OptimizerState | None, optimizer: torch.optim.Optimizer, where: str) -> dict[str, Any]:
+    """The state for `load_moments`; InputError, which begins with `where`, for that of other parameters."""
+    groups = stored.param_groups if stored is not None else []
+    if [len(group.params) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        raise InputError(f"{where} is not there or is of other parameters; take another checkpoint")
+    numbers = [number for group in groups for number in group.params]
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes = {number: parameter.shape for number, parameter in zip(numbers, own, strict=True)}
+    for number, moments in stored.state.items():
+        fits = moments.exp_avg.shape == moments.exp_avg_sq.shape == shapes.get(number)
+        if not fits or moments.step < 0 or (moments.exp_avg_sq < 0).any():
+            raise InputError(f"{where}: state {number} does not fit its parameter; take another checkpoint")
+    return {"state": {i: vars(moments) for i, moments in stored.state.items()}, "param_groups": [*map(vars, groups)]}
 
 
 def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -139,7 +207,7 @@ def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
 def restore_best(run: Run, path: Path) -> None:
     """The best adapters so far; where their file is gone the resumed weights are the best from now on."""
     best = load_checkpoint(path) if path.is_file() else {"run_id": None}
-    if best["run_id"] == run.identity["run_id"]:
+    if best["run_id"] == run.identity["run_id"] and "best_epochs" in best:
         run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
         for part in run.parts.values():
             part.choice.epoch = best["best_epochs"][part.name]  # `_last` may be older, or without a choice

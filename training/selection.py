@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from cosyvoice.utils.records import limited
 from voice.evaluation import BY_NAME, CAMPPLUS, FAILED_BY, Comparison, Figures, compare, octaves, ratios
 
 JUDGED = 4  # sentences that epochs are judged by, where the base says so many clearly
@@ -36,7 +37,7 @@ class Heard:
     """What one epoch sounded like: all sentences of the base (epoch 0), the judged ones of any other."""
 
     epoch: int
-    figures: list[Figures]
+    figures: list[Figures] = limited(finite=False)
 
 
 def mean(heard: Sequence[Figures], name: str) -> float:

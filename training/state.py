@@ -16,6 +16,8 @@ from torch import Tensor
 from checkpoint import checkpoint_paths, merged_paths
 from config import JointConfig
 from cosyvoice.cli.cosyvoice import VOICES
+from cosyvoice.utils.common import InputError
+from cosyvoice.utils.records import limited, read_record
 from dataset import Clip, clips_per_step, split_by
 from llm_flow_model import JointModel, autocast
 from lora import adapter_parameters
@@ -104,12 +106,14 @@ class Progress:
     epoch: int = 0  # epochs completed
     group: int = 0  # optimizer steps completed in this epoch
     step: int = 0  # optimizer steps completed
-    sums: dict[str, list[float]] = field(default_factory=dict)  # part -> [sum of losses, count] of this epoch
+    sums: dict[str, list[float]] = field(
+        default_factory=dict, metadata={"finite": False}
+    )  # part -> [sum of losses, count] of this epoch
     bad_steps: int = 0  # in a row, up to now
-    history: list[dict[str, float]] = field(default_factory=list)  # one row an epoch
+    history: list[dict[str, float]] = field(default_factory=list, metadata={"finite": False})  # one row an epoch
     hearings: list[Heard] = field(default_factory=list)  # the base first
     texts: list[str] = field(default_factory=list)  # that the base spoke
-    own_hz: float | None = None  # the speaker's pitch, where recordings told it
+    own_hz: float | None = limited(None, low=1, high=10_000)  # the speaker's pitch, where recordings told it
     hear_every: int = 0  # epochs; 0: not settled yet, or never
     sentences_heard: int = 0
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
@@ -130,19 +134,23 @@ def to_plain(progress: Mapping[str, Any]) -> dict[str, Any]:
     return asdict(Progress(**progress))
 
 
-def from_plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a Progress in plain data, which may lack some and hold more."""
-    parts = {}
-    for name, part in data["parts"].items():
-        choice = Choice(**known(Choice, part.get("choice", {})))
-        parts[name] = Part(**{**known(Part, part), "choice": choice})
-    hearings = [Heard(**known(Heard, heard)) for heard in data.get("hearings", [])]
-    return {**known(Progress, data), "parts": parts, "hearings": hearings}
-
-
-def known(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of some plain data is a field of a dataclass: another version may have written more."""
-    return {item.name: data[item.name] for item in fields(kind) if item.name in data}
+def from_plain(data: Mapping[str, Any], config: JointConfig, where: str) -> dict[str, Any]:
+    """The fields of a Progress in plain data, which may lack some and hold more; InputError for a wrong value."""
+    progress = read_record(Progress, data, where)
+    parts = {name: progress.parts[name] for name in config.trained_parts}
+    heard, base = progress.hearings, progress.hearings[:1]
+    wrong = [
+        ("a part has the name of the other", any(part.name != name for name, part in parts.items())),
+        ("an epoch that was heard has no sentence", not all(hearing.figures for hearing in heard)),
+        ("a figure is divided by 0", not all(b > 0 for one in heard for all_ in one.figures for _, b in all_.values())),
+        ("a sum of losses has no count", not all(len(sum_) == 2 and sum_[1] > 0 for sum_ in progress.sums.values())),
+        ("the base spoke other texts", bool(base and progress.texts) and len(base[0].figures) != len(progress.texts)),
+        ("a time is missing", not {"training", "hearing"} <= set(progress.spent_sec)),
+    ]
+    for words, found in wrong:
+        if found:
+            raise InputError(f"{where}: {words}; the file was changed or is damaged, take another checkpoint")
+    return {**{name: getattr(progress, name) for name in vars(progress) if name in data}, "parts": parts}
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cosyvoice.cli.text import STOCK, TextNormalizer, contains_chinese, is_only_punctuation, split_paragraph
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
+from cosyvoice.utils.weights import check_listed
 from cosyvoice.utils.yaml_loader import DOWNLOAD, DOWNLOAD_AGAIN, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
@@ -151,6 +152,7 @@ def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Ca
     Raises FileNotFoundError, and InputError for a file that is no ONNX model or takes another number of inputs.
     """
     require_files(path.parent, [path.name])
+    check_listed(path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads

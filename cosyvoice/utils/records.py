@@ -20,7 +20,8 @@ Record = TypeVar("Record")
 
 def limited(default: Any = MISSING, **limits: Any) -> Any:
     """Dataclass field with limits: low and high of a number, finite=False where NaN and infinity may stand, choices and
-    longest of a text, shape of a tensor. Without any, numbers are finite and whole ones are not negative."""
+    longest of a text, shape of a tensor. Without any, whole numbers are not negative, and others finite where their
+    default is."""
     return field(metadata=limits) if default is MISSING else field(default=default, metadata=limits)
 
 
@@ -34,7 +35,8 @@ def read_record(kind: type[Record], data: Any, where: str) -> Record:
     hints, values = get_type_hints(kind), {}
     for item in fields(kind):
         if item.name in data:
-            values[item.name] = read_value(hints[item.name], data[item.name], f"{where}: {item.name}", item.metadata)
+            limits = {"finite": not isinstance(item.default, float) or math.isfinite(item.default), **item.metadata}
+            values[item.name] = read_value(hints[item.name], data[item.name], f"{where}: {item.name}", limits)
         elif item.default is MISSING and item.default_factory is MISSING:
             raise InputError(f"{where} lacks '{item.name}'")
     return kind(**values)
@@ -56,8 +58,8 @@ def read_value(kind: Any, value: Any, where: str, limits: Mapping[str, Any]) -> 
         (other,) = (option for option in inner if option is not NoneType)
         return None if value is None else read_value(other, value, where, limits)
     if outer is dict and isinstance(value, Mapping):
-        texts = [read_value(str, key, f"{where}: a name", {}) for key in value]
-        return {key: read_value(inner[1], value[key], f"{where}.{key}", limits) for key in texts}
+        keys = [read_value(inner[0], key, f"{where}: a name", {}) for key in value]
+        return {key: read_value(inner[1], value[key], f"{where}.{key}", limits) for key in keys}
     if outer is list and isinstance(value, list | tuple):
         return [read_value(inner[0], item, f"{where}[{i}]", limits) for i, item in enumerate(value)]
     if outer is tuple and isinstance(value, list | tuple) and len(value) == len(inner):

@@ -37,6 +37,8 @@ SNAPSHOT = (  # as in README.md; without the patterns files that nothing here re
 _GET_IT = f"pip install huggingface_hub, then {SNAPSHOT}"
 DOWNLOAD, DOWNLOAD_AGAIN = f"download the model: {_GET_IT}", f"download it again: {_GET_IT}"
 MAX_YAML_BYTES = 256 * 1024  # the released file has about 8 kB; the parser reads some 70 kB/s
+MOST_WIDE, MOST_LAYERS, MOST_LISTED = 1_000_000, 64, 8  # any size, how many layers, how long a list
+MOST_NESTED = 40
 DEFAULT_TOKEN_RATE_HZ = 50  # class default of the flow model; the released yaml repeats it
 
 _CORE = "tag:yaml.org,2002:"
@@ -225,6 +227,7 @@ def read_model_config(model_dir: str | Path) -> ModelConfig:
         )
     parts = {name: _checked_part(name, nodes, path) for name in PARTS if name in nodes}
     values = _plain_values(nodes, parts, path)
+    _check_bounds("", values, path)
     return ModelConfig(
         directory=directory,
         **_checked_sizes(values, path),
@@ -293,9 +296,18 @@ def _children(where: str, node: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _check_tags(root: MappingNode, path: Path) -> None:
-    """Refuse every tag, anywhere in the file, that could run or read something outside our own packages."""
+    """Refuse every tag, anywhere in the file, that could run or read something outside our own packages.
+
+    A `!name` only names a function: in a section that is not built it is cut with it, unread."""
+    sections = {True: set(), False: set()}  # nodes of those that are built, and of the others
+    for key, section in root.value:
+        sections[_name(key) in (*PARTS, *_VALUES)] |= {id(node) for _, node in _walk("", section)}
+    unread = sections[False] - sections[True]
     for where, node in _walk("", root):
-        if not _is_harmless(node.tag, where, node):
+        if where.count(".") + where.count("[") > MOST_NESTED:
+            raise InputError(f"{path}: key '{where[:40]}...' is nested too deep; download it again")
+        named = node.tag.startswith("!name:") and id(node) in unread
+        if not named and not _is_harmless(node.tag, where, node):
             raise InputError(
                 f"{path}: key '{where}' has the tag {node.tag}, which is not allowed in a model's yaml "
                 "(it could run code); download the model from its publisher"
@@ -421,7 +433,7 @@ def _plain_values(nodes: dict[str, Node], parts: dict[str, Node], path: Path) ->
     wanted |= {name: _without_tags(node) for name, node in parts.items()}
     try:
         return load_hyperpyyaml(_text(wanted, nodes), loader=_PartLoader)
-    except (ValueError, YAMLError) as error:
+    except (ValueError, RecursionError, YAMLError) as error:
         raise InputError(f"{path}: not readable as yaml: {_one_line(error)}; mend it or download it again") from error
 
 
@@ -437,6 +449,24 @@ def _without_tags(node: Node) -> Node:
     elif node.tag.startswith(("!name:", "!new:")):  # without arguments
         node.tag, node.value = _CORE + "null", "null"
     return node
+
+
+def _check_bounds(where: str, value: Any, path: Path) -> None:
+    """InputError for a number or list that no network has: to build one of 100 000 layers would take for ever."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_bounds(f"{where}.{key}" if where else str(key), inner, path)
+    elif isinstance(value, list):
+        if len(value) > MOST_LISTED:
+            raise InputError(
+                f"{path}: '{where}' has {len(value)} values, more than the {MOST_LISTED} of any such model"
+            )
+        for i, inner in enumerate(value):
+            _check_bounds(f"{where}[{i}]", inner, path)
+    elif isinstance(value, int | float):
+        most = MOST_LAYERS if where.endswith("blocks") else MOST_WIDE
+        if not abs(value) <= most:  # NaN too
+            raise InputError(f"{path}: '{where}' must be a number of at most {most:,}, as that of any such model")
 
 
 def _size(values: dict[str, Any], key: str, path: Path) -> int:
