@@ -5,7 +5,6 @@ the optimizer's state. It never holds base weights.
 """
 
 import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path, write_torch
-from config import MODES, JointConfig, UserError, from_dict
+from config import MODES, JointConfig, UserError, from_dict, text_problem
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import not_a_file
@@ -30,6 +29,7 @@ from cosyvoice.utils.weights import (
     VoiceRecord,
     damage,
     file_fingerprint,
+    is_zip,
     load_state_dict_file,
     read_spk2info,
     read_torch,
@@ -93,6 +93,7 @@ class Checkpoint:
         config = from_dict(self.config, str(path))
         parts = set(config.trained_parts)
         wrong = [
+            (f"the speaker's name {text_problem(self.speaker.name)}", text_problem(self.speaker.name)),
             ("mode is not that of its config", config.training_mode != self.mode),
             ("base must name " + " and ".join(BASE_FILES), not set(BASE_FILES) <= set(self.base)),
             ("its adapters are not those of its mode", not parts <= set(self.adapters) <= set(PARTS)),
@@ -179,7 +180,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def other_checkpoints(path: Path) -> str:
     """What there is to use in place of a damaged checkpoint, in words; the newest first."""
     beside = (other for other in path.parent.glob("*.ckpt") if other != path and other.is_file())
-    readable = (other for other in beside if zipfile.is_zipfile(other) and not damage(other))
+    readable = (other for other in beside if is_zip(other) and not damage(other))
     whole = sorted(readable, key=lambda other: -other.stat().st_mtime)[:MOST_NAMED]
     if not whole:
         return "no other is beside it: copy it again, or train again"

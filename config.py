@@ -573,13 +573,13 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
         if choices and value not in choices:
             named = [*(("True", "False") if bool in options(kind) else ()), *map(str, choices)]
             return f"must be one of {', '.join(named)}" + (" or a number" if int in options(kind) else "")
-        return _text_problem(value)
+        return text_problem(value)
     if isinstance(value, bool):
         return None if bool in options(kind) else f"must be {_kind_name(kind)}"
     if isinstance(value, (list, tuple)):
         if kind != tuple[str, ...]:
             return f"must be {_kind_name(kind)}"
-        good = value and all(isinstance(name, str) and _text_problem(name) is None for name in value)
+        good = value and all(isinstance(name, str) and text_problem(name) is None for name in value)
         return None if good else "must be a list of module names, at least one, such as ['to_q', 'to_k']"
     if isinstance(value, int) and int in options(kind) or isinstance(value, (int, float)) and float in options(kind):
         low, high = item.metadata["low"], item.metadata["high"]
@@ -587,7 +587,8 @@ def _problem(value: Any, kind: type, item: Any) -> str | None:
     return f"must be {_kind_name(kind)}"
 
 
-def _text_problem(text: str) -> str | None:
+def text_problem(text: str) -> str | None:
+    """What is wrong with a text as a setting, such as the name of a voice; None if nothing is."""
     if not text.strip():
         return "must not be empty"
     if len(text) > LONGEST or any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
+from cosyvoice.cli.frontend import open_onnx
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.weights import (
+    DamagedFile,
+    check_listed,
     file_fingerprint,
     load_spk2info,
     load_state_dict_file,
     load_weights,
+    read_torch,
     speaker_embedding,
 )
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config
 
+MINI = Path(__file__).parent.parent / "pretrained_models" / "CosyVoice-mini"
 G, V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
 State = dict[str, Tensor]
 
@@ -283,6 +291,151 @@ def test_a_file_damaged_in_its_index_is_refused(config: ModelConfig, flow_state:
     assert "download it again" in refusal(config, path)
 
 
+def flip(path: Path, place: int) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("reader", [load_state_dict_file, read_torch, load_spk2info])
+def test_a_flipped_bit_in_the_numbers_is_told_with_the_name_of_the_tensor(tmp_path: Path, reader: Callable):
+    path = saved(tmp_path / "x.pt", {"first": torch.full((4,), 3.0), "second": torch.full((4,), 7.0)})
+    flip(path, path.read_bytes().index(torch.full((4,), 7.0).numpy().tobytes()) + 5)
+    with pytest.raises(DamagedFile, match="x.pt: is damaged .*second.*; download it again"):
+        reader(path)
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path: Path):
+    state = {"a": torch.arange(6.0), "b": torch.ones(2, 2)}
+    whole = saved(tmp_path / "x.pt", state).read_bytes()
+    told = 0
+    for place in range(0, len(whole), 7):
+        (tmp_path / "x.pt").write_bytes(whole)
+        flip(tmp_path / "x.pt", place)
+        try:
+            read = load_state_dict_file(tmp_path / "x.pt")
+        except InputError as error:
+            told += "\n" not in str(error)
+        else:  # padding, dates and whatever else nobody reads
+            assert read.keys() == state.keys() and all(torch.equal(read[key], state[key]) for key in state)
+            told += 1
+    assert told == len(range(0, len(whole), 7))
+
+
+def packed_anew(path: Path, **options: object) -> None:
+    """The file's zip archive written again, with these options of zipfile."""
+    with zipfile.ZipFile(path) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", options.get("method", zipfile.ZIP_STORED)) as archive:
+        warnings.simplefilter("ignore")  # of doubled names
+        for name, data in entries * options.get("times", 1):
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"times": 2}, "an entry twice"), ({"method": 8}, "compression")])
+def test_an_archive_that_pytorch_reads_otherwise_is_refused(tmp_path: Path, options: dict, message: str):
+    path = saved(tmp_path / "x.pt", {"a": torch.ones(3)})
+    packed_anew(path, **options)
+    with pytest.raises(DamagedFile, match=message):
+        load_state_dict_file(path)
+
+
+def test_a_file_written_without_checksums_is_read(tmp_path: Path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(tmp_path / "x.pt", {"a": torch.arange(6.0)})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load_state_dict_file(path)["a"], torch.arange(6.0))
+
+
+def holding_itself() -> dict:
+    content: dict = {"a": torch.ones(1)}
+    content["module"] = content
+    return content
+
+
+def deep() -> list:
+    content: list = []
+    for _ in range(100):
+        content = [content]
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": torch.ones(1).expand(10**6, 10**6)},
+        {"a": torch.ones(1, 1).expand(3, 10**9)},
+        {"a": torch.ones(2, dtype=torch.float16).as_strided((10**9,), (0,))},
+        {"a": torch.ones(10**6, 10**6, device="meta")},
+        {"a": torch.sparse_coo_tensor(size=(10**6, 10**6))},
+        {f"x{i}": torch.ones(1).expand(10**6) for i in range(50)},
+        holding_itself(),
+        {"a": deep()},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse invariant:UserWarning")
+def test_a_file_that_claims_more_than_it_holds_is_refused_before_anything_is_made(tmp_path: Path, content: dict):
+    with pytest.raises(InputError, match="x.pt: claims more than it holds"):
+        load_state_dict_file(saved(tmp_path / "x.pt", content))
+
+
+def test_a_view_of_the_right_size_is_read(tmp_path: Path):
+    path = saved(tmp_path / "x.pt", {"a": torch.ones(1).expand(64, 64)})
+    assert load_state_dict_file(path)["a"].shape == (64, 64)
+
+
+def test_parameters_become_plain_tensors(config: ModelConfig, flow_state: State, tmp_path: Path):
+    path = saved(tmp_path / "flow.pt", {key: nn.Parameter(value) for key, value in flow_state.items()})
+    state = load_state_dict_file(path, mapped=False)
+    assert {type(value) for value in state.values()} == {Tensor}
+    assert not any(value.requires_grad for value in state.values())
+    assert_same_state(filled(config, "flow", path), flow_state)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_lack_of_memory_is_not_told_as_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    path = saved(tmp_path / "x.pt", {"a": torch.ones(3)})
+
+    def load(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as caught:
+        load_state_dict_file(path)
+    assert caught.value is error
+
+
+def test_a_file_is_held_against_the_list_of_its_folder(tmp_path: Path):
+    path = saved(tmp_path / "llm.pt", {"a": torch.ones(3)})
+    other = saved(tmp_path / "other.pt", {"a": torch.ones(3)})
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text(f"{file_fingerprint(path)}  llm.pt\n\nnot a line\n", encoding="utf-8")
+    assert torch.equal(load_state_dict_file(path)["a"], load_state_dict_file(other)["a"])
+    saved(path, {"a": torch.zeros(3)})
+    with pytest.raises(DamagedFile, match="differs from what SHA256SUMS says"):
+        load_state_dict_file(path)
+    assert load_state_dict_file(other)
+
+
+@pytest.mark.parametrize("name", ["llm.pt", "hift.pt", "spk2info.pt", "campplus.onnx", "speech_tokenizer_v1.onnx"])
+def test_every_weight_file_of_a_listed_model_is_checked(tmp_path: Path, name: str):
+    shutil.copytree(MINI, tmp_path / "mini")
+    flip(tmp_path / "mini" / name, (MINI / name).stat().st_size // 2)
+    with pytest.raises(DamagedFile, match=name):
+        check_listed(tmp_path / "mini" / name)
+    inputs = {"campplus.onnx": 1, "speech_tokenizer_v1.onnx": 2}
+    with pytest.raises(DamagedFile, match=name):
+        if name in inputs:
+            open_onnx(tmp_path / "mini" / name, inputs[name], torch.device("cpu"), 1)
+        elif name == "spk2info.pt":
+            load_spk2info(tmp_path / "mini" / name)
+        else:
+            load_part(tmp_path / "mini", name.removesuffix(".pt"))
+
+
 def test_a_folder_and_a_missing_file_are_told_apart(config: ModelConfig, tmp_path: Path):
     assert "is a folder" in refusal(config, tmp_path)
     with pytest.raises(FileNotFoundError, match="no such weight file"):
@@ -344,6 +497,11 @@ def test_no_spk2info_means_no_named_voices(tmp_path: Path):
         (torch.zeros(1, 192), "is not a dict"),
         ({"embedding": torch.zeros(1, 512)}, r"has the shape \(1, 512\), expected \(1, 192\)"),
         ({"embedding": torch.full((192,), torch.nan)}, "holds NaN"),
+        ({"embedding": torch.ones(192), "seconds_per_text_token": "0.2"}, "seconds_per_text_token must be a number"),
+        ({"embedding": torch.ones(192), "seconds_per_text_token": float("nan")}, "must be a finite number"),
+        ({"embedding": torch.ones(192), "text_normalizer": "a\nb"}, "text_normalizer must be a text"),
+        ({"embedding": torch.ones(192, dtype=torch.int64)}, "use plain floating-point"),
+        ({"embedding": ["1"] * 192}, "must be a number"),
         ({"embedding": "abc"}, "its embedding is str, not a tensor"),
     ],
 )

@@ -172,7 +172,7 @@ def read_torch(path: Path, mapped: bool = True) -> Any:
     if reason := damage(path):
         raise DamagedFile(path, reason)
     check_listed(path)
-    mmap = mapped and zipfile.is_zipfile(path)
+    mmap = mapped and is_zip(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises a dozen types for a damaged file
@@ -187,17 +187,21 @@ def damage(path: Path) -> str:
     """What its ends and its checksums say of a weight file that is not whole; "" where they show no fault.
 
     Files of before PyTorch 1.6 have no checksums."""
-    with open(path, "rb") as file:
-        start = file.read(64)
-    if not start:
+    if not path.stat().st_size:
         return "is empty"
-    if zipfile.is_zipfile(path):
-        return _zip_damage(path)
-    return END_MISSING if start.startswith(b"PK") else ""
+    return _zip_damage(path) if is_zip(path) else ""
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a weight file is a zip archive, told as PyTorch does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _zip_damage(path: Path) -> str:
     try:
+        if not zipfile.is_zipfile(path):
+            return END_MISSING
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor() as threads:
             entries = archive.infolist()
             if len({entry.filename for entry in entries}) < len(entries):
