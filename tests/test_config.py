@@ -2,12 +2,14 @@
 
 import ast
 import re
+from itertools import pairwise
 
 import pytest
 from sources import OWN_FILES, ROOT
 
 import config
-from config import ConfigError, JointConfig, from_dict, load, to_dict
+from config import ConfigError, JointConfig, UserError, from_dict, load, to_dict
+from utils import read_settings
 
 # The owner's own snippet; pasting it over the shipped dict must work and change nothing.
 OWNERS_SNIPPET = {
@@ -75,12 +77,112 @@ def test_yes_and_no_are_understood_as_python_and_yaml_write_them(word, value):
         ("gradient_checkpointing=sometimes", "must be one of True, False, auto"),
         ("batch_size=true", "must be a whole number"),
         ("max_epochs", "write it as key=value"),
+        ("speaker_name=a/b", "must not hold /"),
+        (r"speaker_name=..\up", "must not hold /"),
+        ("speaker_name=' '", "must not be empty"),
+        ("flow_lora.target_modules=['to_q', 1]", "must be a list of module names"),
+        ("stop={'patience': 3}", "unknown key 'stop'"),
         ("inference.min_token_text_ratio=30", "must be smaller than"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(override, message):
     with pytest.raises(ConfigError, match=message):
         load([override])
+
+
+ODD = [
+    "[" * 150 + "]" * 150,
+    "[" * 9000,
+    "(" * 100_000 + ")" * 100_000,
+    "-" * 9000 + "1",
+    "{[1]}",
+    "{[1]: 2}",
+    "{1: {2: {3: {4: {5: 6}}}}}",
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "0x" + "f" * 9000,
+    "1e99999",
+    "1+2j",
+    "b'x'",
+    "None",
+    "...",
+    "{1, 2}",
+    "\0",
+    "a\0b",
+    "'a\\nb'",
+    "'\\x1b[2J'",
+    "\udc80",
+    "'\\ud800'",
+    "'\\u2028'",
+    "x" * 100_000,
+    "1if 2else 3",
+    "lambda: 1",
+    "f'{1}'",
+    "()",
+    "[[]]",
+    "[['to_q']]",
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("key", ["max_epochs", "speaker_name", "flow_lora.target_modules", "learning_rate"])
+def test_odd_values_are_refused_in_one_line(key, value, recwarn):
+    try:
+        resolved, _ = load([f"{key}={value}"])
+    except ConfigError as error:
+        assert key in str(error) and "\n" not in str(error) and len(str(error)) < 400
+        str(error).encode()
+    else:  # as a name some of them will do
+        assert key == "speaker_name" and resolved.speaker_name.isprintable() and len(resolved.speaker_name) <= 100
+    assert not recwarn
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\udc80", "x" * 10_000, "a" + ".b" * 5000])
+def test_an_odd_key_is_refused_in_one_line(key):
+    with pytest.raises(ConfigError, match="unknown key") as error:
+        load([f"{key}=1"])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    str(error.value).encode()
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghijklmnop")
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        "stop: &a {patience: *a}",
+        "&a [*a]",
+        "stop: &a {llm_loss: 1}\nnow: *a",
+        "stop: " + "{stop: " * 50 + "1" + "}" * 50,
+        "max_epochs: " + "[" * 400 + "]" * 400,
+        "max_epochs: " + "9" * 5000,
+        "max_epochs: !!python/object/apply:os.system [true]",
+        "max_epochs: !!timestamp 2024-99-99",
+        "max_epochs: 2024-01-01",
+        "max_epochs: !!set {1, 2}",
+        "max_epochs: !!binary aGVsbG8=",
+        "max_epochs: .nan",
+        'speaker_name: "a\\nb"',
+        'speaker_name: "\\ud800"',
+        "? [a, b]\n: 1",
+        "? {a: b}\n: 1",
+        "1: 2",
+        "null: 1",
+        "a: 1\na: 2",
+        "- 1",
+        "\0",
+        "# " + "x" * 100_000,
+    ],
+)
+def test_a_finetune_yaml_that_is_no_plain_settings_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "finetune.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="finetune.yaml") as error:
+        read_settings([], tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
 def test_all_problems_of_a_source_are_listed_together():

@@ -28,18 +28,27 @@ def assert_refused(directory: Path, text: str, *named: str) -> None:
     assert not (directory / "marker").exists()
 
 
+def with_value(text: str, key: str, tag: str) -> str:
+    """A yaml text with a tag in place of a plain value of a top-level section, or inside the section."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
+    place = start if ": !" not in lines[start] else start + 1
+    lines[place] = f"{lines[place].partition(':')[0]}: {tag}"
+    return "\n".join(lines)
+
+
 def touch(directory: Path) -> str:
     """A shell command that leaves a marker file."""
     return f"touch {directory / 'marker'}"
 
 
-@pytest.mark.parametrize("kind", ["!new", "!name", "!apply", "!applyref", "!module", "!include"])
+@pytest.mark.parametrize("kind", ["!new", "!apply", "!applyref", "!module", "!include"])
 @pytest.mark.parametrize("name", ["os.system", "subprocess.run", "builtins.eval", "torch.hub.load"])
 def test_a_callable_of_another_package_is_refused_at_the_top_level(tmp_path: Path, kind: str, name: str):
     assert_refused(tmp_path, f"extra: {kind}:{name} ['{touch(tmp_path)}']\n{TINY_YAML}", "'extra'", kind, name, REFUSED)
 
 
-@pytest.mark.parametrize("kind", ["!new", "!name", "!apply"])
+@pytest.mark.parametrize("kind", ["!new", "!apply"])
 def test_a_callable_deep_inside_a_section_that_is_not_built_is_refused(tmp_path: Path, kind: str):
     text = TINY_YAML.replace("lr: 0.001", f"lr: [1, {{x: [{kind}:os.system ['{touch(tmp_path)}']]}}]")
     assert_refused(tmp_path, text, "'train_conf.optim_conf.lr[1].x[0]'", f"{kind}:os.system", REFUSED)
@@ -48,6 +57,37 @@ def test_a_callable_deep_inside_a_section_that_is_not_built_is_refused(tmp_path:
 def test_a_callable_inside_a_section_that_is_built_is_refused(tmp_path: Path):
     text = TINY_YAML.replace("act_fn: 'gelu'", f"act_fn: !apply:os.system ['{touch(tmp_path)}']")
     assert_refused(tmp_path, text, "'flow.decoder.estimator.act_fn'", "!apply:os.system", REFUSED)
+
+
+@pytest.mark.parametrize("kind", ["!new", "!apply"])
+def test_a_name_in_a_section_that_is_not_built_hides_nothing(tmp_path: Path, kind: str):
+    text = f"extra: !name:os.system\n    command: {kind}:os.system ['{touch(tmp_path)}']\n{TINY_YAML}"
+    assert_refused(tmp_path, text, "'extra.command'", f"{kind}:os.system", REFUSED)
+
+
+@pytest.mark.parametrize("name", ["os.system", "torch.hub.load", "builtins.eval"])
+def test_a_name_in_a_section_that_is_not_built_is_never_looked_up(tmp_path: Path, name: str):
+    text = f"extra: !name:{name}\n    command: '{touch(tmp_path)}'\n{TINY_YAML}"
+    (tmp_path / "cosyvoice.yaml").write_text(text, encoding="utf-8")
+    config = read_model_config(tmp_path)
+    assert not any(f"!name:{name}" in section for section in config.sections.values())
+    config.build("llm")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("key", ["llm", "flow", "hift", "get_tokenizer", "feat_extractor", "sample_rate"])
+def test_a_name_in_a_section_that_is_built_is_refused(tmp_path: Path, key: str):
+    assert_refused(tmp_path, with_value(TINY_YAML, key, "!name:os.system"), f"'{key}", "!name:os.system", REFUSED)
+
+
+def test_a_name_that_a_section_that_is_built_shares_is_refused(tmp_path: Path):
+    text = TINY_YAML.replace("lsm_weight: 0", "lsm_weight: &x !name:os.system\n") + "extra: *x\n"
+    assert_refused(tmp_path, text, "!name:os.system", REFUSED)
+
+
+def test_a_reference_does_not_reach_a_name_in_a_section_that_is_not_built(tmp_path: Path):
+    text = "extra: !name:os.system\n" + TINY_YAML.replace("lsm_weight: 0", "lsm_weight: !ref <extra>")
+    assert_refused(tmp_path, text, "'llm.lsm_weight'", "must name one plain top-level value")
 
 
 def test_a_callable_as_a_key_is_refused(tmp_path: Path):
