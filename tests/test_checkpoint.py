@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import merge_joint_weights
-from checkpoint import FORMAT, load_checkpoint
+from checkpoint import FORMAT, load_checkpoint, merged_part
 from config import JointConfig, UserError, to_dict
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.records import read_record, read_value
+from cosyvoice.utils.weights import load_state_dict_file
 from training.run_files import OptimizerState, ScalerState, checked_moments
 from training.state import Part, Progress, from_plain, to_plain
 
@@ -129,6 +130,18 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_file(tmp_path: Path
     with pytest.raises(UserError) as error:
         load_checkpoint(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_base_saved_as_parameters_is_merged_as_any_other(tiny_model_dir: Path, tmp_path: Path):
+    plain = load_state_dict_file(tiny_model_dir / "llm.pt")
+    torch.save({name: nn.Parameter(value) for name, value in plain.items()}, tmp_path / "llm.pt")
+    layer, rank = "text_encoder.encoders.0.self_attn.linear_q", CONFIG.llm_lora.lora_r
+    rows, columns = plain[f"{layer}.weight"].shape
+    learned = {f"{layer}.lora_A": torch.ones(rank, columns), f"{layer}.lora_B": torch.ones(rows, rank)}
+    checkpoint = content() | {"adapters": {"llm": learned}}
+    merged, expected = (merged_part(checkpoint, Path("x"), folder, "llm") for folder in (tmp_path, tiny_model_dir))
+    assert not torch.equal(merged[f"{layer}.weight"], plain[f"{layer}.weight"])
+    assert merged.keys() == expected.keys() and all(torch.equal(merged[name], expected[name]) for name in merged)
 
 
 def test_nothing_is_written_outside_the_output_folder(tiny_model_dir: Path, tmp_path: Path, capsys):
