@@ -22,7 +22,7 @@ from config import MODES, JointConfig, UserError, from_dict, text_problem
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import not_a_file
-from cosyvoice.utils.records import limited, read_record
+from cosyvoice.utils.records import limited, read_record, read_value
 from cosyvoice.utils.weights import (
     VOICE_NAME,
     DamagedFile,
@@ -167,6 +167,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if not isinstance(data, dict) or key not in data]
     if missing:
         raise UserError(f"{path} is not a checkpoint of train_joint.py: it has no {', '.join(missing[:4])}")
+    with user_mistakes():
+        read_value(int, data["format"], f"{path}: format", {})
     if data["format"] != FORMAT:
         raise UserError(
             f"{path} has format {data['format']}, this version reads {FORMAT}; use the version that wrote it"

@@ -89,6 +89,7 @@ def quantized() -> torch.Tensor:
     ("keys", "value"),
     [
         *(("mode", mode) for mode in ("x/../../evil", "", "both", None, 1, ["joint"], "llm_only")),
+        *(("format", value) for value in (FORMAT + 1, "1", None, torch.ones(2))),
         *(("run_id", value) for value in (None, "a\nb", "x" * 10_000, 5)),
         *(("epoch", value) for value in (-1, 1.5, NAN, True, "1", None, 10**30, torch.ones(()))),
         *(("step", value) for value in (-1, "3", 10**400)),

@@ -323,6 +323,15 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path: Path):
     assert told == len(range(0, len(whole), 7))
 
 
+def test_an_entry_that_calls_itself_a_folder_is_refused(tmp_path: Path):
+    path = saved(tmp_path / "x.pt", {"a": torch.arange(6.0)})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"x/data/0") - 8] ^= 0x10  # attributes in the index
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match="folder"):
+        load_state_dict_file(path)
+
+
 def packed_anew(path: Path, **options: object) -> None:
     """The file's zip archive written again, with these options of zipfile."""
     with zipfile.ZipFile(path) as archive:
@@ -449,6 +458,8 @@ def test_a_folder_and_a_missing_file_are_told_apart(config: ModelConfig, tmp_pat
         ({}, "holds no named tensors"),
         (torch.zeros(3), "holds no named tensors"),
         ({"weight": "text"}, "entry 'weight' is not a tensor"),
+        ({"a\nb": torch.zeros(1)}, "the name of a tensor must be a text"),
+        ({1: torch.zeros(1)}, "the name of a tensor must be a text"),
         ({"model": {"a": torch.zeros(1)}}, "entry 'model' is not a tensor"),
         ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "holds 'a' twice"),
     ],

@@ -245,6 +245,7 @@ def test_an_option_that_is_not_supported_is_named_when_building(tmp_path: Path, 
         ("n_fft: 16", "n_fft: 100000000", "hift.istft_params.n_fft"),
         ("channels: [32, 32]", f"channels: {[32] * 1000}", "flow.decoder.estimator.channels"),
         ("[[1, 3, 5], [1, 3, 5], [1, 3, 5]]", f"{[[1] * 9]}", "hift.resblock_dilation_sizes[0]"),
+        ("input_layer: 'linear'", f"input_layer: {'x' * 5000}", "llm.text_encoder.input_layer"),
         ("win_size: 10\n", "win_size: 100000000\n", "llm.sampling.win_size"),
     ],
 )

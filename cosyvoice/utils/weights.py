@@ -26,6 +26,7 @@ _PREFIXES = ("module.", "generator.")
 _DISCRIMINATOR = "discriminator."
 _SHOWN_KEYS = 4
 _BLOCK = 1 << 20
+_IS_FOLDER = 0x10  # attribute of an entry, as MS-DOS had it
 SUMS = "SHA256SUMS"
 MOST_CLAIMED, MOST_CLAIMED_EXTRA = 4, 2**24  # bytes of all tensors: so many times the file's, and so many more
 MOST_NESTED = 64  # containers in containers
@@ -74,7 +75,7 @@ def load_state_dict_file(path: str | Path, mapped: bool = True) -> dict[str, Ten
         raise InputError(f"{path}: holds no named tensors; expected the state dict of one network")
     state: dict[str, Tensor] = {}
     for key, value in content.items():
-        name = _without_prefixes(str(key))
+        name = _without_prefixes(read_value(str, key, f"{path}: the name of a tensor", {}))
         if key in _TRAINER_ENTRIES or name.startswith(_DISCRIMINATOR):
             continue
         if not isinstance(value, Tensor):
@@ -208,6 +209,8 @@ def _zip_damage(path: Path) -> str:
                 return "holds an entry twice"
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 return "was packed anew with compression, which PyTorch does not read"
+            if any(entry.is_dir() or entry.external_attr & _IS_FOLDER for entry in entries):
+                return "is damaged (its index calls an entry a folder)"  # PyTorch would leave its numbers as they come
             if not any(entry.CRC for entry in entries):  # written without checksums, which torch.save can be told to
                 return ""
             whole = threads.map(lambda entry: _is_whole(archive, entry), entries)

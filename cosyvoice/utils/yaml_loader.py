@@ -38,7 +38,7 @@ _GET_IT = f"pip install huggingface_hub, then {SNAPSHOT}"
 DOWNLOAD, DOWNLOAD_AGAIN = f"download the model: {_GET_IT}", f"download it again: {_GET_IT}"
 MAX_YAML_BYTES = 256 * 1024  # the released file has about 8 kB; the parser reads some 70 kB/s
 MOST_WIDE, MOST_LAYERS, MOST_LISTED = 1_000_000, 64, 8  # any size, how many layers, how long a list
-MOST_NESTED = 40
+MOST_NESTED, MOST_LETTERS = 40, 200
 DEFAULT_TOKEN_RATE_HZ = 50  # class default of the flow model; the released yaml repeats it
 
 _CORE = "tag:yaml.org,2002:"
@@ -463,6 +463,8 @@ def _check_bounds(where: str, value: Any, path: Path) -> None:
             )
         for i, inner in enumerate(value):
             _check_bounds(f"{where}[{i}]", inner, path)
+    elif isinstance(value, str) and len(value) > MOST_LETTERS:
+        raise InputError(f"{path}: '{where}' is a text of more than {MOST_LETTERS} letters")
     elif isinstance(value, int | float):
         most = MOST_LAYERS if where.endswith("blocks") else MOST_WIDE
         if not abs(value) <= most:  # NaN too
