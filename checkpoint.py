@@ -233,10 +233,11 @@ def merged_part(
     state = bake_speaker(state, embedding) if bake else state
     for name, value in {"speaker vector": embedding, **state}.items():
         if not all_finite(value):
-            source = model_dir / f"{part}.pt" if name in base and not all_finite(base[name]) else path
+            weights = model_dir / f"{part}.pt"
+            of_base = not all_finite(load_state_dict_file(weights).get(name, torch.zeros(1)))
+            remedy = "download it again" if of_base else other_checkpoints(path)
             raise UserError(
-                f"{source} gives NaN or infinite numbers ({name}), nothing to speak with; "
-                + ("download it again" if source != path else other_checkpoints(path))
+                f"{weights if of_base else path} gives NaN or infinite numbers ({name}), which cannot speak; {remedy}"
             )
     return state
 

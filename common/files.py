@@ -251,7 +251,9 @@ def same_file(one: Path, other: Path) -> bool:
 
 def moved_words(folder: Path, pattern: str) -> str:
     """ "; an earlier one was moved to ..." where a file of this name or pattern was moved aside in `folder`, or ""."""
-    found = max(folder.glob(f"previous_*/{pattern}"), key=lambda path: path.parent.stat().st_mtime, default=None)
+    found = max(
+        folder.glob(f"previous_*/{pattern}"), key=lambda path: (path.parent.stat().st_mtime, path), default=None
+    )
     return f"; an earlier one was moved to {found}" if found else ""
 
 
