@@ -4,10 +4,11 @@ A checkpoint is a few tens of MB: adapters, settings, fingerprints of base model
 the optimizer's state. It never holds base weights.
 """
 
+import glob
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import atomic_path, write_torch
+from common.files import moved_words, unfinished, write_torch
+from common.manifest import replace_together, replacing
 from config import MODES, JointConfig, UserError, from_dict, text_problem
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
@@ -141,11 +143,11 @@ def runs_in(output_dir: Path) -> list[Path]:
 
 def newest_run(output_dir: Path) -> Path:
     """`_last.ckpt` of the newest run in a folder; UserError where there is none."""
-    found = runs_in(output_dir)
+    found, pattern = runs_in(output_dir), checkpoint_paths(output_dir, "*")[0].name
     if not found:
         raise UserError(
             f"no checkpoint in {output_dir}; run: {command_line('train_joint.py', output_dir=output_dir)}, "
-            "or give the folder of a run with --output-dir"
+            f"or give the folder of a run with --output-dir{moved_words(output_dir, pattern)}"
         )
     return found[-1]
 
@@ -155,7 +157,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     UserError where it is something else, damaged, or does not fit itself."""
     if what := not_a_file(path):
-        raise UserError(f"checkpoint {path} is {what}; give a .ckpt file")
+        moved = moved_words(path.parent, glob.escape(path.name))
+        raise UserError(f"checkpoint {path} is {what}; give a .ckpt file{moved}")
     try:
         with user_mistakes():
             data = read_torch(path, mapped=False)
@@ -285,6 +288,12 @@ def bake_speaker(state: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Te
     }
 
 
+def all_finite(value: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinite numbers."""
+    # the sum of finite numbers is finite unless it overflows, and is by far the fastest to take
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
 def is_baked(state: Mapping[str, Tensor]) -> bool:
     """Whether `state` speaks in one voice whatever speaker vector it is given."""
     return not bool(state["spk_embed_affine_layer.weight"].any())
@@ -300,9 +309,18 @@ def merged_part(
     # not mapped: writing to mapped pages takes ten times as long
     base = load_state_dict_file(model_dir / f"{part}.pt", mapped=False)
     state = {name: value.float() for name, value in base.items()}
-    adapter = checkpoint["adapters"].get(part, {})
+    adapter, embedding = checkpoint["adapters"].get(part, {}), checkpoint["speaker"]["embedding"]
     merge_adapter(state, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)
-    return bake_speaker(state, checkpoint["speaker"]["embedding"]) if bake else state
+    state = bake_speaker(state, embedding) if bake else state
+    for name, value in {"speaker vector": embedding, **state}.items():
+        if not all_finite(value):
+            weights = model_dir / f"{part}.pt"
+            of_base = not all_finite(load_state_dict_file(weights).get(name, torch.zeros(1)))
+            remedy = "download it again" if of_base else other_checkpoints(path)
+            raise UserError(
+                f"{weights if of_base else path} gives NaN or infinite numbers ({name}), which cannot speak; {remedy}"
+            )
+    return state
 
 
 def write_merged(
@@ -313,16 +331,18 @@ def write_merged(
     *,
     lora_scale: float = 1.0,
     bake: bool = True,
+    listed: bool = True,
 ) -> list[Path]:
     """Write merged files to `outputs`, part -> path; returns the paths of all that was written.
 
     The voice goes into the spk2info.pt beside them, where synthesis looks for it. No file appears under its name before
-    all are complete: a full disk leaves no LLM of one voice with the flow or the vector of another.
+    all are complete: a full disk leaves no LLM of one voice with the flow or the vector of another. listed: another
+    merge there is waited for, and the manifest says what belongs together; False in a folder that nobody else sees.
     """
 
     def write(file: Path, data: Mapping[str, Any]) -> None:
         try:
-            write_torch(data, unfinished[file])
+            write_torch(data, parts[file])
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"cannot write {file}: {reason}; nothing was left half-written") from error
@@ -330,15 +350,38 @@ def write_merged(
     def write_part(part: str) -> None:
         write(outputs[part], merged_part(checkpoint, path, model_dir, part, lora_scale=lora_scale, bake=bake))
 
-    folders = dict.fromkeys(file.parent for file in outputs.values())
-    with user_mistakes(), ExitStack() as together, ThreadPoolExecutor() as threads:
+    folders = list(dict.fromkeys(file.parent for file in outputs.values()))
+    with user_mistakes(), replacing(folders) if listed else nullcontext(), ExitStack() as together:
         voices = {folder / VOICES: with_voice(folder / VOICES, checkpoint["speaker"]) for folder in folders}
-        unfinished = {file: together.enter_context(atomic_path(file)) for file in (*voices, *outputs.values())}
-        for file, entries in voices.items():
-            write(file, entries)
-        for _ in tqdm(threads.map(write_part, outputs), "merging", total=len(outputs), leave=False):
-            pass
+        # the voices first: where files have a manifest, those that speak never come without theirs
+        parts = {file: together.enter_context(unfinished(file)) for file in (*voices, *outputs.values())}
+        with ThreadPoolExecutor() as threads:
+            for file, entries in voices.items():
+                write(file, entries)
+            for _ in tqdm(threads.map(write_part, outputs), "merging", total=len(outputs), leave=False):
+                pass
+        if listed:
+            replace_together(parts, made_from(checkpoint, path, outputs, lora_scale, bake))
+        else:
+            for file, part in parts.items():
+                part.rename(file)
     return [*outputs.values(), *voices]
+
+
+def made_from(
+    checkpoint: Mapping[str, Any], path: Path, outputs: Mapping[str, Path], lora_scale: float, bake: bool
+) -> dict[str, Any]:
+    """What the manifest says of merged files: enough to make them again."""
+    return {
+        "checkpoint": str(path.resolve()),
+        "run_id": checkpoint["run_id"],
+        "mode": checkpoint["mode"],
+        "epochs": adapter_epochs(checkpoint),
+        "lora_scale": lora_scale,
+        "speaker": checkpoint["speaker"]["name"],
+        "bake_speaker": bake,
+        "outputs": {part: str(file.resolve()) for part, file in outputs.items()},
+    }
 
 
 def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:

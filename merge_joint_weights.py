@@ -8,6 +8,7 @@ python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_vo
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,16 @@ from checkpoint import (
     strength_words,
     write_merged,
 )
-from common.files import ELSEWHERE, atomic_path, check_disk, check_output_dir
+from common.files import (
+    ELSEWHERE,
+    PART_SUFFIX,
+    atomic_path,
+    check_disk,
+    check_output_dir,
+    only_run,
+    remove_dead_parts,
+    unfinished_moves,
+)
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, open_onnx
@@ -105,6 +115,9 @@ def merge(args: argparse.Namespace) -> int:
             raise UserError(f"--{only}-only writes no {other} file; leave out --{other}-output, or --{only}-only")
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     check_output_dir(args.output_dir, model_dir)
+    if unfinished_moves(args.output_dir):
+        with suppress(UserError), only_run(args.output_dir, "train_joint.py"):  # which puts them back
+            pass
     path = args.ckpt or choose_checkpoint(args.output_dir)
     checkpoint = load_checkpoint(path)
     check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
@@ -210,9 +223,8 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
         names.append(VOICES)  # with a baked speaker the base's voices would be names for the trained one
     needed = merged_bytes(model_dir) + sum((model_dir / name).stat().st_size for name in names)
     check_disk(target, needed, "choose another folder with --export")
+    remove_dead_parts(target.parent.glob(f"*{PART_SUFFIX}"))
     with atomic_path(target) as part:
-        if part.is_dir():
-            shutil.rmtree(part)
         part.mkdir()
         for name in names:
             shutil.copyfile(model_dir / name, part / name)
@@ -224,9 +236,14 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
             outputs,
             lora_scale=args.lora_scale,
             bake=not args.no_bake_speaker,
+            listed=False,
         )
-        if target.is_dir():
+        try:
             target.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UserError(f"{target} was filled meanwhile, by another export; give a new name") from error
     return sorted(target.iterdir())
 
 

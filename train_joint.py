@@ -429,7 +429,7 @@ def begin(run: Run) -> None:
         keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
         raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
     if is_writer():
-        move_previous_run(run.output_dir)
+        move_previous_run(run.output_dir, run.config.training_mode)
         if run.chooses:
             save_best(run)
         save_last(run)

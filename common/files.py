@@ -1,26 +1,35 @@
 """Files of the user: atomic writes, names and lines as disks and editors have them, locks, room."""
 
 import errno
+import filecmp
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from config import UserError
 from cosyvoice.utils.files import require_file
 
 GIB = 2**30
 PART_SUFFIX = ".part"  # of what is being written
+PROCESS = secrets.token_hex(4)  # tells the part files of this process from those of an earlier one with its number
+OWN_PART = re.compile(rf"\.(?P<pid>\d+)-(?P<process>[0-9a-f]{{8}})[0-9a-f]{{8}}\{PART_SUFFIX}")  # the end of a name
+ABANDONED_SEC = 86400  # a part file that nobody has written to for so long is nobody's
+UNFINISHED = "_unfinished"  # ends the name of a folder that an earlier run is being moved to
 REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
 NO_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk that no reading can have
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # of a file system without locks
 ELSEWHERE = "choose another folder with --output-dir"  # what to do where a folder will not do for results
 MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS take
 
@@ -29,25 +38,32 @@ MAX_NAME = 255  # of a file, in `name_length`: what Linux, Windows and macOS tak
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to; renamed to `path` when the block ends well, else removed.
 
+    Raises as `unfinished`."""
+    with unfinished(path) as part:
+        yield part
+        rename_over(part, path)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A path beside `path`, of this call alone, to write a file or folder to; what the block leaves there is removed.
+
     A full disk or missing permission becomes a UserError that names the file, or the other that could not be read.
     """
     if too_long(path):
         raise UserError(f"{path}: a name in it is too long for the disk; give a shorter one")
     if not path.name or path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"'{path}' is not a file that can be written; give another name")
-    part = path.with_name(part_name(path.name))
+    part = path.with_name(own_part_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        rename_over(part, path)
     except OSError as error:
-        _remove(part)
         if other := _other_file(error, part, path):
             raise UserError(f"{other}: {error.strerror}; {path} was not written") from error
         raise UserError(f"cannot write {path}: {error.strerror or error}; nothing was left half-written") from error
-    except BaseException:
+    finally:
         _remove(part)
-        raise
 
 
 def _other_file(error: OSError, part: Path, path: Path) -> Path | None:
@@ -77,11 +93,39 @@ def dispensable(otherwise: str) -> Iterator[None]:
         print(f"warning: {error}; {otherwise}", flush=True)
 
 
-def part_name(name: str) -> str:
-    """The name of a file while it is being written; never too long where the file's own is not."""
-    if name_length(name + PART_SUFFIX) <= MAX_NAME:
-        return name + PART_SUFFIX
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + PART_SUFFIX
+def part_name(name: str, tag: str = "") -> str:
+    """`name`, `tag` and ".part", with a hash for the name where that were too long for the disk."""
+    if name_length(name + tag + PART_SUFFIX) <= MAX_NAME:
+        return name + tag + PART_SUFFIX
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + tag + PART_SUFFIX
+
+
+def own_part_name(name: str) -> str:
+    """The name of a file while it is being written; no two calls, of whatever process, get the same."""
+    return part_name(name, f".{os.getpid()}-{PROCESS}{secrets.token_hex(4)}")
+
+
+def remove_dead_parts(paths: Iterable[Path]) -> None:
+    """Delete those of the paths that killed processes left half-written."""
+    for path in paths:
+        found = OWN_PART.search(path.name)
+        if found and _abandoned(path, int(found["pid"]), found["process"]):
+            _remove(path)
+
+
+def _abandoned(part: Path, pid: int, process: str) -> bool:
+    """Whether the process that wrote a part file is gone; where nobody can tell, whether the file is old."""
+    if pid == os.getpid():
+        return process != PROCESS
+    with suppress(PermissionError):  # it is another user's
+        try:
+            if os.name != "nt":  # where signal 0 is Ctrl-C
+                os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+    with suppress(FileNotFoundError):
+        return time.time() - part.lstat().st_mtime > ABANDONED_SEC
+    return False
 
 
 def name_length(name: str) -> int:
@@ -134,15 +178,16 @@ def split_lines(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def move_aside(paths: Sequence[Path], folder: Path, title: str) -> None:
+def move_aside(paths: Sequence[Path], folder: Path, title: str, copied: Sequence[Path] = ()) -> None:
     """Move results, "run" or whatever `title` calls them, to previous_<date>_<n> in their folder, and say so.
 
-    UserError where one cannot be moved; all of them then stay."""
-    date, number = time.strftime("%Y-%m-%d"), 1
-    while (target := folder / f"previous_{date}_{number}").exists():
-        number += 1
+    copied: what belongs to them and is needed where it is as well. UserError where one cannot be moved; all then stay.
+    """
+    taken = {path.name.removesuffix(UNFINISHED) for path in folder.glob("previous_*")}
+    names = (f"previous_{time.strftime('%Y-%m-%d')}_{number}" for number in count(1))
+    target = folder / next(name for name in names if name not in taken)
     try:
-        move_together(paths, target)
+        move_together(paths, target, copied)
     except OSError as error:
         raise UserError(
             f"cannot move the earlier {title} to {target}: {error.filename}: {error.strerror}; nothing was moved; "
@@ -151,19 +196,65 @@ def move_aside(paths: Sequence[Path], folder: Path, title: str) -> None:
     print(f"{folder} held an earlier {title}; it is now in {target}", flush=True)
 
 
-def move_together(paths: Sequence[Path], target: Path) -> None:
-    """Move files and folders into the new folder `target`, all or none; raises OSError naming one that refused."""
-    target.mkdir()
-    moved: list[Path] = []
+def move_together(paths: Sequence[Path], target: Path, copied: Sequence[Path] = ()) -> None:
+    """Move files and folders below the folder of `target` into that new folder, all or none.
+
+    Until all are there it has another name, by which the next run knows after a kill that they must go back. Raises
+    OSError naming one that refused.
+    """
+    staging = target.with_name(target.name + UNFINISHED)
+    staging.mkdir()
     try:
+        for path in copied:
+            with atomic_path(staging / path.name) as part:
+                shutil.copy2(path, part)
         for path in paths:
-            path.rename(target / path.name)  # not shutil.move, which copies a folder that is in use and deletes half
-            moved.append(path)
-    except OSError:
-        for path in moved:
-            (target / path.name).rename(path)
-        target.rmdir()
+            place = staging / path.relative_to(target.parent)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)  # not shutil.move, which copies a folder that is in use and deletes half
+        staging.rename(target)
+    except (OSError, UserError):
+        move_back(staging)
         raise
+
+
+def unfinished_moves(folder: Path) -> list[Path]:
+    """Folders that an earlier run was being moved to when its successor was killed."""
+    return sorted(folder.glob(f"previous_*{UNFINISHED}"))
+
+
+def move_back(staging: Path) -> None:
+    """Undo a move that was not finished; what has got a successor meanwhile stays aside, under the usual name."""
+    _return_into(staging, staging.parent)
+    if staging.exists():
+        staging.rename(staging.with_name(staging.name.removesuffix(UNFINISHED)))
+
+
+def _return_into(source: Path, folder: Path) -> None:
+    """Move what lies in `source` to `folder` where nothing has its name; remove `source` once it is empty."""
+    for path in source.iterdir():
+        place = folder / path.name
+        if OWN_PART.search(path.name) or same_file(path, place):
+            _remove(path)
+        elif not os.path.lexists(place):
+            path.rename(place)
+        elif path.is_dir() and place.is_dir() and not {*os.listdir(path)} & {*os.listdir(place)}:
+            _return_into(path, place)
+    if not any(source.iterdir()):
+        source.rmdir()
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both are files with the same bytes."""
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def moved_words(folder: Path, pattern: str) -> str:
+    """ "; an earlier one was moved to ..." where a file of this name or pattern was moved aside in `folder`, or ""."""
+    found = max(
+        folder.glob(f"previous_*/{pattern}"), key=lambda path: (path.parent.stat().st_mtime, path), default=None
+    )
+    return f"; an earlier one was moved to {found}" if found else ""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -179,11 +270,8 @@ def save_torch(data: Any, path: Path) -> None:
 
 
 def write_torch(data: Any, path: Path) -> None:
-    """torch.save that raises the disk's own OSError."""
-    with suppress(RuntimeError):  # which does not say why a write failed; written from Python it is told
-        torch.save(data, path)  # by PyTorch itself: two files at once take less time
-        return
-    with path.open("wb") as file:
+    """torch.save that raises the disk's own OSError; equal data give equal bytes, whatever the name of the file."""
+    with path.open("wb") as file:  # PyTorch itself would not say why a write failed, and would store the name
         try:
             torch.save(data, file)
         except RuntimeError as error:
@@ -207,31 +295,39 @@ def check_output_dir(output_dir: Path, model_dir: Path, elsewhere: str = ELSEWHE
 
 @contextmanager
 def only_run(folder: Path, script: str, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """A lock on `folder` that a dying process gives up by itself; UserError where another run holds it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a")  # noqa: SIM115 (closed below, which unlocks)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; {elsewhere}") from error
-    with file:
-        try:
-            _lock(file.fileno())
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"another {script} is writing to {folder}; wait for it, or {elsewhere}") from error
-        except OSError:
-            pass  # a file system without locks
+    """A lock on `folder` that a dying process gives up by itself; UserError where another run holds it.
+
+    What killed processes left there is put in order first: half-written files, and an earlier run half moved away."""
+
+    def refuse() -> None:
+        raise UserError(f"another {script} is writing to {folder}; wait for it, or {elsewhere}")
+
+    with lock(folder, ".lock", refuse, elsewhere):
+        remove_dead_parts([*folder.glob(f"*{PART_SUFFIX}"), *folder.glob(f"*/*{PART_SUFFIX}")])
+        for staging in unfinished_moves(folder):
+            move_back(staging)
         yield
 
 
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
+@contextmanager
+def lock(folder: Path, name: str, when_busy: Callable[[], None], elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Hold the lock file of this name in `folder`; nothing is held on a file system without locks.
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    when_busy: called where another process holds it; if it does not raise, that one is waited for. UserError where
+    nobody may write to the folder."""
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = FileLock(folder / name, fallback_to_soft=False)
+            try:
+                held.enter_context(file.acquire(timeout=0))
+            except Timeout:
+                when_busy()
+                held.enter_context(file.acquire())
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"cannot write to {folder}: {error.strerror}; {elsewhere}") from error
+        yield
 
 
 def check_disk(folder: Path, needed_bytes: int, elsewhere: str = ELSEWHERE) -> None:

@@ -3,6 +3,9 @@
 import os
 import shlex
 import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,23 @@ from random_data import write_random_data
 import inference_joint
 import merge_joint_weights
 import train_joint
-from checkpoint import PARTS, adapter_epochs, bake_speaker, is_baked, load_checkpoint, merged_part, with_voice
-from common.files import save_torch
+from checkpoint import (
+    PARTS,
+    adapter_epochs,
+    bake_speaker,
+    is_baked,
+    load_checkpoint,
+    merged_part,
+    newest_run,
+    with_voice,
+)
+from common.files import own_part_name, part_name, save_torch
+from config import UserError
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
 from llm_flow_model import JointModel
 from lora import load_adapter
-from voice.loading import Source, load_voice
+from voice.loading import Source, find_weights, load_voice, weight_files
 
 CPU = torch.device("cpu")
 MEAN_SEED = 3
@@ -355,9 +368,10 @@ def test_merged_files_that_are_replaced_are_named(merge, tmp_path, capsys):
     assert "replaced" not in capsys.readouterr().out
 
 
-def test_a_part_that_cannot_be_written_leaves_the_other_as_it_was_too(merge, tmp_path, capsys):
+def test_a_part_that_cannot_be_written_leaves_the_other_as_it_was_too(merge, tmp_path, monkeypatch, capsys):
     assert merge() == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("common.files.own_part_name", "{}.part".format)
     (tmp_path / "llm_merged_joint.pt.part").mkdir()
     assert merge("--lora-scale", "0.5") == 2
     assert "cannot write " + str(tmp_path / "llm_merged_joint.pt: Is a directory; ") in capsys.readouterr().err
@@ -552,3 +566,107 @@ def test_without_any_run_the_way_out_is_named(merge, tmp_path, capsys):
     assert merge(ckpt=None) == 2
     train = f"python train_joint.py --output-dir {tmp_path}"
     assert f"run: {train}, or give the folder of a run with --output-dir" in capsys.readouterr().err
+
+
+def test_the_command_that_is_told_for_a_cut_off_merge_mends_it(merge, tiny_model_dir, tmp_path, capsys):
+    where = ("--llm-output", tmp_path / "a" / "x y.pt", "--flow-output", tmp_path / "b" / "y.pt")
+    assert merge() == 0 and merge(*where) == 0
+    speak = ["--llm", where[1], "--flow", where[3], "--model-dir", tiny_model_dir, "--output-dir", tmp_path]
+    speak = [*map(str, speak), "--text", "Hello.", "--set", "inference.max_retries=0"]
+    old = where[3].read_bytes()
+    assert merge(*where, "--lora-scale", "0.5", "--no-bake-speaker") == 0
+    new = [path.read_bytes() for path in where[1::2]]
+    where[3].write_bytes(old)  # as if it had never been renamed
+    capsys.readouterr()
+    assert inference_joint.main(speak) == 2
+    told = capsys.readouterr().err
+    command = told.partition("merge again: python ")[2].partition(";")[0]
+    assert str(where[3]) in told and merge_joint_weights.main(shlex.split(command)[1:]) == 0
+    assert [path.read_bytes() for path in where[1::2]] == new and inference_joint.main(speak) == 0
+
+
+def of_two_strengths(folder: Path) -> bytes:
+    """Bytes of an LLM that does not belong to the flow; the one that does lies in its place."""
+    return (folder / "other" / "llm_merged_joint.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_told"),
+    [
+        (lambda folder: None, False),
+        (lambda folder: (folder / "llm_merged_joint.pt").touch(), False),
+        (lambda folder: (folder / "llm_merged_joint.pt").write_bytes(of_two_strengths(folder)), True),
+        (lambda folder: (folder / "merged.json").write_text("[1, {", encoding="utf-8"), True),
+        (lambda folder: (folder / "merged.json").write_text('{"llm_merged_joint.pt": {"bytes": []}}'), True),
+        (lambda folder: (folder / "merged.json").unlink(), False),
+        (lambda folder: (folder / "spk2info.pt").unlink(), False),
+    ],
+)
+def test_a_pair_is_spoken_where_it_is_what_was_merged_last(change, is_told, merge, tiny_model_dir, tmp_path):
+    assert merge() == 0 and merge("--output-dir", tmp_path / "other", "--lora-scale", "0.5") == 0
+    shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("moved"))  # with other times and places
+    change(tmp_path / "moved")
+    with pytest.raises(UserError, match="merge again") if is_told else nullcontext():
+        find_weights(Source(tmp_path / "moved"), tiny_model_dir)
+
+
+def test_the_merge_of_another_mode_or_of_one_part_leaves_a_pair_good(merge, trained, tiny_model_dir, tmp_path):
+    other = load_checkpoint(trained / "joint_joint_last.ckpt")
+    other["mode"], other["speaker"]["embedding"] = "flow_only", -other["speaker"]["embedding"]
+    save_torch(other, tmp_path / "other.ckpt")
+    assert merge() == 0 and merge(ckpt=tmp_path / "other.ckpt") == 0 and merge("--llm-only", "--lora-scale", "0.3") == 0
+    for mode in ("joint", "flow_only"):
+        pair = {part: tmp_path / f"{part}_merged_{mode}.pt" for part in PARTS}
+        assert find_weights(Source(tmp_path, **pair), tiny_model_dir) == (pair, None)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["llm", "flow", "speaker"])
+def test_a_checkpoint_that_gives_no_numbers_replaces_nothing(
+    place, value, merge, trained, tiny_model_dir, tmp_path, capsys
+):
+    spoilt = load_checkpoint(trained / "joint_joint_last.ckpt")
+    of_part = spoilt["adapters"].get(place, {})
+    next((tensor for name, tensor in of_part.items() if "lora_B" in name), spoilt["speaker"]["embedding"])[0, 0] = value
+    torch.save(spoilt, tmp_path / "spoilt.ckpt")
+    assert merge() == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for options in ([], ["--no-bake-speaker"], ["--export", tmp_path / "mine"]):
+        capsys.readouterr()
+        assert merge(*options, ckpt=tmp_path / "spoilt.ckpt") == 2
+        told = capsys.readouterr().err.splitlines()
+        assert str(tmp_path / "spoilt.ckpt") in told[-1]
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    speak = ["--model-dir", tiny_model_dir, "--ckpt", tmp_path / "spoilt.ckpt", "--output", tmp_path / "a.wav"]
+    assert inference_joint.main([*map(str, speak), "--text", "Hello."]) == 2
+    assert not (tmp_path / "a.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("joint_joint_last.ckpt", lambda folder: load_checkpoint(folder / "joint_joint_last.ckpt")),
+        ("joint_joint_last.ckpt", newest_run),
+        ("llm_merged_joint.pt", lambda folder: weight_files(Source(folder), folder)),
+        ("flow_merged_joint.pt", lambda folder: weight_files(Source(folder, llm=folder / "l.pt"), folder)),
+        ("mine[1].pt", lambda folder: find_weights(Source(folder, llm=folder / "mine[1].pt", flow=folder), folder)),
+    ],
+)
+def test_what_is_missing_and_lies_in_previous_is_named(name, call, tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"previous_2026-01-0{number}_1").mkdir()
+        (tmp_path / f"previous_2026-01-0{number}_1" / name).touch()
+    with pytest.raises(UserError) as told:
+        call(tmp_path)
+    assert str(tmp_path / "previous_2026-01-02_1" / name) in str(told.value)
+
+
+def test_part_files_of_dead_processes_go_and_those_of_others_stay(merge, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        dead = process.pid
+    names = [part_name("llm_merged_joint.pt", f".{pid}-{'0' * 16}") for pid in (dead, os.getpid(), os.getppid())]
+    names += [own_part_name("n" * 250), "my.part", f"my.{dead}-0.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert merge() == 0
+    assert {path.name for path in tmp_path.glob("*.part")} == {*names[2:]}

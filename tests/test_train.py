@@ -557,18 +557,56 @@ def test_an_earlier_run_that_cannot_be_moved_stays_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(UserError, match="samples: in use; nothing was moved; close what has its files open"):
-        move_previous_run(tmp_path)
-    assert sorted(tmp_path.rglob("*")) == before
+        move_previous_run(tmp_path, "joint")
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != ".merged.lock"] == before
 
 
 def test_what_was_measured_of_an_earlier_voice_goes_with_it(tmp_path):
     (tmp_path / "evaluation").mkdir()
     for name in ("joint_joint_last.ckpt", "evaluation/evaluation.html", "joint_joint.png", "notes.txt"):
         (tmp_path / name).touch()
-    move_previous_run(tmp_path)
-    left, (moved,) = tmp_path / "notes.txt", tmp_path.glob("previous_*")
-    assert sorted(tmp_path.iterdir()) == sorted([left, moved])
+    move_previous_run(tmp_path, "joint")
+    [moved] = tmp_path.glob("previous_*")
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", moved.name, ".merged.lock"}
     assert (moved / "evaluation" / "evaluation.html").is_file() and (moved / "joint_joint.png").is_file()
+
+
+JOINT = [
+    "joint_joint_last.ckpt",
+    "joint_joint_best.ckpt",
+    "joint_joint_epoch0002.ckpt",
+    "llm_merged_joint.pt",
+    "flow_merged_joint.pt",
+    "joint_logs/joint/metrics.csv",
+    "joint_joint.png",
+    "evaluation/evaluation.html",
+    "samples/sentences.txt",
+]
+
+
+@pytest.mark.parametrize(
+    ("there", "mode", "moved", "copied"),
+    [
+        (JOINT, "joint", JOINT, ["spk2info.pt"]),
+        (JOINT, "flow_only", ["samples/sentences.txt"], []),  # the new run speaks its own into samples/
+        (JOINT[:-1], "llm_only", [], []),
+        (["joint_logs/joint/metrics.csv"], "joint", ["joint_logs/joint/metrics.csv"], ["spk2info.pt"]),
+        (["joint_logs/joint/metrics.csv"], "flow_only", [], []),
+        (["joint_logs/joint/metrics.csv", "joint_logs/flow_only/metrics.csv"], "flow_only", None, ["spk2info.pt"]),
+        (["samples/my_own.wav", "evaluation/page.html"], "joint", [], []),
+    ],
+)
+def test_only_what_a_run_of_the_same_mode_left_makes_room(there, mode, moved, copied, tmp_path):
+    for name in [*there, "spk2info.pt", "notes.txt"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    moved = ["joint_logs/flow_only/metrics.csv"] if moved is None else moved
+    move_previous_run(tmp_path, mode)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} - {".merged.lock"}
+    aside = {name.partition("/")[2] for name in found if name.startswith("previous_")}
+    assert aside == {*moved, *copied}
+    left = {name for name in found if not name.startswith("previous_")}
+    assert left == {*there, "spk2info.pt", "notes.txt"} - {*moved}
 
 
 def test_only_adapters_change(train, tiny_model_dir, data_dir, tmp_path):

@@ -179,7 +179,8 @@ def test_a_source_that_cannot_be_read_is_not_called_a_fault_of_the_copy(tmp_path
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.wav", "a.flac"])
-def test_a_file_that_cannot_be_opened_says_why_whoever_writes_it(name, tmp_path):
+def test_a_file_that_cannot_be_opened_says_why_whoever_writes_it(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "own_part_name", "{}.part".format)
     (tmp_path / f"{name}.part").mkdir()
     write = files.save_torch if name == "a.pt" else lambda _, path: write_audio(path, torch.zeros(1, 9), 22050)
     with pytest.raises(UserError, match=f"cannot write .*{name}: Is a directory; nothing was left half-written"):

@@ -18,8 +18,10 @@ from checkpoint import (
     load_checkpoint,
     merged_bytes,
     merged_paths,
+    runs_in,
 )
 from common.files import move_aside, save_torch
+from common.manifest import MANIFEST, forget_missing, replacing
 from config import UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
@@ -34,17 +36,7 @@ from training.state import Run, from_plain, to_plain
 from utils import user_mistakes
 from voice.evaluation import EVALUATION
 
-# What a run leaves in its output directory, and moves aside when the next one starts there.
-RUN_FILES = (
-    *(path.name for path in checkpoint_paths(Path(), "*")),
-    kept_path(Path(), "*", None).name,
-    *(path.name for path in merged_paths(Path(), "*").values()),
-    VOICES,
-    "joint_logs",
-    "samples",
-    EVALUATION,
-    "joint_*.png",  # of plot_joint.py
-)
+SAMPLE_TEXTS = "sentences.txt"  # in samples/: training wrote them
 SAMPLES_BYTES = 2**26  # what was heard, and the logs
 
 
@@ -232,9 +224,24 @@ def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def move_previous_run(output_dir: Path) -> None:
-    """Move what an earlier run left in `output_dir` to previous_<date>_<n>: a voice is never overwritten."""
-    found = [path for pattern in RUN_FILES for path in sorted(output_dir.glob(pattern))]
-    if not any(path.suffix == ".ckpt" or "_merged_" in path.name for path in found):
-        return
-    move_aside(found, output_dir, "run")
+def move_previous_run(output_dir: Path, mode: str) -> None:
+    """Move what an earlier run of this mode left in `output_dir` to previous_<date>_<n>: a voice is never overwritten.
+
+    What runs of other modes left stays; spk2info.pt, which all share, is copied. There is one samples/ for all modes,
+    so it makes room for the new run's, and one evaluation/, which goes with the newest run.
+    """
+    logs, samples = output_dir / "joint_logs" / mode, output_dir / "samples"
+    names = [*checkpoint_paths(Path(), mode), kept_path(Path(), mode, None), *merged_paths(Path(), mode).values()]
+    own = [path for name in [*map(str, names), f"joint_{mode}.png"] for path in sorted(output_dir.glob(name))]
+    own += [logs] if logs.exists() else []
+    title, shared = "run", [output_dir / name for name in (VOICES, MANIFEST)]
+    if not own:
+        title, shared = "run's samples", []
+    elif runs_in(output_dir)[-1:] in ([], [checkpoint_paths(output_dir, mode)[0]]):
+        own += [path for path in [output_dir / EVALUATION] if path.exists()]
+    if samples.exists() and (own or (samples / SAMPLE_TEXTS).exists()):
+        own.append(samples)
+    if own:
+        with replacing([output_dir]):  # or a merge could write half of a pair there
+            move_aside(own, output_dir, title, [path for path in shared if path.exists()])
+            forget_missing(output_dir)

@@ -1,5 +1,6 @@
 """Which files to speak with, and whose voice."""
 
+import glob
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from checkpoint import (
     runs_in,
     strength_words,
 )
+from common.files import moved_words
+from common.manifest import MANIFEST, odd_one, stamps
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.model import CosyVoiceModel
@@ -92,7 +95,7 @@ def newest_pair(output_dir: Path, model_dir: Path) -> dict[str, Path]:
     train = command_line("train_joint.py", **folders)
     raise UserError(
         f"no trained voice in {output_dir} (llm_merged_*.pt with its flow_merged_*.pt); run: "
-        f"{train}, give --llm and --flow, or use --base for the untouched model"
+        f"{train}, give --llm and --flow, or use --base for the untouched model{moved_words(output_dir, pattern)}"
     )
 
 
@@ -103,6 +106,7 @@ def newest_part(part: str, output_dir: Path) -> Path:
     if found is None:
         raise UserError(
             f"no merged {part} in {output_dir} ({pattern}); give it with --{part}, or its folder with --output-dir"
+            + moved_words(output_dir, pattern)
         )
     return found
 
@@ -215,12 +219,47 @@ def find_weights(source: Source, model_dir: Path) -> tuple[dict[str, Path], dict
     files = weight_files(source, model_dir)
     for path in files.values():
         if what := not_a_file(path):
-            raise UserError(f"{path} is {what}; give a merged .pt file")
+            moved = moved_words(path.parent, glob.escape(path.name))
+            raise UserError(f"{path} is {what}; give a merged .pt file{moved}")
     if source.ckpt is None:
+        check_together(source, files, model_dir)
         return files, None
     checkpoint = load_checkpoint(source.ckpt)
     check_base(checkpoint, source.ckpt, base_fingerprint(model_dir), model_dir)
     return files, checkpoint
+
+
+def merged_files(source: Source, files: Mapping[str, Path], model_dir: Path) -> list[Path]:
+    """What must have been written together to speak with merged files: both parts and the voice."""
+    if source.base or source.ckpt:
+        return []
+    return [*files.values(), trained_file(files, model_dir).parent / VOICES]
+
+
+def check_together(source: Source, files: Mapping[str, Path], model_dir: Path) -> None:
+    """UserError where a merge was cut short, so that LLM, flow and voice may be of different ones."""
+    if found := odd_one(merged_files(source, files, model_dir)):
+        path, made_from = found
+        again = exact_merge(made_from, model_dir) or merge_again(path, model_dir)
+        raise UserError(
+            f"{path} is not what was merged there last: that was cut short, or the file was replaced; {again}; "
+            f"if you put the file there yourself, delete {path.parent / MANIFEST}"
+        )
+
+
+def exact_merge(made_from: Mapping[str, Any], model_dir: Path) -> str:
+    """How to merge again as the manifest says that it was done; "" where what it names is no longer there."""
+    named, strength = made_from.get("outputs"), made_from.get("lora_scale")
+    checkpoint = Path(str(made_from.get("checkpoint")))
+    if not (isinstance(named, dict) and isinstance(strength, int | float) and checkpoint.is_file()):
+        return ""
+    outputs = {f"{part}_output": Path(str(named[part])) for part in PARTS if part in named}
+    if not outputs or not all(path.parent.is_dir() for path in outputs.values()):
+        return ""
+    scale = None if strength == 1 else strength
+    command = command_line("merge_joint_weights.py", model_dir=model_dir, ckpt=checkpoint, lora_scale=scale, **outputs)
+    only = f" --{next(iter(named))}-only" if len(outputs) == 1 else ""
+    return f"merge again: {command}{only}{'' if made_from.get('bake_speaker') else ' --no-bake-speaker'}"
 
 
 def weights_words(source: Source, files: Mapping[str, Path], checkpoint: Mapping[str, Any] | None) -> str:
@@ -238,8 +277,29 @@ def load_voice(
     precision: "full", "fast", or "auto", which is the fast one wherever the device gains by it.
     """
     precision = "fast" if precision == "auto" else precision
-    files, checkpoint = find_weights(source, model_dir)
+    while True:
+        files, checkpoint = find_weights(source, model_dir)
+        merged = merged_files(source, files, model_dir)
+        before = stamps(merged)
+        model, voice = read_voice(source, files, checkpoint, model_dir, device, precision)
+        check_together(source, files, model_dir)
+        if stamps(merged) == before:  # else they were merged anew while they were read
+            break
+    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {voice.name}", flush=True)
+    if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
+        print(warning, flush=True)
+    return model, voice
 
+
+def read_voice(
+    source: Source,
+    files: Mapping[str, Path],
+    checkpoint: Mapping[str, Any] | None,
+    model_dir: Path,
+    device: torch.device,
+    precision: str,
+) -> tuple[CosyVoiceModel, Voice]:
+    """The three networks from what `find_weights` found, and the voice to feed them."""
     with user_mistakes():
         config = read_model_config(model_dir)
 
@@ -261,7 +321,4 @@ def load_voice(
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {voice.name}", flush=True)
-    if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
-        print(warning, flush=True)
     return CosyVoiceModel(llm, flow, hift, device), voice
