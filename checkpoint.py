@@ -116,11 +116,12 @@ def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
 
 
 def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
-    """{trained part: the last epoch in which its adapter was trained}; 0 where it still is the base model's."""
+    """{trained part: the last epoch in which its adapter was trained}; 0 where it still is as the run started."""
     if "best_epochs" in checkpoint:  # `epoch` is then that of the run when it was saved
         return dict(checkpoint["best_epochs"])
     epochs = dict.fromkeys(checkpoint["adapters"], checkpoint["epoch"])
     if training := checkpoint.get("training"):
+        epochs = {part: epoch for part, epoch in epochs.items() if part in training["parts"]}
         for part, state in training["parts"].items():
             if state["stopped"]:
                 trained = [int(row["epoch"]) for row in training["history"] if f"{part}_train" in row]
@@ -130,17 +131,35 @@ def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return epochs
 
 
+def start_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """{part: {"file", "epoch"}} of the adapters in a checkpoint that a new run starts from, as its own will note it.
+
+    A part that is as in the base is left out; one that this run did not train keeps where it came from."""
+    own = {part: {"file": path.name, "epoch": epoch} for part, epoch in adapter_epochs(checkpoint).items() if epoch}
+    return {**checkpoint.get("start", {}), **own}
+
+
+def learned_parts(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Parts that a checkpoint makes other than the base model's."""
+    epochs, start = adapter_epochs(checkpoint), checkpoint.get("start", {})
+    return [part for part in PARTS if epochs.get(part) or part in start]
+
+
 def epoch_words(checkpoint: Mapping[str, Any], parts: Iterable[str]) -> str:
-    """ "llm as in the base model, flow epoch 12"; parts: those that are named."""
-    epochs = adapter_epochs(checkpoint)
-    words = {part: f"epoch {epochs[part]}" if epochs.get(part) else "as in the base model" for part in parts}
+    """ "llm as in the base model, flow epoch 12" or "llm epoch 7 of joint_joint_best.ckpt, flow epoch 12".
+
+    parts: those that are named."""
+    epochs, start = adapter_epochs(checkpoint), checkpoint.get("start", {})
+    words = {part: "as in the base model" for part in parts}
+    words |= {part: f"epoch {where['epoch']} of {where['file']}" for part, where in start.items() if part in words}
+    words |= {part: f"epoch {epoch}" for part, epoch in epochs.items() if epoch and part in words}
     return ", ".join(f"{part} {where}" for part, where in words.items())
 
 
 def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float, parts: Sequence[str] = PARTS) -> str:
     """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what these parts learned, "" for all of it."""
     config = checkpoint_config(checkpoint, path)
-    trained = [part for part, epoch in adapter_epochs(checkpoint).items() if epoch and part in parts]
+    trained = [part for part in learned_parts(checkpoint) if part in parts]
     strengths = {part: lora_scale * config.part(part).merge_scale for part in trained}
     if all(strength == 1 for strength in strengths.values()):
         return ""
@@ -150,13 +169,14 @@ def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float,
 
 
 def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
-    """What to say of a checkpoint that speaks as the base model does, "" for any other."""
+    """What to say of a checkpoint that speaks as before its run, "" for any other."""
     if any(adapter_epochs(checkpoint).values()):
         return ""
     last = path.with_name(path.name.replace("_best", "_last"))
     trained = last != path and last.exists() and any(adapter_epochs(load_checkpoint(last)).values())
     newest = f"; the newest state: --ckpt {last}" if trained else ""
-    return f"warning: no epoch was chosen in {path}, so it speaks as the base model does{newest}"
+    like = f"as the start: {epoch_words(checkpoint, PARTS)}" if checkpoint.get("start") else "as the base model does"
+    return f"warning: no epoch was chosen in {path}, so it speaks {like}{newest}"
 
 
 def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:

@@ -137,14 +137,19 @@ def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], co
     In place, because a copy of a large model is what merging would need most memory for. Raises UserError where the
     adapter does not fit, before anything is changed.
     """
-    layers = sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A"))
-    for layer in layers:
-        check_fit(layer, state, adapter, config)
-    for layer in layers:
+    for layer in check_adapter(state, adapter, config):
         a, b = adapter[f"{layer}.lora_A"].double(), adapter[f"{layer}.lora_B"].double()
         b = b * (scale * merged_scaling(config))
         for rows, factors in zip(state[f"{layer}.weight"].split(ROWS_AT_ONCE), b.split(ROWS_AT_ONCE), strict=True):
             rows.copy_(torch.addmm(rows.double(), factors, a))
+
+
+def check_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig) -> list[str]:
+    """Names of the adapted layers; UserError where one does not belong to the model's layer of that name."""
+    layers = sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A"))
+    for layer in layers:
+        check_fit(layer, state, adapter, config)
+    return layers
 
 
 def check_fit(layer: str, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig) -> None:
