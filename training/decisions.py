@@ -80,7 +80,7 @@ def hearing_due(run: Run) -> bool:
 
 def choice_due(run: Run) -> bool:
     """Whether the epochs at hand are to be compared by their sound, because another criterion chose until now."""
-    return run.by_sound and run.chosen_by != run.criterion
+    return run.by_sound and run.chosen_by not in (None, run.criterion)
 
 
 def last_trained(run: Run, part: Part) -> tuple[int, float]:

@@ -70,7 +70,8 @@ def save_best(run: Run) -> None:
     """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips, and why."""
     epochs = {name: part.choice.epoch for name, part in run.parts.items()}
     choices = {name: {**asdict(part.choice), "left_out": part.left_out} for name, part in run.parts.items()}
-    chosen = {"best_epochs": epochs, "chosen_by": run.chosen_by, "choices": choices}
+    chosen_by = run.criterion if run.chosen_by is None else run.chosen_by
+    chosen = {"best_epochs": epochs, "chosen_by": chosen_by, "choices": choices}
     save_torch({**header(run), "adapters": run.untrained_adapters | run.best_adapters, **chosen}, run.best_path)
 
 

@@ -106,7 +106,7 @@ def measure_base(run: Run) -> None:
         if run.held_out:
             part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
         if run.chooses:
-            part.choice.loss, run.chosen_by = part.base_held_out, run.criterion
+            part.choice.loss = part.base_held_out
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
         part.stopped = part.why_stop(run.config, run.origin)
         print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
