@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import moved_words, unfinished, write_torch
+from common.files import MAX_NAME, moved_words, unfinished, write_torch
 from common.manifest import replace_together, replacing
 from config import MODES, JointConfig, UserError, from_dict, text_problem
 from cosyvoice.cli.cosyvoice import VOICES
@@ -73,6 +73,14 @@ class Training:
     group: int = limited()
 
 
+@dataclass(frozen=True)
+class StartedFrom:
+    """The epoch of another run that a part started from, or was left as."""
+
+    file: str = limited(longest=MAX_NAME)  # name of its checkpoint
+    epoch: int = limited()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What every reader may rely on; later versions may write more."""
@@ -89,6 +97,9 @@ class Checkpoint:
     best_epochs: dict[str, int] | None = None
     merged_step: int | None = None
     training: Training | None = None
+    start: dict[str, StartedFrom] = field(default_factory=dict)  # part -> where a run with --init-from took it from
+    start_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the parts that are trained on
+    chosen_by: str = limited("", choices=("", "audio", "val_loss"))
 
     def check(self, path: Path) -> None:
         """InputError where the values do not fit each other."""
@@ -100,14 +111,16 @@ class Checkpoint:
             ("base must name " + " and ".join(BASE_FILES), not set(BASE_FILES) <= set(self.base)),
             ("its adapters are not those of its mode", not parts <= set(self.adapters) <= set(PARTS)),
             ("best_epochs names other parts", self.best_epochs is not None and not parts <= set(self.best_epochs)),
+            ("its start names other parts", not {*self.start, *self.start_adapters} <= set(PARTS)),
             ("training names other parts", self.training is not None and set(self.training.parts) != parts),
             ("its history is not that of its epochs", self.training is not None and not self.has_history()),
         ]
         for words, found in wrong:
             if found:
                 raise InputError(f"{path}: {words}; the file was changed or is damaged, take another checkpoint")
-        for part, adapter in self.adapters.items():
-            check_adapter(adapter, config.part(part), f"{path}: adapters.{part}")
+        for kind, adapters in (("adapters", self.adapters), ("start_adapters", self.start_adapters)):
+            for part, adapter in adapters.items():
+                check_adapter(adapter, config.part(part), f"{path}: {kind}.{part}")
 
     def has_history(self) -> bool:
         """Whether the rows tell of epochs, the last one of the epoch that was completed last."""
@@ -179,7 +192,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     with user_mistakes():
         checkpoint = read_record(Checkpoint, data, str(path))
         checkpoint.check(path)
-    return {**data, "adapters": checkpoint.adapters, "speaker": vars(checkpoint.speaker)}
+    tensors = {"adapters": checkpoint.adapters, "start_adapters": checkpoint.start_adapters}
+    return {**data, **tensors, "speaker": vars(checkpoint.speaker)}
 
 
 def other_checkpoints(path: Path) -> str:
@@ -200,11 +214,12 @@ def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
 
 
 def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
-    """{trained part: the last epoch in which its adapter was trained}; 0 where it still is the base model's."""
+    """{trained part: the last epoch in which its adapter was trained}; 0 where it still is as the run started."""
     if "best_epochs" in checkpoint:  # `epoch` is then that of the run when it was saved
         return dict(checkpoint["best_epochs"])
     epochs = dict.fromkeys(checkpoint["adapters"], checkpoint["epoch"])
     if training := checkpoint.get("training"):
+        epochs = {part: epoch for part, epoch in epochs.items() if part in training["parts"]}
         for part, state in training["parts"].items():
             if state["stopped"]:
                 trained = [int(row["epoch"]) for row in training["history"] if f"{part}_train" in row]
@@ -214,17 +229,35 @@ def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     return epochs
 
 
+def start_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """{part: {"file", "epoch"}} of the adapters in a checkpoint that a new run starts from, as its own will note it.
+
+    A part that is as in the base is left out; one that this run did not train keeps where it came from."""
+    own = {part: {"file": path.name, "epoch": epoch} for part, epoch in adapter_epochs(checkpoint).items() if epoch}
+    return {**checkpoint.get("start", {}), **own}
+
+
+def learned_parts(checkpoint: Mapping[str, Any]) -> list[str]:
+    """Parts that a checkpoint makes other than the base model's."""
+    epochs, start = adapter_epochs(checkpoint), checkpoint.get("start", {})
+    return [part for part in PARTS if epochs.get(part) or part in start]
+
+
 def epoch_words(checkpoint: Mapping[str, Any], parts: Iterable[str]) -> str:
-    """ "llm as in the base model, flow epoch 12"; parts: those that are named."""
-    epochs = adapter_epochs(checkpoint)
-    words = {part: f"epoch {epochs[part]}" if epochs.get(part) else "as in the base model" for part in parts}
+    """ "llm as in the base model, flow epoch 12" or "llm epoch 7 of joint_joint_best.ckpt, flow epoch 12".
+
+    parts: those that are named."""
+    epochs, start = adapter_epochs(checkpoint), checkpoint.get("start", {})
+    words = {part: "as in the base model" for part in parts}
+    words |= {part: f"epoch {where['epoch']} of {where['file']}" for part, where in start.items() if part in words}
+    words |= {part: f"epoch {epoch}" for part, epoch in epochs.items() if epoch and part in words}
     return ", ".join(f"{part} {where}" for part, where in words.items())
 
 
 def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float, parts: Sequence[str] = PARTS) -> str:
     """ " at strength 0.8" or " at strength llm 0.5, flow 1" of what these parts learned, "" for all of it."""
     config = checkpoint_config(checkpoint, path)
-    trained = [part for part, epoch in adapter_epochs(checkpoint).items() if epoch and part in parts]
+    trained = [part for part in learned_parts(checkpoint) if part in parts]
     strengths = {part: lora_scale * config.part(part).merge_scale for part in trained}
     if all(strength == 1 for strength in strengths.values()):
         return ""
@@ -234,13 +267,14 @@ def strength_words(checkpoint: Mapping[str, Any], path: Path, lora_scale: float,
 
 
 def base_warning(checkpoint: Mapping[str, Any], path: Path) -> str:
-    """What to say of a checkpoint that speaks as the base model does, "" for any other."""
+    """What to say of a checkpoint that speaks as before its run, "" for any other."""
     if any(adapter_epochs(checkpoint).values()):
         return ""
     last = path.with_name(path.name.replace("_best", "_last"))
     trained = last != path and last.exists() and any(adapter_epochs(load_checkpoint(last)).values())
     newest = f"; the newest state: --ckpt {last}" if trained else ""
-    return f"warning: no epoch was chosen in {path}, so it speaks as the base model does{newest}"
+    like = f"as the start: {epoch_words(checkpoint, PARTS)}" if checkpoint.get("start") else "as the base model does"
+    return f"warning: no epoch was chosen in {path}, so it speaks {like}{newest}"
 
 
 def merged_bytes(model_dir: Path, parts: Iterable[str] = PARTS) -> int:

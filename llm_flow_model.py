@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from config import JointConfig
 from dataset import Clip, collate_flow, collate_llm, speaker_vector, whole_window
-from lora import add_lora, lora_layers
+from lora import adapter_state_dict, add_lora, load_adapter, lora_layers
+
+Adapter = Mapping[str, Tensor]  # of one part, as `adapter_state_dict` names its tensors
 
 LOSS_UNITS = {"llm": "nats per speech token", "flow": "squared error per mel bin"}
 MEASURE_TIMES = 4  # points of the flow's time axis at which a clip is measured
@@ -27,18 +29,39 @@ class Loss:
 class JointModel(nn.Module):
     """LLM and flow with adapters on the parts that are trained; a part that is not needed may be absent.
 
-    llm: TransformerLM or None, flow: MaskedDiffWithXvec or None, both with base weights loaded.
+    llm: TransformerLM or None, flow: MaskedDiffWithXvec or None, both with base weights loaded. start: {part: adapter}
+    that the run starts from; other parts start as the base. A part that is not trained keeps its own.
     """
 
-    def __init__(self, llm: nn.Module | None, flow: nn.Module | None, config: JointConfig) -> None:
+    def __init__(
+        self,
+        llm: nn.Module | None,
+        flow: nn.Module | None,
+        config: JointConfig,
+        start: Mapping[str, Adapter] | None = None,
+    ) -> None:
         super().__init__()
-        self.llm, self.flow, self.config = llm, flow, config
+        self.llm, self.flow, self.config, self.start = llm, flow, config, dict(start or {})
         for name in config.trained_parts:
             add_lora(self.part(name), config.part(name), name)
+        for name, adapter in self.start.items():
+            part = self.part(name)
+            if name not in config.trained_parts and part is not None:
+                add_lora(part, config.part(name), name)
+                part.requires_grad_(False)
+            if part is not None:
+                load_adapter(part, adapter, f"the {name} adapter to start from")
 
     def part(self, name: str) -> nn.Module:
         """The module called "llm" or "flow"."""
         return self.llm if name == "llm" else self.flow
+
+    @contextmanager
+    def acting(self, name: str, trained: bool = True) -> Iterator[None]:
+        """Within it a part acts as it was trained so far, or as it was when the run started, without dropout."""
+        part, start = self.part(name), self.start.get(name)
+        with with_adapter(part, None if trained else start), adapters_in_eval(part, trained or start is not None):
+            yield
 
     def loss(self, name: str, batch: Mapping[str, Tensor], device: torch.device) -> Loss:
         """Raw loss of a training batch: whole clips (`collate_llm`) for "llm"; draws (`collate_draws`) for "flow".
@@ -66,11 +89,10 @@ class JointModel(nn.Module):
         """Raw mean loss of one part over whole clips; the same clips and weights give the same number.
 
         The flow's noise is fixed by the clip's name, its times are MEASURE_TIMES fixed points, guidance dropout is off.
-        adapters=False measures the base model.
+        adapters=False measures what the run started from.
         """
-        part = self.part(name)
         total = count = 0.0
-        with adapters_in_eval(part, adapters), autocast or nullcontext():
+        with self.acting(name, adapters), autocast or nullcontext():
             for clip in clips:
                 loss = self._measured_clip(name, clip, device)
                 total += float(loss.mean) * loss.count
@@ -136,6 +158,19 @@ def adapters_in_eval(model: nn.Module, active: bool = True) -> Iterator[None]:
         for layer, scaling, training in saved:
             layer.scaling = scaling
             layer.lora_dropout.train(training)
+
+
+@contextmanager
+def with_adapter(model: nn.Module, adapter: Adapter | None) -> Iterator[None]:
+    """Within it the model has this adapter, after it again its own; None: its own throughout."""
+    own = None if adapter is None else adapter_state_dict(model)
+    try:
+        if adapter is not None:
+            load_adapter(model, adapter, "an adapter of this run")
+        yield
+    finally:
+        if own is not None:
+            load_adapter(model, own, "its own adapter")
 
 
 def store_half(model: nn.Module, dtype: torch.dtype) -> None:

@@ -138,10 +138,7 @@ def merge_adapter(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], co
     In place, because a copy of a large model is what merging would need most memory for. Raises UserError where the
     adapter does not fit, before anything is changed.
     """
-    layers = sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A"))
-    for layer in layers:
-        check_fit(layer, state, adapter, config)
-    for layer in layers:
+    for layer in fitting_layers(state, adapter, config):
         a, b = adapter[f"{layer}.lora_A"].double(), adapter[f"{layer}.lora_B"].double()
         b = b * (scale * merged_scaling(config))
         for rows, factors in zip(state[f"{layer}.weight"].split(ROWS_AT_ONCE), b.split(ROWS_AT_ONCE), strict=True):
@@ -159,6 +156,14 @@ def check_adapter(adapter: Mapping[str, Tensor], config: LoraConfig, where: str)
         if a.ndim != 2 or b.ndim != 2 or not a.shape[0] == b.shape[1] == config.lora_r:
             shapes = f"A {tuple(a.shape)}, B {tuple(b.shape)}"
             raise InputError(f"{where}: {layer} has shapes {shapes}, which are not of rank {config.lora_r}")
+
+
+def fitting_layers(state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig) -> list[str]:
+    """Names of the adapted layers; UserError where one does not belong to the model's layer of that name."""
+    layers = sorted(key.removesuffix(".lora_A") for key in adapter if key.endswith(".lora_A"))
+    for layer in layers:
+        check_fit(layer, state, adapter, config)
+    return layers
 
 
 def check_fit(layer: str, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: LoraConfig) -> None:

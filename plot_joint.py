@@ -21,7 +21,7 @@ from cosyvoice.utils.audio_files import load_wav, read_audio
 from cosyvoice.utils.common import MEL_HOP, SAMPLE_RATE
 from llm_flow_model import LOSS_UNITS
 from training.selection import Heard, judged_sentences, mean
-from training.state import stop_loss
+from training.state import BASE, START, Origin, stop_loss
 from utils import DEFAULT_OUTPUT_DIR, command_line, run_main, user_mistakes
 from voice.evaluation import CAMPPLUS
 
@@ -76,18 +76,23 @@ def read_metrics(path: Path, run: Path) -> list[dict[str, float]]:
 
 
 def draw_losses(
-    axes: Any, part: str, rows: Sequence[dict[str, float]], base: Mapping[str, float], threshold: float
+    axes: Any,
+    part: str,
+    rows: Sequence[dict[str, float]],
+    base: Mapping[str, float],
+    threshold: float,
+    origin: Origin = BASE,
 ) -> None:
     """Training and held-out loss of one part over epochs, each with the base's dotted, and where the part stops.
 
-    base: the base's loss by kind, "train" and "held_out"; NaN where it was not measured."""
+    base: the base's loss by kind, "train" and "held_out"; NaN where it was not measured. origin: what the base is."""
     epochs = [row["epoch"] for row in rows]
     for kind, color in (("train", "C0"), ("held_out", "C1")):
         values, title = [row[f"{part}_{kind}"] for row in rows], kind.replace("_", " ")
         if not all(map(math.isnan, values)):
             axes.plot(epochs, values, color=color, label=title)
         if not math.isnan(base[kind]):
-            axes.axhline(base[kind], color=color, linestyle=":", label=f"base model, {title} {base[kind]:.2f}")
+            axes.axhline(base[kind], color=color, linestyle=":", label=f"{origin.name}, {title} {base[kind]:.2f}")
     if threshold:
         axes.axhline(threshold, color="C3", linestyle="--", label=f"stops at {threshold:g}")
     axes.set(title=f"{part} loss", xlabel="epoch", ylabel=LOSS_UNITS[part])
@@ -95,15 +100,17 @@ def draw_losses(
     axes.legend()
 
 
-def draw_hearings(axes: Any, hearings: Sequence[Heard], merged: Mapping[str, int]) -> None:
-    """Similarity and clarity of the judged sentences over epochs; merged: {part: the epoch it is merged from}."""
+def draw_hearings(axes: Any, hearings: Sequence[Heard], merged: Mapping[str, int], origin: Origin = BASE) -> None:
+    """Similarity and clarity of the judged sentences over epochs; merged: {part: the epoch it is merged from}.
+
+    origin: what epoch 0 is."""
     base, *later = (heard.figures for heard in hearings)
     judged = [[base[number] for number in judged_sentences(base)], *later]
     epochs = [heard.epoch for heard in hearings]
     series = [[mean(figures, name) for figures in judged] for name in (CAMPPLUS, "clarity")]
     axes.plot(epochs, series[0], "C0o-", label="similarity")
     for (part, epoch), style in zip(merged.items(), ("-.", ":"), strict=False):
-        where = f"epoch {epoch}" if epoch else "the base"
+        where = f"epoch {epoch}" if epoch else f"the {origin.short}"
         axes.axvline(epoch, color="0.6", linestyle=style, label=f"merged: {part} of {where}")
     axes.set(title="what was heard", xlabel="epoch", ylabel="similarity, cosine to the speaker")
     right = axes.twinx()
@@ -171,7 +178,7 @@ def plot(args: argparse.Namespace) -> int:
     named = picture_format(args.picture) if args.picture else "png"
     path = newest_run(args.output_dir)
     checkpoint = load_checkpoint(path)
-    mode = checkpoint["mode"]
+    mode, origin = checkpoint["mode"], START if checkpoint.get("start") else BASE
     config, states = checkpoint_config(checkpoint, path), checkpoint["training"]["parts"]
     rows = read_metrics(args.output_dir / "joint_logs" / mode / "metrics.csv", path)
     sounds = [(args.real, "real"), (args.spoken, "spoken")]
@@ -184,11 +191,11 @@ def plot(args: argparse.Namespace) -> int:
     figure, axes = plt.subplots(lines, 1, figsize=(9, 3 * lines), layout="constrained", squeeze=False)
     for axis, part in zip(axes[:, 0], [part for part in PARTS if part in states], strict=False):
         base = {"train": states[part]["base_loss"], "held_out": states[part].get("base_held_out", math.nan)}
-        draw_losses(axis, part, rows, base, stop_loss(config, part))
+        draw_losses(axis, part, rows, base, stop_loss(config, part), origin)
     if hearings:
         best = best_beside(path)
         merged = adapter_epochs(load_checkpoint(best) if best.exists() else checkpoint)
-        draw_hearings(axes[len(states), 0], hearings, merged)
+        draw_hearings(axes[len(states), 0], hearings, merged, origin)
     for axis, (sound, title) in zip(axes[lines - len(sounds) :, 0], sounds, strict=True):
         draw_mel(axis, sound, "".join(letter for letter in title if letter not in unseen))
     figure.suptitle(f"mode {mode}, {checkpoint['epoch']} epochs, {checkpoint['step']} steps")

@@ -3,6 +3,7 @@
 python train_joint.py
 python train_joint.py --mode flow_only --set flow_lora.lora_r=32
 python train_joint.py --resume output/joint_joint_last.ckpt
+python train_joint.py --mode flow_only --init-from output/joint_joint_best.ckpt
 torchrun --nproc_per_node=2 train_joint.py
 """
 
@@ -20,14 +21,18 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoint import (
     PARTS,
     base_fingerprint,
     check_base,
     checkpoint_config,
+    epoch_words,
+    learned_parts,
     load_checkpoint,
     merged_paths,
+    start_of,
     write_merged,
 )
 from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
@@ -42,9 +47,10 @@ from config import (
     resolve,
     to_dict,
 )
+from cosyvoice.utils.weights import load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, read_meta
-from lora import adapter_parameters
+from lora import adapter_parameters, fitting_layers
 from training.board import Board
 from training.decisions import (
     hearing_due,
@@ -98,8 +104,14 @@ from utils import (
     select_device,
     user_mistakes,
 )
+from voice.metrics import cosine
 from voice.recordings import own_pitch
 
+# What the adapters of a part mean.
+ADAPTER_SETTINGS = {
+    part: tuple(f"{part}_lora.{key}" for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules"))
+    for part in PARTS
+}
 # Settings that a resumed run cannot change: they decide what saved tensors, choices and random draws mean.
 FIXED_ON_RESUME = {
     "training_mode",
@@ -110,13 +122,14 @@ FIXED_ON_RESUME = {
     "flow_time",
     "select_by",
     "eval_sentences",
-    *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
+    *(key for keys in ADAPTER_SETTINGS.values() for key in keys),
     *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
 SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
 NO_MEMORY_TO_LISTEN = (
     f"the GPU is out of memory while the voice is heard; close other programs that use it, or {DO_NOT_LISTEN}"
 )
+SAME_VOICE = 0.5  # cosine of two mean speaker vectors; clips of one speaker have 0.8 and more, of two hardly 0.4
 MAX_BAD_STEPS, MAX_BAD_STEPS_FP16 = 5, 30  # optimizer steps in a row whose gradient is not finite
 
 
@@ -129,8 +142,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_setting_argument(parser, "--lr", "learning_rate")
     add_setting_argument(parser, "--seed", "seed")
     add_set_argument(parser)
-    parser.add_argument(
+    from_where = parser.add_mutually_exclusive_group()
+    from_where.add_argument(
         "--resume", type=Path, metavar="CKPT", help="go on with the run of a _last.ckpt | 从 _last.ckpt 继续训练"
+    )
+    from_where.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="CKPT",
+        help="start a new run from the adapters of a checkpoint; what --mode does not train stays as it is there | "
+        "以某个检查点的适配器为起点开始新的训练；--mode 不训练的部分保持其中的样子",
     )
     data_help = f"what prepare_joint_data.py wrote [{DEFAULT_DATA_DIR}] | 准备好的训练数据 [{DEFAULT_DATA_DIR}]"
     parser.add_argument("--data-dir", type=Path, default=Path(DEFAULT_DATA_DIR), help=data_help)
@@ -150,6 +171,7 @@ class Job:
 
     args: argparse.Namespace
     checkpoint: Mapping[str, Any] | None  # what the run goes on from
+    init: Mapping[str, Any] | None  # what a new run starts from, else the base
     config: JointConfig
     sources: Mapping[str, str]  # changed key -> where it came from
     device: torch.device
@@ -167,19 +189,36 @@ def make_job(args: argparse.Namespace) -> Job:
     device = own_device(select_device(args.device))
     model_dir = find_folder(args.model_dir, DEFAULT_MODEL)
     checkpoint = load_checkpoint(args.resume) if args.resume else None
-    config, sources = settings(args, checkpoint, model_dir)
+    init = load_checkpoint(args.init_from) if args.init_from else None
+    config, sources = new_settings(args, init, model_dir) if checkpoint is None else settings(args, checkpoint)
     output_dir = args.output_dir or (args.resume.parent if args.resume else Path(DEFAULT_OUTPUT_DIR))
     if args.resume and output_dir.resolve() != args.resume.resolve().parent:
         raise UserError(f"a resumed run continues in {args.resume.parent}; leave out --output-dir")
-    return Job(args, checkpoint, config, sources, device, model_dir, output_dir)
+    return Job(args, checkpoint, init, config, sources, device, model_dir, output_dir)
 
 
-def settings(
-    args: argparse.Namespace, checkpoint: Mapping[str, Any] | None, model_dir: Path
+def new_settings(
+    args: argparse.Namespace, init: Mapping[str, Any] | None, model_dir: Path
 ) -> tuple[JointConfig, dict[str, str]]:
-    """Resolved settings and where the changed keys came from; a resumed run takes the checkpoint's."""
-    if checkpoint is None:
-        return read_settings(args.overrides, model_dir)
+    """Settings of a new run and where the changed keys came from; its adapters are as those that it starts from."""
+    config, sources = read_settings(args.overrides, model_dir)
+    if init is None:
+        return config, sources
+    stored = flatten(to_dict(checkpoint_config(init, args.init_from)))
+    kept = {key: stored[key] for part in PARTS if part in init["adapters"] for key in ADAPTER_SETTINGS[part]}
+    given, now = dict(parse_override(text) for text in args.overrides), flatten(to_dict(config))
+    if differing := [f"{key} = {kept[key]}" for key in kept if key in given and now[key] != kept[key]]:
+        raise ConfigError(
+            f"the adapters of {args.init_from} have {', '.join(differing)}, which training on does not change; leave "
+            "it out, or start from the base model without --init-from"
+        )
+    changed = {key: value for key, value in kept.items() if now[key] != value}
+    config, of_checkpoint = resolve(config, [(str(args.init_from), changed)])
+    return config, sources | of_checkpoint
+
+
+def settings(args: argparse.Namespace, checkpoint: Mapping[str, Any]) -> tuple[JointConfig, dict[str, str]]:
+    """Settings of a resumed run, which are its checkpoint's, and where the changed keys came from."""
     stored = checkpoint_config(checkpoint, args.resume)
     given = dict(parse_override(text) for text in args.overrides)
     config, sources = resolve(stored, [("command line", given)])
@@ -223,7 +262,8 @@ def step_line(run: Run, results: Mapping[str, tuple[float, float]]) -> str:
     Listening is included as soon as it is known how often it will be done."""
     losses = "  ".join(f"{name} {loss:7.4f} (grad {norm:6.3f})" for name, (loss, norm) in results.items())
     lr = lr_at(run.place - 1, run.total_steps, run.config)
-    left = duration_words((run.total_steps - run.place) * median(run.step_sec) + hearing_left_sec(run))
+    steps = max(0, run.total_steps - run.place)  # an epoch that was begun is completed
+    left = duration_words(steps * median(run.step_sec) + hearing_left_sec(run))
     unknown = " and listening" if run.audition is not None and not run.hear_every else ""
     return (
         f"epoch {run.epoch + 1:3d}/{run.config.max_epochs}  step {run.place:4d}/{run.total_steps}  {losses}  "
@@ -261,9 +301,9 @@ def end_epoch(run: Run, board: Board) -> None:
     run.sums, run.group = {}, 0
     run.history.append(row)
     for part in run.active:
-        part.stopped = part.why_stop(run.config)
+        part.stopped = part.why_stop(run.config, run.origin)
     print(epoch_line(run, row), flush=True)
-    if improved and run.held_out and not run.by_sound:
+    if improved:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
     if run.config.keep_every_epochs and run.epoch % run.config.keep_every_epochs == 0:
         save_kept(run)
@@ -345,12 +385,12 @@ def run_training(job: Job) -> int:
     check_disk(job.output_dir, needed, job.elsewhere)
     print_start(run, job, memory, needed)
     if job.checkpoint is None:
-        begin(run)
+        begin(run, job.args.init_from)
     else:
-        restore(run, job.checkpoint, job.args.resume)
+        choice_stands = restore(run, job.checkpoint, job.args.resume)
         run.follow_writer()
         print(f"resumed {job.args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
-        if why_finished(run) and is_merged(run, job.checkpoint):
+        if why_finished(run) and choice_stands and is_merged(run, job.checkpoint):
             print(f"this run is finished ({why_finished(run)}); to train on, raise --epochs or change stop.*")
             return 0
     for part in run.parts.values():
@@ -395,7 +435,7 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     identity = identify(job, clips)
     dtype = choose_precision(config, device)
     torch.manual_seed(config.seed)  # the adapters' first values; what a step draws is seeded by the step
-    model = load_joint_model(model_config, config, device)
+    model = load_joint_model(model_config, config, device, starting_adapters(job))
     memory = prepare_memory(model, clips, config, dtype)
     rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
@@ -403,33 +443,70 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     return run, memory
 
 
+def starting_adapters(job: Job) -> dict[str, Mapping[str, Tensor]]:
+    """{part: adapter} that the run starts or started from; a part that is as in the base is left out.
+
+    UserError where one does not fit the base model."""
+    if job.checkpoint is not None:
+        untrained = {name: x for name, x in job.checkpoint["adapters"].items() if name not in job.config.trained_parts}
+        return untrained | job.checkpoint.get("start_adapters", {})
+    learned = {part: job.init["adapters"][part] for part in learned_parts(job.init)} if job.init is not None else {}
+    for part, adapter in learned.items():
+        with user_mistakes():
+            fitting_layers(load_state_dict_file(job.model_dir / f"{part}.pt"), adapter, job.config.part(part))
+    return learned
+
+
 def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
     """Run id, fingerprints of base and data, speaker; UserError for a checkpoint of another base or other data."""
     found = {"base": base_fingerprint(job.model_dir), "data": data_fingerprint(clips)}
     checkpoint, path = job.checkpoint, job.args.resume
     if checkpoint is None:
-        return {
-            **found,
-            "run_id": secrets.token_hex(8),
-            "speaker": speaker_record(clips, job.config, read_meta(job.args.data_dir)),
-        }
+        speaker = speaker_record(clips, job.config, read_meta(job.args.data_dir))
+        start = {}
+        if job.init is not None:
+            check_base(job.init, job.args.init_from, found["base"], job.model_dir)
+            warn_of_another_voice(job.init["speaker"], speaker, job.args.init_from)
+            start = start_of(job.init, job.args.init_from)
+        return {**found, "run_id": secrets.token_hex(8), "speaker": speaker, "start": start}
     check_resumable(checkpoint, path)
     check_base(checkpoint, path, found["base"], job.model_dir)
     if checkpoint["data"] != found["data"]:
         raise UserError(f"{job.args.data_dir} is not the data that {path} was trained on; give --data-dir")
-    return {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
+    return {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")} | {
+        "start": checkpoint.get("start", {})
+    }
 
 
-def begin(run: Run) -> None:
-    """Measure the base, make room and save step 0, so that a run can be resumed whenever it is killed."""
+def warn_of_another_voice(earlier: Mapping[str, Any], speaker: Mapping[str, Any], path: Path) -> None:
+    """Say so where the clips are of another speaker than the checkpoint, or the voice gets another name."""
+    similarity = cosine(earlier["embedding"].flatten(), speaker["embedding"].flatten())
+    if similarity < SAME_VOICE:
+        print(
+            f"warning: {path} is of another voice than these clips (similarity {similarity:.2f}); what is not trained "
+            "stays as it is there",
+            flush=True,
+        )
+    if earlier["name"] != speaker["name"]:
+        print(
+            f"warning: the voice of {path} is called '{earlier['name']}', this one '{speaker['name']}'; to keep the "
+            "name: --set speaker_name=NAME",
+            flush=True,
+        )
+
+
+def begin(run: Run, init_from: Path | None = None) -> None:
+    """Measure what the run starts from, make room and save step 0: it can be resumed whenever it is killed."""
     if is_writer():
         measure_base(run)
     run.follow_writer()
     if not run.active:
         keys = ", ".join(f"stop.{part.name}_loss" for part in run.parts.values())
-        raise UserError(f"nothing to train: the base model is already below every threshold; lower {keys}")
+        raise UserError(f"nothing to train: the {run.origin.name} is already below every threshold; lower {keys}")
     if is_writer():
         move_previous_run(run.output_dir, run.config.training_mode)
+        if init_from is not None and not init_from.exists():
+            print(f"{init_from} went with it; this run holds all that it needs of it", flush=True)
         if run.chooses:
             save_best(run)
         save_last(run)
@@ -440,6 +517,8 @@ def print_start(run: Run, job: Job, memory: MemoryPlan, disk: int) -> None:
     values = flatten(to_dict(run.config))
     for key, source in job.sources.items():
         print(f"setting {key} = {values[key]}   (from {source})")
+    if job.init is not None:
+        print(f"start: {job.args.init_from}: {epoch_words(job.init, PARTS)}")
     total = sum(parameter.numel() for parameter in run.model.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     clips = [*run.train_clips, *run.held_out]
@@ -448,11 +527,16 @@ def print_start(run: Run, job: Job, memory: MemoryPlan, disk: int) -> None:
     print(f"model {job.model_dir}, mode {run.config.training_mode}, device {run.device}, {dtype}")
     print(
         f"{len(clips)} clips, {minutes:.1f} minutes: {len(run.train_clips)} to train on, {len(run.held_out)} held out"
-        + ("" if run.chooses else " (too few to judge by: the last epoch is what gets merged)")
+        + ("" if run.chooses else f" ({why_none_held_out(run)}: the last epoch is what gets merged)")
     )
     epochs = run.config.max_epochs
     print(f"parameters: {trained:,} trained of {total:,}; at most {run.total_steps} steps in {epochs} epochs")
     print(f"{memory}; disk: {disk / GIB:.2f} GiB", flush=True)
+
+
+def why_none_held_out(run: Run) -> str:
+    """Why there are no clips to judge epochs by."""
+    return "too few to judge by" if run.config.validation_clips == "auto" else "none, by validation_clips = 0"
 
 
 def finish(run: Run, job: Job) -> int:
@@ -474,7 +558,7 @@ def finish(run: Run, job: Job) -> int:
     speak = partial(command_line, "inference_joint.py", model_dir=job.args.model_dir, output_dir=run.output_dir)
     if run.chooses and trained_parts(run) and not any(part.choice.epoch for part in run.parts.values()):
         last = speak(ckpt=run.last_path, text=SAMPLE_TEXT)
-        print(f"warning: no epoch was chosen, so the merged files speak as the base model does; the last epoch: {last}")
+        print(f"warning: no epoch was chosen, so the merged files speak {run.origin.alike}; the last epoch: {last}")
     print("next: " + speak(text=SAMPLE_TEXT))
     return 0
 
@@ -491,23 +575,26 @@ def outcome(run: Run, part: Part) -> str:
 
     The merged epoch need not be the one of the lowest loss where its sound decides.
     """
-    last = last_trained(run, part)[0]
+    last, origin, before = last_trained(run, part)[0], run.origin, part.base_held_out
     if not last:
-        return f"not trained, base loss {part.base_loss:.3f}; merged as in the base model"
+        return f"not trained, {origin.short} loss {part.base_loss:.3f}; merged {origin.alike}"
     if not run.chooses:
-        return f"loss of the last epoch {part.last_loss:.3f} (base {part.base_loss:.3f}); merged epoch {last}"
+        return f"loss of the last epoch {part.last_loss:.3f} ({origin.short} {part.base_loss:.3f}); merged epoch {last}"
     if run.by_sound:
         lowest = f"{part.best_loss:.3f} in epoch {part.best_epoch}" if part.best_epoch else "never lower"
-        held_out = f", held out {part.base_held_out:.3f} -> {lowest}" if run.held_out else ""
+        held_out = f", held out {before:.3f} -> {lowest}" if run.held_out else ""
         why_base = f"with it {part.left_out}" if part.left_out else "no epoch was better by the rules of select_by"
-        merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"as in the base model: {why_base}"
+        merged = f"epoch {part.choice.epoch}" if part.choice.epoch else f"{origin.alike}: {why_base}"
         shown = part.choice.epoch or last
         rows = (row for row in run.history if row["epoch"] == shown)
         loss = next(rows, {}).get(f"{part.name}_train", part.last_loss)
         return f"loss {part.base_loss:.3f} -> {loss:.3f}{held_out}; merged {merged} (select_by = audio)"
+    lost = part.best_epoch > 0 and part.best_loss < part.choice.loss
+    gone = f" (epoch {part.best_epoch} had {part.best_loss:.3f}, and was not kept)" if lost else ""
     if not part.choice.epoch:
-        return f"no epoch beat the base on held-out clips ({part.base_held_out:.3f}); merged as in the base model"
-    return f"held-out loss {part.base_held_out:.3f} -> {part.best_loss:.3f}; merged epoch {part.choice.epoch}"
+        which = "no epoch at hand" if lost else "no epoch"
+        return f"{which} beat the {origin.short} on held-out clips ({before:.3f}); merged {origin.alike}{gone}"
+    return f"held-out loss {before:.3f} -> {part.choice.loss:.3f}; merged epoch {part.choice.epoch}{gone}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

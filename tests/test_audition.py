@@ -30,7 +30,6 @@ from lora import adapter_parameters, lora_layers
 from train_joint import main
 from training.audition import Audition, choose_texts
 from training.board import write_samples
-from training.decisions import race_by_loss, race_the_base
 from training.listening import hear_chosen
 from training.selection import (
     CLEAR,
@@ -44,7 +43,6 @@ from training.selection import (
     why_out,
     why_unread,
 )
-from training.state import Part
 from voice.evaluation import Sentence, figures_of
 from voice.loading import Voice
 from voice.metrics import in_one_row, recited_tokens
@@ -485,27 +483,6 @@ def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, t
         assert all(torch.equal(kept[key], value) for key, value in adapter.items())
 
 
-def test_where_nobody_listens_any_more_a_lower_loss_than_that_of_the_kept_epoch_wins():
-    """And not only a lower one than that of an epoch which sounded worse and was not kept."""
-    run = SimpleNamespace(history=[{"epoch": 1, "llm_held_out": 2.5}, {"epoch": 2, "llm_held_out": 2.0}])
-    unchosen, chosen_first = (Part("llm", base_held_out=3.0, best_loss=2.0, best_epoch=2) for _ in range(2))
-    chosen_first.choice.epoch = 1
-    for part in (unchosen, chosen_first):
-        race_by_loss(run, part)
-    assert (unchosen.best_epoch, unchosen.best_loss) == (0, 3.0)
-    assert (chosen_first.best_epoch, chosen_first.best_loss) == (1, 2.5)
-
-
-@pytest.mark.parametrize(("kept", "similarity", "winner"), [(0, 0.3, 0), (0, 0.6, 6), (4, 0.3, 4), (4, 0.6, 6)])
-def test_where_somebody_listens_from_now_on_an_epoch_must_beat_the_base(kept, similarity, winner):
-    part = Part("flow", base_held_out=1.2)
-    part.choice.epoch = kept
-    run = SimpleNamespace(judged_base=BASE, audition=SimpleNamespace(real_similarity=0.8))
-    race_the_base(run, part)
-    part.choice.takes(6, hearing(similarity=similarity), BASE, "flow", 1.0, 0.8)
-    assert part.choice.epoch == winner
-
-
 @pytest.mark.scripts
 def test_the_held_out_loss_decides_where_the_user_says_so(train, tmp_path):
     assert train(*HEARD, "--set", "select_by=val_loss") == 0
@@ -748,7 +725,7 @@ def test_held_out_texts_come_in_turn_with_shipped_ones_and_trained_ones_never(au
 
 
 def test_whether_the_base_reads_the_clips_is_asked_of_those_as_long_as_its_sentences(audition, monkeypatch):
-    said = [sum(len(utterance.tokens) for utterance in utterances) for utterances in audition.said_by_base]
+    said = [sum(len(utterance.tokens) for utterance in utterances) for utterances in audition.said_at_start]
     usual = sorted(said)[len(said) // 2]
     clips = [
         SimpleNamespace(text_token=torch.tensor([1]), speech_token=torch.arange(count))

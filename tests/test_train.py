@@ -369,7 +369,7 @@ def test_a_run_resumed_without_its_best_checkpoint_looks_for_the_best_again(trai
     best = last.with_name("joint_flow_only_best.ckpt")
     best.unlink()
     assert train("--resume", str(last), "--epochs", "4") == 0
-    assert "the best epoch is looked for again from here" in capsys.readouterr().out
+    assert "the best epoch is looked for again" in capsys.readouterr().out
     assert load_checkpoint(best)["best_epochs"]["flow"] in (3, 4)
 
 

@@ -109,11 +109,15 @@ class Audition:
         self.speaker = Speaker(model, frontend, voice, limits)
 
     def acting(self, trained: Collection[str]) -> ExitStack:
-        """Within it these parts are as they were trained, without dropout; the others are the base's."""
+        """Within it these parts are as they were trained, without dropout; the others are as the run started."""
         stack = ExitStack()
         for name in PARTS:
-            stack.enter_context(adapters_in_eval(self.networks.part(name), name in trained))
+            stack.enter_context(self.networks.acting(name, name in trained))
         return stack
+
+    def judging(self) -> AbstractContextManager:
+        """Within it the LLM is the untouched base model's, which judges how clear speech is."""
+        return adapters_in_eval(self.networks.llm, active=False)
 
     @contextmanager
     def graphs(self) -> Iterator[None]:
@@ -135,18 +139,18 @@ class Audition:
     ) -> list[Sentence]:
         """The sentences of these numbers (None: all) as they sound now.
 
-        trained: parts that speak as trained. ("flow",): the base's own speech tokens in the sound of the flow; (): the
-        base. between: called before each sound, may raise. Training goes on as if nothing was spoken: its steps seed
-        what they draw."""
+        trained: parts that speak as trained. ("flow",): the first speech tokens in the sound of the flow; (): what the
+        run started from. between: called before each sound, may raise. Training goes on as if nothing was spoken: its
+        steps seed what they draw."""
         numbers = range(len(self.texts)) if numbers is None else numbers
         between()
-        said = self.said(numbers) if "llm" in trained else [self.said_by_base[number] for number in numbers]
+        said = self.said(numbers) if "llm" in trained else [self.said_at_start[number] for number in numbers]
         spoken = []
         with self.acting(trained), self.autocast(), self.graphs():
             for number, utterances in zip(numbers, said, strict=True):
                 spoken.append(self.sound(self.texts[number], utterances))
                 between()
-        with self.acting(()):
+        with self.judging():
             return [self.measured(self.texts[number], speech) for number, speech in zip(numbers, spoken, strict=True)]
 
     def said(self, numbers: Sequence[int], trained: Collection[str] = PARTS) -> list[list[Utterance]]:
@@ -157,8 +161,8 @@ class Audition:
         return [[next(said) for _ in text.segments] for text in texts]
 
     @cached_property
-    def said_by_base(self) -> list[list[Utterance]]:
-        """The base's speech tokens of all sentences: by them one flow is compared with another."""
+    def said_at_start(self) -> list[list[Utterance]]:
+        """The speech tokens of all sentences before training: by them one flow is compared with another."""
         return self.said(range(len(self.texts)), trained=())
 
     def sound(self, text: Text, said: Sequence[Utterance]) -> Speech:
@@ -171,9 +175,9 @@ class Audition:
 
         Of those that are about as long as what the base says: it may know their language and lose itself in long ones.
         """
-        usual = median(sum(len(utterance.tokens) for utterance in said) for said in self.said_by_base)
+        usual = median(sum(len(utterance.tokens) for utterance in said) for said in self.said_at_start)
         like_said = sorted(self.own_clips, key=lambda clip: abs(len(clip.speech_token) - usual))[:CLIPS_READ]
-        with self.acting(()):
+        with self.judging():
             found = [self.clarity.of_tokens(clip.text_token, clip.speech_token.tolist()) for clip in like_said]
         return sum(nats for nats, _ in found) / sum(seconds for _, seconds in found)
 

@@ -53,7 +53,7 @@ class Board:
     def heard(self, run: Run, sentences: Mapping[int, Sentence], figures: Mapping[str, float], name: str) -> None:
         """Sounds, mels and figures of what was heard after this step; the same to samples/. sentences: by number."""
         texts = "".join(f"{sentence.text}\n" for sentence in sentences.values())
-        if name == "base":
+        if name == run.origin.short:
             with dispensable(WITHOUT):
                 write_text(run.output_dir / "samples" / "sentences.txt", texts)
         pictures = write_samples(run.output_dir / "samples", name, sentences)

@@ -1,9 +1,9 @@
 """What a training run decides by what it measured and heard: the best epochs, when to listen, when it is over."""
 
 import math
+from collections.abc import Mapping
 
-import torch
-
+from llm_flow_model import Adapter, with_adapter
 from lora import adapter_state_dict
 from training.selection import JUDGED, Choice, Heard, why_out, why_unread
 from training.state import Part, Run
@@ -13,14 +13,15 @@ HEARING_SHARE = 0.15  # of training's time goes to listening; the verdict, and p
 
 
 def note_best(run: Run, part: Part, loss: float) -> bool:
-    """Note whether a part's judged loss is the lowest so far; keep its adapter where that is what decides."""
+    """Note a part's judged loss; whether it is the lowest of those to choose from, where that is what decides."""
     if not loss >= part.best_loss and math.isfinite(loss):  # a first loss beats the NaN of "none yet"
         part.best_loss, part.best_epoch, part.stale_epochs = loss, run.epoch, 0
-        if not run.by_sound:
-            keep(run, part, run.epoch)
-        return True
-    part.stale_epochs += 1
-    return False
+    else:
+        part.stale_epochs += 1
+    if run.criterion != "val_loss" or not part.choice.takes_by_loss(run.epoch, loss):
+        return False
+    keep(run, part, run.epoch)
+    return True
 
 
 def bar_unread_llm(run: Run) -> str:
@@ -41,11 +42,35 @@ def keep(run: Run, part: Part, epoch: int) -> None:
     run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
 
 
+def choose_by_loss(run: Run, candidates: Mapping[str, Mapping[int, Adapter]]) -> None:
+    """Of the epochs that are at hand the one with the lowest held-out loss is what gets merged.
+
+    candidates: {part: {epoch: adapter}}; losses that the run has not noted are measured."""
+    for part in run.parts.values():
+        part.choice, part.left_out = Choice(loss=part.base_held_out), ""
+        run.best_adapters[part.name] = run.starting_adapter(part)
+        for epoch, adapter in sorted(candidates[part.name].items()):
+            if part.choice.takes_by_loss(epoch, loss_of(run, part, epoch, adapter)):
+                run.best_adapters[part.name] = adapter
+    run.chosen_by = run.criterion
+
+
+def loss_of(run: Run, part: Part, epoch: int, adapter: Adapter) -> float:
+    """Held-out loss of an epoch, its training loss where no clip is held out; measured where it was not noted."""
+    if not epoch:
+        return part.base_held_out
+    noted = {int(row["epoch"]): loss for row in run.history if (loss := judged_loss(row, part)) is not None}
+    if epoch in noted or not run.held_out:
+        return noted.get(epoch, math.nan)
+    with with_adapter(run.model.part(part.name), adapter):
+        return run.measure(part, run.held_out)
+
+
 def hearing_due(run: Run) -> bool:
     """Whether the voice is to be heard as it stands: base, every so many epochs, where a part stopped, at the end."""
-    if run.audition is None or run.group:
+    if run.audition is None or not run.whole:
         return False
-    if not run.hearings:
+    if not run.hearings or choice_due(run):
         return True
     if run.hearings[-1].epoch == run.epoch or not all(map(math.isfinite, run.history[-1].values())):
         return False
@@ -53,12 +78,22 @@ def hearing_due(run: Run) -> bool:
     return bool(why_finished(run)) or stopped or bool(run.hear_every and run.epoch % run.hear_every == 0)
 
 
+def choice_due(run: Run) -> bool:
+    """Whether the epochs at hand are to be compared by their sound, because another criterion chose until now."""
+    return run.by_sound and run.chosen_by not in (None, run.criterion)
+
+
 def last_trained(run: Run, part: Part) -> tuple[int, float]:
     """The last epoch that trained a part, and its loss on the held-out clips, or on its own where there are none."""
     for row in reversed(run.history):
-        if f"{part.name}_train" in row:
-            return int(row["epoch"]), row.get(f"{part.name}_held_out", row[f"{part.name}_train"])
+        if (loss := judged_loss(row, part)) is not None:
+            return int(row["epoch"]), loss
     return 0, part.base_held_out
+
+
+def judged_loss(row: Mapping[str, float], part: Part) -> float | None:
+    """A part's loss in an epoch on the held-out clips, or on its own where there are none; None: it was not trained."""
+    return row.get(f"{part.name}_held_out", row.get(f"{part.name}_train"))
 
 
 def trained_parts(run: Run) -> tuple[str, ...]:
@@ -93,12 +128,11 @@ def note_heard_again(run: Run, part: Part, figures: list[Figures]) -> bool:
 
 
 def leave_out(run: Run, part: Part, reason: str) -> None:
-    """The part is merged as it is in the base."""
+    """The part is merged as it started."""
     base = run.hearings[0].figures
     part.choice, part.left_out = Choice(), reason
     part.choice.takes(0, base, base, part.name, part.base_held_out, run.audition.real_similarity)
-    adapter = run.best_adapters[part.name]
-    run.best_adapters[part.name] = {name: torch.zeros_like(value) for name, value in adapter.items()}
+    run.best_adapters[part.name] = run.starting_adapter(part)
 
 
 def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> list[str]:
@@ -110,34 +144,15 @@ def note_heard(run: Run, figures: list[Figures], flow_alone: list[Figures]) -> l
     run.hearings.append(Heard(heard_epoch, figures))
     base, rejections = run.judged_base, []
     if heard_epoch != run.epoch:
-        for part in run.parts.values():
-            race_the_base(run, part)
-        return []
+        return []  # the epochs at hand are compared with it next
     for part in just_trained(run):
         judged = base if not run.epoch else flow_alone if part.name == "flow" else figures
         loss, real = last_trained(run, part)[1], run.audition.real_similarity
         if run.by_sound and part.choice.takes(run.epoch, judged, base, part.name, loss, real):
             keep(run, part, run.epoch)
-        if reason := why_out(judged, base, part.name):
+        if reason := why_out(judged, base, part.name, run.origin.name):
             rejections.append(f"{part.name} rejected at this epoch: {reason}")
     return rejections
-
-
-def race_the_base(run: Run, part: Part) -> None:
-    """Later epochs must sound as good as the base, which is heard after epochs that were chosen by their loss."""
-    heard, base = Choice(), run.judged_base
-    heard.takes(0, base, base, part.name, part.base_held_out, run.audition.real_similarity)
-    if part.choice.epoch:
-        part.choice.most_similar = heard.most_similar
-    else:
-        part.choice = heard
-
-
-def race_by_loss(run: Run, part: Part) -> None:
-    """Later epochs must have a lower loss than the one that is kept, also where that was chosen by its sound."""
-    losses = {row["epoch"]: row[f"{part.name}_held_out"] for row in run.history if f"{part.name}_held_out" in row}
-    part.best_epoch = part.choice.epoch
-    part.best_loss = losses.get(part.choice.epoch, part.base_held_out)
 
 
 def settle_interval(run: Run, epoch_sec: float) -> None:
@@ -172,7 +187,9 @@ def hearing_left_sec(run: Run) -> float:
 
 
 def why_finished(run: Run) -> str:
-    """Reason why the whole run is over, "" while it is not."""
+    """Reason why the whole run is over, "" while it is not; an epoch that was begun is completed."""
+    if not run.whole:
+        return ""
     stopped = [part for part in run.parts.values() if part.stopped]
     if len(stopped) == len(run.parts):
         return "; ".join(f"{part.name}: {part.stopped}" for part in stopped)

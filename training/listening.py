@@ -3,18 +3,27 @@
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from tqdm import tqdm
 
 from common.signals import SignalGuard
-from lora import adapter_state_dict, load_adapter
+from llm_flow_model import with_adapter
 from training.board import Board, write_samples
-from training.decisions import bar_unread_llm, leave_out, note_heard, note_heard_again, trained_parts, unchosen
+from training.decisions import (
+    bar_unread_llm,
+    choice_due,
+    leave_out,
+    loss_of,
+    note_heard,
+    note_heard_again,
+    trained_parts,
+    unchosen,
+)
 from training.distributed import check_alone
-from training.run_files import save_best, save_last
-from training.selection import compared, mean, means, overfit_signs, verdict, why_alone, why_further
+from training.run_files import candidates, chosen_words, save_best, save_last
+from training.selection import Choice, compared, mean, means, overfit_signs, verdict, why_alone, why_further
 from training.state import Run
 from voice.evaluation import BY_NAME, CAMPPLUS, Figures, Sentence, figures_of, in_words, summary, with_pitch
 
@@ -30,10 +39,12 @@ UNTOLD = {"token_clarity", "repeated", "clipped", "run_on", "early_stop"}  # lef
 def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     """The voice speaks as it stands; what is best so far is kept, signs of overfitting are named."""
     between = partial(check_alone, guard)
-    if run.hearings:
-        hear_epoch(run, between, board)
-    else:
+    if not run.hearings:
         hear_base(run, between, board)
+    elif choice_due(run):
+        hear_candidates(run, between)
+    else:
+        hear_epoch(run, between, board)
     if run.by_sound:
         save_best(run)  # before _last, as after an epoch
     save_last(run)
@@ -63,6 +74,27 @@ def hear_epoch(run: Run, between: Callable[[], None], board: Board) -> None:
         print(f"sign of overfitting in epoch {run.epoch}: {sign}: {remedy}", flush=True)
 
 
+def hear_candidates(run: Run, between: Callable[[], None]) -> None:
+    """The epochs at hand by the judged sentences, each part alone; the best by its sound is what gets merged."""
+    base, real = run.judged_base, run.audition.real_similarity
+    chosen = {}
+    for name, found in candidates(run).items():
+        part, choice, best = run.parts[name], Choice(), run.starting_adapter(run.parts[name])
+        choice.takes(0, base, base, name, part.base_held_out, real)
+        for epoch, adapter in sorted(found.items()):
+            loss = loss_of(run, part, epoch, adapter)
+            with with_adapter(run.model.part(name), adapter):
+                figures = figures_of(speak(run, run.judged, (name,), between))
+            if choice.takes(epoch, figures, base, name, loss, real):
+                choice.epoch, best = epoch, adapter
+        chosen[name] = choice, best
+    for name, (choice, best) in chosen.items():
+        run.parts[name].choice, run.parts[name].left_out = choice, ""
+        run.best_adapters[name] = best
+    run.chosen_by = run.criterion
+    print(f"epochs at hand are compared by their sound from now on: {chosen_words(run)}", flush=True)
+
+
 def show(
     run: Run,
     board: Board,
@@ -75,7 +107,7 @@ def show(
     by_flow: similarity by which the flow is judged, where the LLM is trained too."""
     figures, epoch = figures_of(sentences[number] for number in run.judged), run.hearings[-1].epoch
     with spent(run):
-        board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else "base")
+        board.heard(run, sentences, means(figures), f"epoch_{epoch:04d}" if epoch else run.origin.short)
     print(hearing_line(run, figures, rejections, by_flow), flush=True)
 
 
@@ -116,7 +148,7 @@ def hearing_line(run: Run, figures: Sequence[Figures], rejections: Sequence[str]
     values += "" if math.isnan(by_flow) else f", by the flow alone similarity {by_flow:.3f}"
     kept = [part.name for part in run.parts.values() if part.choice.epoch == run.epoch] if run.by_sound else []
     best = f"; best so far: {', '.join(kept)}" if kept and epoch else ""
-    when = f"epoch {epoch:3d}" if epoch else "the base"
+    when = f"epoch {epoch:3d}" if epoch else f"the {run.origin.short}"
     return f"heard {when}: {values}{best}" + "".join(f"; {reason}" for reason in rejections)
 
 
@@ -166,14 +198,10 @@ def hear_chosen(run: Run) -> tuple[list[Sentence], dict[str, str]]:
 @contextmanager
 def chosen_adapters(run: Run) -> Iterator[None]:
     """Within it the networks have the adapters that are merged, after it again those of the last epoch."""
-    last = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    try:
+    with ExitStack() as stack:
         for name, adapter in (run.best_adapters if run.chooses else {}).items():
-            load_adapter(run.model.part(name), adapter, str(run.best_path))
+            stack.enter_context(with_adapter(run.model.part(name), adapter))
         yield
-    finally:
-        for name, adapter in last.items():
-            load_adapter(run.model.part(name), adapter, str(run.last_path))
 
 
 def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
@@ -183,7 +211,7 @@ def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
     comparisons = compared(figures, base, run.own_hz)
     verdicts = {comparison.name: comparison.verdict for comparison in comparisons}
     before, after = summary(base), summary(figures)
-    print(f"\nbase -> merged, {len(sentences)} sentences, 95 % intervals:")
+    print(f"\n{run.origin.short} -> merged, {len(sentences)} sentences, 95 % intervals:")
     for name in after:
         if name in before and name not in UNTOLD:
             ranges = [in_words(intervals[name], BY_NAME[name].digits) for intervals in (before, after)]
@@ -192,7 +220,7 @@ def summarise(run: Run, sentences: Sequence[Sentence]) -> None:
         print(f"  (similarity of the held-out clips themselves: {run.audition.real_similarity:.3f})")
     if run.own_hz is not None and "f0_hz" in before:
         print(f"  (pitch of the speaker's recordings: {run.own_hz:.0f} Hz)")
-    print(f"verdict: {verdict(comparisons, figures, base)}")
+    print(f"verdict: {verdict(comparisons, figures, base, run.origin.short)}")
     share = 1 - run.spent_sec["training"] / sum(run.spent_sec.values())
     samples = run.output_dir / "samples"
-    print(f"listen: {samples}/base_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")
+    print(f"listen: {samples}/{run.origin.short}_*.wav, {samples}/merged_*.wav; hearing took {share:.0%} of the time")

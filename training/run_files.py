@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from checkpoint import (
     FORMAT,
-    best_beside,
     checkpoint_config,
     checkpoint_paths,
     kept_path,
@@ -20,17 +19,18 @@ from checkpoint import (
     merged_paths,
     runs_in,
 )
-from common.files import move_aside, save_torch
+from common.files import dispensable, move_aside, save_torch
 from common.manifest import MANIFEST, forget_missing, replacing
-from config import UserError, to_dict
+from config import JointConfig, UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
-from cosyvoice.utils.records import limited, read_record
+from cosyvoice.utils.records import limited, read_record, read_value
 from dataset import clips_per_step
+from llm_flow_model import Adapter
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from training.audition import read_texts
-from training.decisions import keep, last_trained, race_by_loss, why_finished
-from training.distributed import is_writer
+from training.decisions import choose_by_loss, last_trained, loss_of, why_finished
+from training.distributed import from_writer, is_writer
 from training.selection import Choice
 from training.state import Run, from_plain, to_plain
 from utils import user_mistakes
@@ -47,30 +47,35 @@ def disk_bytes(run: Run, model_dir: Path) -> int:
     every = run.config.keep_every_epochs
     kept = run.config.max_epochs // every if every else 0
     copies = 2 * 3 + 1 + kept  # _last with two moments, and the next one in the making; _best; those kept
-    return merged_bytes(model_dir) + copies * size + SAMPLES_BYTES
+    start = [value for adapter in run.model.start.values() for value in adapter.values()]
+    unchanged = (3 + kept) * sum(value.nbytes for value in start)  # in each of them
+    return merged_bytes(model_dir) + copies * size + unchanged + SAMPLES_BYTES
 
 
 def save_last(run: Run) -> None:
     """`_last.ckpt`: all that a resumed run needs to equal the unbroken one."""
     optimizers = {name: optimizer.state_dict() for name, optimizer in run.optimizers.items()}
     training = {"optimizers": optimizers, "scaler": run.scaler.state_dict(), **to_plain(run.progress)}
-    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    save_torch({**header(run), "adapters": adapters, "training": training}, run.last_path)
+    start = {name: adapter for name, adapter in run.model.start.items() if name in run.parts}
+    adapters = {"adapters": run.current_adapters(), "start_adapters": start}
+    save_torch({**header(run), **adapters, "training": training}, run.last_path)
     run.saved_at = time.monotonic()
 
 
 def save_best(run: Run) -> None:
-    """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
+    """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips, and why."""
     epochs = {name: part.choice.epoch for name, part in run.parts.items()}
-    save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
+    choices = {name: {**asdict(part.choice), "left_out": part.left_out} for name, part in run.parts.items()}
+    chosen_by = run.criterion if run.chosen_by is None else run.chosen_by
+    chosen = {"best_epochs": epochs, "chosen_by": chosen_by, "choices": choices}
+    save_torch({**header(run), "adapters": run.untrained_adapters | run.best_adapters, **chosen}, run.best_path)
 
 
 def save_kept(run: Run) -> None:
     """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
-    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
     epochs = {name: last_trained(run, part)[0] for name, part in run.parts.items()}
     path = kept_path(run.output_dir, run.config.training_mode, run.epoch)
-    save_torch({**header(run), "adapters": adapters, "best_epochs": epochs}, path)
+    save_torch({**header(run), "adapters": run.current_adapters(), "best_epochs": epochs}, path)
 
 
 def note_merged(run: Run) -> None:
@@ -96,8 +101,8 @@ def header(run: Run) -> dict[str, Any]:
     }
 
 
-def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Continue `run` where `checkpoint` was written."""
+def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> bool:
+    """Continue `run` where `checkpoint` was written; whether what it had chosen stands."""
     training, hear_every, stored = checkpoint["training"], run.hear_every, checkpoint_config(checkpoint, path)
     with user_mistakes():
         machinery, progress = read_record(Machinery, training, str(path)), from_plain(training, run.config, str(path))
@@ -108,8 +113,9 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         if training["scaler"]:  # empty where the run had none: it then starts with a fresh one
             run.scaler.load_state_dict(vars(read_record(ScalerState, training["scaler"], f"{path}: scaler")))
     run.go_on_from({**progress, "epoch": checkpoint["epoch"], "step": checkpoint["step"]})
-    for part in run.parts.values():
-        part.stopped = part.why_stop(run.config)
+    if run.whole:  # an epoch that was begun is completed first
+        for part in run.parts.values():
+            part.stopped = part.why_stop(run.config, run.origin)
     if run.audition is not None and run.texts:  # the list may have changed since
         run.audition.texts = read_texts(run.texts, run.audition.frontend)
     if run.audition is not None and run.hearings and len(run.audition.texts) != len(run.hearings[0].figures):
@@ -121,11 +127,7 @@ def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> None:
         run.hear_every = hear_every
     if clips_per_step(stored) != clips_per_step(run.config):
         run.group, run.sums = 0, {}  # the epoch is begun again in its new groups
-    if run.chooses and is_writer():
-        restore_best(run, best_beside(path))
-        if not run.by_sound:  # it may have been until now
-            for part in run.parts.values():
-                race_by_loss(run, part)
+    return from_writer(not is_writer() or restore_choice(run, stored))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,21 +198,93 @@ def load_moments(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
-def restore_best(run: Run, path: Path) -> None:
-    """The best adapters so far; where their file is gone the resumed weights are the best from now on."""
-    best = load_checkpoint(path) if path.is_file() else {"run_id": None}
-    if best["run_id"] == run.identity["run_id"] and "best_epochs" in best:
-        run.best_adapters = {name: dict(adapter) for name, adapter in best["adapters"].items()}
-        for part in run.parts.values():
-            part.choice.epoch = best["best_epochs"][part.name]  # `_last` may be older, or without a choice
-        return
-    print(f"warning: {path} is not this run's; the best epoch is looked for again from here", flush=True)
+def restore_choice(run: Run, stored: JointConfig) -> bool:
+    """Take up what was chosen so far; False where it is chosen anew, by another criterion or for want of its file.
+
+    By held-out loss that is done here; by the sound as soon as the voice can be heard. stored: settings until now."""
+    by_sound = bool(stored.eval_every_epochs) and stored.select_by == "audio" and bool(run.hearings)
+    best = read_best(run)
+    if best is None:
+        start_choices(run)
+        if run.held_out or by_sound:
+            print(f"warning: without {run.best_path} the best epoch is looked for again, of those at hand", flush=True)
+    else:
+        take_up_choice(run, best, "audio" if by_sound else "val_loss")
+    if run.chosen_by == run.criterion:
+        return True
+    if run.criterion == "val_loss":
+        choose_by_loss(run, candidates(run))
+        save_best(run)
+        print(f"epochs at hand are compared by their held-out loss from now on: {chosen_words(run)}", flush=True)
+    elif not run.chooses:
+        move_aside([run.best_path], run.output_dir, "choice of epochs, by their sound")
+    return False
+
+
+def read_best(run: Run) -> dict[str, Any] | None:
+    """`_best.ckpt` of this run; None where it is missing, damaged or another run's, which is then moved aside."""
+    try:
+        best = load_checkpoint(run.best_path) if run.best_path.exists() else None
+    except UserError as error:
+        print(f"warning: {error}", flush=True)
+        best = None
+    if best is not None and best["run_id"] != run.identity["run_id"]:
+        print(f"warning: {run.best_path} is another run's", flush=True)
+        move_aside([run.best_path], run.output_dir, "run")
+        return None
+    return best
+
+
+def start_choices(run: Run) -> None:
+    """Nothing is chosen yet: each part is as it started."""
+    run.chosen_by = ""
     for part in run.parts.values():
-        if run.held_out:
-            part.best_loss = run.measure(part, run.held_out)
-        part.best_epoch, part.stale_epochs, part.choice = run.epoch, 0, Choice()
-        keep(run, part, last_trained(run, part)[0])
-    save_best(run)
+        part.choice, part.left_out = Choice(loss=part.base_held_out), ""
+        run.best_adapters[part.name] = run.starting_adapter(part)
+
+
+def take_up_choice(run: Run, best: Mapping[str, Any], criterion: str) -> None:
+    """What `_best.ckpt` says; `_last.ckpt` may be older. Earlier versions noted the epochs alone.
+
+    criterion: by which those have chosen."""
+    run.chosen_by = best.get("chosen_by", criterion)
+    run.best_adapters = {name: dict(best["adapters"][name]) for name in run.parts}
+    for name, part in run.parts.items():
+        noted = best.get("choices", {}).get(name)
+        part.choice.epoch = best["best_epochs"][name]
+        if noted is not None:
+            where = f"{run.best_path}: choices.{name}"
+            with user_mistakes():
+                part.choice = read_record(Choice, noted, where)
+                part.left_out = read_value(str, noted.get("left_out", ""), where, {})
+        elif run.chosen_by == "val_loss":
+            part.choice.loss = loss_of(run, part, part.choice.epoch, run.best_adapters[name])
+
+
+def candidates(run: Run) -> dict[str, dict[int, Adapter]]:
+    """{part: {epoch: adapter}} of all epochs at hand: the chosen one, those that were kept, and the newest."""
+    found: dict[str, dict[int, Adapter]] = {name: {} for name in run.parts}
+    for path in sorted(run.output_dir.glob(kept_path(Path(), run.config.training_mode, None).name)):
+        with dispensable("it is left out"):
+            kept = load_checkpoint(path)
+            if kept["run_id"] == run.identity["run_id"] and kept["epoch"] <= run.epoch:
+                for name, epoch in kept["best_epochs"].items():
+                    found[name][epoch] = kept["adapters"][name]
+    for name, part in run.parts.items():
+        found[name][part.choice.epoch] = run.best_adapters[name]
+        if run.whole:
+            found[name][last_trained(run, part)[0]] = adapter_state_dict(run.model.part(name))
+        found[name].pop(0, None)  # the start is compared with, always
+    return found
+
+
+def chosen_words(run: Run) -> str:
+    """ "llm epoch 4 (1.063), flow as in the base model (2.034)"."""
+    words = []
+    for part in run.parts.values():
+        which = f"epoch {part.choice.epoch}" if part.choice.epoch else run.origin.alike
+        words.append(f"{part.name} {which} ({part.choice.loss:.3f})")
+    return ", ".join(words)
 
 
 def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:

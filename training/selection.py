@@ -91,13 +91,13 @@ def kept_clarity(heard: Sequence[Figures], base: Sequence[Figures], name: str) -
     return mean(heard, name) / mean(base, name) if mean(base, "token_clarity") >= CLEAR else math.nan
 
 
-def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str) -> str:
+def why_out(heard: Sequence[Figures], base: Sequence[Figures], part: str, origin: str = "base model") -> str:
     """Reason to reject this epoch's LLM or flow whatever its loss and similarity; "" if acceptable.
 
     heard: for the flow the base's tokens in its sound. base: the base's figures of the same sentences."""
     kept = kept_clarity(heard, base, "token_clarity" if part == "llm" else "clarity")
     if kept < CLARITY_KEPT[part]:
-        return f"only {kept:.0%} of the base model's intelligibility score remains"
+        return f"only {kept:.0%} of the {origin}'s intelligibility score remains"
     failed = mean(heard, FAILED_BY[part])
     if failed > mean(base, FAILED_BY[part]):
         return f"{failed:.0%} of the sentences go wrong"
@@ -134,7 +134,7 @@ def why_further(flow_alone: Sequence[Figures], base: Sequence[Figures]) -> str:
 
 @dataclass
 class Choice:
-    """The epoch of one part that is the best so far; 0 is the base."""
+    """The epoch of one part that is the best so far; 0 is what the run started from."""
 
     epoch: int = 0
     loss: float = math.inf  # on held-out clips, of the epoch where there are none
@@ -165,6 +165,13 @@ class Choice:
         if similarity < enough or self.similarity >= enough and loss >= self.loss:
             return False
         self.epoch, self.loss, self.similarity = epoch, loss, similarity
+        return True
+
+    def takes_by_loss(self, epoch: int, loss: float) -> bool:
+        """Whether the epoch is the new best by its loss alone, and note it."""
+        if not loss < self.loss:
+            return False
+        self.epoch, self.loss = epoch, loss
         return True
 
 
@@ -212,14 +219,14 @@ class Told:
 
 TOLD = (
     Told(CAMPPLUS, "timbre", "clearly closer", "further away", NOISE, "similarity {0:.2f} -> {1:.2f}"),
-    Told("clarity", "intelligibility", "better", "worse", MARKED_CHANGE, "{2:.0%} of the base's intelligibility score"),
+    Told("clarity", "intelligibility", "better", "worse", MARKED_CHANGE, "{2:.0%} of the {3}'s intelligibility score"),
     Told("duration_ratio", "pace", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.2f} -> {1:.2f} of the speaker's own time"),
     Told("f0_hz", "pitch", CLOSER, FURTHER, MARKED_OCTAVES, "{0:.0f} -> {1:.0f} Hz"),
 )
 
 
-def told(figure: Told, comparison: Comparison, before: float, after: float) -> str:
-    """What became of one figure, from the base's mean to the new one."""
+def told(figure: Told, comparison: Comparison, before: float, after: float, origin: str) -> str:
+    """What became of one figure, from the base's mean to the new one. origin: what the base is called."""
     gain = comparison.gain.value
     word = figure.better if gain > 0 else figure.worse
     if comparison.gain.excludes_zero:
@@ -229,17 +236,19 @@ def told(figure: Told, comparison: Comparison, before: float, after: float) -> s
     moved = abs(octaves(ratio, 1)) if near else abs(gain) if figure.name == CAMPPLUS else abs(ratio - 1)
     if moved < figure.marked:
         return f"{figure.what} unchanged"
-    shown = figure.shown.format(before, after, ratio)
+    shown = figure.shown.format(before, after, ratio, origin)
     if near and abs(gain) < figure.marked / 2:
         return f"{figure.what} as far from the speaker's as before ({shown})"
     return f"{figure.what} perhaps {word.removeprefix('clearly ')} ({shown})"
 
 
-def verdict(comparisons: Sequence[Comparison], heard: Sequence[Figures], base: Sequence[Figures]) -> str:
+def verdict(
+    comparisons: Sequence[Comparison], heard: Sequence[Figures], base: Sequence[Figures], origin: str = "base"
+) -> str:
     """Better or not, in one sentence."""
     found = {comparison.name: comparison for comparison in comparisons}
     words = [
-        told(figure, found[figure.name], mean(base, figure.name), mean(heard, figure.name))
+        told(figure, found[figure.name], mean(base, figure.name), mean(heard, figure.name), origin)
         for figure in TOLD
         if figure.name in found
     ]

@@ -14,7 +14,7 @@ from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import Clip, check_made_for, check_shards, list_clips, read_meta, shard_paths, spread_out
-from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, JointModel
+from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, Adapter, JointModel
 from lora import adapter_state_dict
 from text.normalizer import DEFAULT, normalizer
 from training.audition import Audition
@@ -55,18 +55,22 @@ def speaker_record(clips: Sequence[Clip], config: JointConfig, meta: Mapping[str
     }
 
 
-def load_joint_model(model_config: ModelConfig, config: JointConfig, device: torch.device) -> JointModel:
-    """Base weights with fresh adapters on the trained parts; the other part is loaded only where the voice is heard."""
-    parts = {}
+def load_joint_model(
+    model_config: ModelConfig, config: JointConfig, device: torch.device, start: Mapping[str, Adapter]
+) -> JointModel:
+    """Base weights with adapters on the trained parts: those to start from, or fresh ones.
+
+    The other part is loaded only where the voice is heard. UserError where an adapter does not fit."""
+    parts, adapted = {}, {*config.trained_parts, *start}
     for name in PARTS if config.eval_every_epochs else config.trained_parts:
         with user_mistakes():
-            parts[name] = load_part(model_config, name, device=device, inference=name not in config.trained_parts)
+            parts[name] = load_part(model_config, name, device=device, inference=name not in adapted)
         if is_baked(parts[name].state_dict()):
             raise UserError(
                 f"{model_config.directory / name}.pt has a voice fixed in it, as merging leaves it, and would learn no "
                 "other; give the original model with --model-dir"
             )
-    return JointModel(parts.get("llm"), parts.get("flow"), config).to(device)
+    return JointModel(parts.get("llm"), parts.get("flow"), config, start).to(device)
 
 
 def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
@@ -92,18 +96,19 @@ def make_audition(model_config: ModelConfig, run: Run) -> Audition | None:
 
 
 def measure_base(run: Run) -> None:
-    """Raw losses of the untouched base, before the first step; a part that is below its threshold is not trained."""
+    """Raw losses before the first step; a part that is below its threshold is not trained."""
     clips = spread_out(run.train_clips, BASE_CLIPS)
     epoch_sec = 0.0
     for part in run.parts.values():
         started = time.monotonic()
-        part.base_loss = run.measure(part, tqdm(clips, f"base {part.name}", leave=False), adapters=False)
+        part.base_loss = run.measure(part, tqdm(clips, f"{run.origin.short} {part.name}", leave=False), adapters=False)
         seconds = time.monotonic() - started
         if run.held_out:
             part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
         if run.chooses:
+            part.choice.loss = part.base_held_out
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
-        part.stopped = part.why_stop(run.config)
+        part.stopped = part.why_stop(run.config, run.origin)
         print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
         if part.stopped:
             print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
@@ -116,7 +121,7 @@ def measure_base(run: Run) -> None:
 
 
 def base_line(run: Run, part: Part) -> str:
-    """How well the untouched base knows the speaker, and where the part will stop."""
+    """How well the base, or what the run starts from, knows the speaker, and where the part will stop."""
     held_out = f", held out {part.base_held_out:.3f}" if run.held_out else ""
     loss = f"loss {part.base_loss:.3f}{held_out}"
-    return f"base model {part.name}: {loss} ({LOSS_UNITS[part.name]}); {stops_at(run.config, part.name)}"
+    return f"{run.origin.name} {part.name}: {loss} ({LOSS_UNITS[part.name]}); {stops_at(run.config, part.name)}"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from checkpoint import checkpoint_paths, merged_paths
 from config import JointConfig
@@ -19,8 +18,8 @@ from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.records import limited, read_record
 from dataset import Clip, clips_per_step, split_by
-from llm_flow_model import JointModel, autocast
-from lora import adapter_parameters
+from llm_flow_model import Adapter, JointModel, autocast
+from lora import adapter_parameters, adapter_state_dict
 from training.audition import Audition
 from training.distributed import from_writer
 from training.selection import Choice, Heard, judged_sentences
@@ -62,6 +61,19 @@ def stops_at(config: JointConfig, part: str) -> str:
     return f"stops at {threshold:g}" if threshold else "no loss stops it"
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a run starts from and is compared with, in words."""
+
+    short: str
+    name: str
+    alike: str  # of a part that is merged so
+
+
+BASE = Origin("base", "base model", "as in the base model")
+START = Origin("start", "start", "as at the start")  # of a run that goes on from the adapters of another one
+
+
 @dataclass
 class Part:
     """One trained half ("llm" or "flow") and how it is doing; losses are raw means."""
@@ -83,13 +95,14 @@ class Part:
         threshold = stop_loss(config, self.name)
         return threshold > 0 and self.last_loss <= threshold
 
-    def why_stop(self, config: JointConfig) -> str:
+    def why_stop(self, config: JointConfig, origin: Origin = BASE) -> str:
         """Reason to stop training this part, "" for none."""
         threshold, patience = stop_loss(config, self.name), config.stop.patience
         if self.barred:
             return self.barred
         if threshold and self.base_loss <= threshold:
-            return f"the base model's loss {self.base_loss:.3f} is already below stop.{self.name}_loss = {threshold:g}"
+            before = f"the {origin.name}'s loss {self.base_loss:.3f}"
+            return f"{before} is already below stop.{self.name}_loss = {threshold:g}"
         if self.reached(config):
             return f"loss {self.last_loss:.3f} reached stop.{self.name}_loss = {threshold:g}"
         judged = math.isfinite(self.base_held_out)  # a training loss alone goes up and down with what is drawn
@@ -122,6 +135,11 @@ class Progress:
     def progress(self) -> dict[str, Any]:
         """Its fields by name, of a run too."""
         return {item.name: getattr(self, item.name) for item in fields(Progress)}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the adapters are those of a completed epoch, and not on their way through the next one."""
+        return self.step == (self.history[-1].get("step", self.step) if self.history else 0)
 
     def go_on_from(self, progress: Mapping[str, Any]) -> None:
         """Take over the fields that are given."""
@@ -169,7 +187,8 @@ class Run(Progress):
     optimizers: dict[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     batch_frames: dict[str, int]  # part -> most positions (LLM) or frames (flow) in a forward pass
-    best_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    best_adapters: dict[str, Adapter] = field(default_factory=dict)
+    chosen_by: str | None = None  # the criterion that chose them; None: the one in force
     audition: Audition | None = None  # None: nobody listens
     step_sec: deque[float] = field(default_factory=lambda: deque(maxlen=20))  # how long the last steps took
     saved_at: float = field(default_factory=time.monotonic)
@@ -213,9 +232,33 @@ class Run(Progress):
         return self.audition is not None and self.config.select_by == "audio"
 
     @property
+    def criterion(self) -> str:
+        """By what the epoch that gets merged is chosen, in the words of select_by; "": the last one is merged."""
+        return "audio" if self.by_sound else "val_loss" if self.held_out else ""
+
+    @property
     def chooses(self) -> bool:
-        """Whether there is anything to choose epochs by; if not, the last one is merged."""
-        return bool(self.held_out) or self.by_sound
+        """Whether there is anything to choose epochs by."""
+        return bool(self.criterion)
+
+    @property
+    def origin(self) -> Origin:
+        """What the run starts from and is compared with."""
+        return START if self.model.start else BASE
+
+    @property
+    def untrained_adapters(self) -> dict[str, Adapter]:
+        """{part: adapter} of parts that stay as they are in the checkpoint that the run started from."""
+        return {name: adapter for name, adapter in self.model.start.items() if name not in self.parts}
+
+    def current_adapters(self) -> dict[str, Adapter]:
+        """{part: adapter} of the voice as it stands."""
+        return self.untrained_adapters | {name: adapter_state_dict(self.model.part(name)) for name in self.parts}
+
+    def starting_adapter(self, part: Part) -> Adapter:
+        """What a part started from; zeros where that was the base."""
+        own = adapter_state_dict(self.model.part(part.name))
+        return self.model.start.get(part.name) or {name: torch.zeros_like(value) for name, value in own.items()}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -240,7 +283,7 @@ class Run(Progress):
         return autocast(self.device, self.dtype)
 
     def measure(self, part: Part, clips: Iterable[Clip], adapters: bool = True) -> float:
-        """Raw mean loss of a part over whole clips, with the adapters or of the base; see `JointModel.measure`."""
+        """Raw mean loss of a part over whole clips, as it is or as it started; see `JointModel.measure`."""
         return self.model.measure(part.name, clips, self.device, self.autocast(), adapters)
 
 
