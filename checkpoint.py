@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.files import atomic_path, write_torch
+from common.terminal import shown
 from config import JointConfig, UserError, from_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.files import not_a_file
@@ -269,8 +270,8 @@ def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
         print(
-            f"{path}: the vector of '{speaker['name']}' is replaced by this run's; where both voices are to stay, "
-            "merge into folders of their own, or train with another speaker_name",
+            f"{path}: the vector of '{shown(speaker['name'])}' is replaced by this run's; where both voices are "
+            "to stay, merge into folders of their own, or train with another speaker_name",
             flush=True,
         )
     voices[speaker["name"]] = {

@@ -6,6 +6,11 @@ python train_joint.py --resume output/joint_joint_last.ckpt
 torchrun --nproc_per_node=2 train_joint.py
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import json
 import math
@@ -32,10 +37,12 @@ from checkpoint import (
 )
 from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
 from common.signals import Interrupted, SignalGuard, interrupted_at_once
+from common.terminal import shown
 from config import (
     ConfigError,
     InferenceConfig,
     JointConfig,
+    MemoryShortage,
     UserError,
     flatten,
     parse_override,
@@ -113,7 +120,9 @@ FIXED_ON_RESUME = {
     *(f"{part}_lora.{key}" for part in PARTS for key in ("lora_r", "lora_alpha", "merge_scale", "target_modules")),
     *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
-SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
+SAVES_MEMORY = (
+    "train with --set gradient_checkpointing=True, --set batch_frames=1, a smaller max_feat_len or shorter clips"
+)
 NO_MEMORY_TO_LISTEN = (
     f"the GPU is out of memory while the voice is heard; close other programs that use it, or {DO_NOT_LISTEN}"
 )
@@ -366,7 +375,7 @@ def run_training(job: Job) -> int:
     except UserError as error:
         raise UserError(f"{error}; then go on with: {again}") from error
     except torch.OutOfMemoryError as error:  # a step catches its own
-        raise UserError(f"{NO_MEMORY_TO_LISTEN}; then go on with: {again}") from error
+        raise MemoryShortage(f"{NO_MEMORY_TO_LISTEN}; then go on with: {again}") from error
     print(f"finished: {why_finished(run)}", flush=True)
     try:
         with interrupted_at_once():
@@ -439,7 +448,7 @@ def print_start(run: Run, job: Job, memory: MemoryPlan, disk: int) -> None:
     """What will happen, before it does."""
     values = flatten(to_dict(run.config))
     for key, source in job.sources.items():
-        print(f"setting {key} = {values[key]}   (from {source})")
+        print(f"setting {key} = {shown(values[key])}   (from {source})")
     total = sum(parameter.numel() for parameter in run.model.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     clips = [*run.train_clips, *run.held_out]

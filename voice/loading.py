@@ -22,6 +22,7 @@ from checkpoint import (
     runs_in,
     strength_words,
 )
+from common.terminal import shown
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.model import CosyVoiceModel
@@ -261,7 +262,7 @@ def load_voice(
         voice = choose_voice(source, model_dir, folder, needed=open_input)
         if source.speaker and not open_input:
             raise UserError("--speaker: these files have one voice baked in; use --base, or merge --no-bake-speaker")
-    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {voice.name}", flush=True)
+    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {shown(voice.name)}", flush=True)
     if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
         print(warning, flush=True)
     return CosyVoiceModel(llm, flow, hift, device), voice
