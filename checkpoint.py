@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from common.files import MAX_NAME, moved_words, unfinished, write_torch
 from common.manifest import replace_together, replacing
+from common.terminal import shown
 from config import MODES, JointConfig, UserError, from_dict, text_problem
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
@@ -427,8 +428,8 @@ def with_voice(path: Path, speaker: Mapping[str, Any]) -> dict[str, Any]:
     earlier = voices.pop(speaker["name"], None)  # the newest voice stands last: synthesis takes it by default
     if earlier is not None and not torch.equal(speaker_embedding(earlier), speaker["embedding"]):
         print(
-            f"{path}: the vector of '{speaker['name']}' is replaced by this run's; where both voices are to stay, "
-            "merge into folders of their own, or train with another speaker_name",
+            f"{path}: the vector of '{shown(speaker['name'])}' is replaced by this run's; where both voices are "
+            "to stay, merge into folders of their own, or train with another speaker_name",
             flush=True,
         )
     voices[speaker["name"]] = {

@@ -137,6 +137,10 @@ class UserError(Exception):
     """A mistake that the user can mend: scripts print it in one line and return 2."""
 
 
+class MemoryShortage(UserError):
+    """Memory ran out, and the message says what to do about it where that happened."""
+
+
 class ConfigError(UserError):
     """A setting that cannot be used; the message lists every problem of its source."""
 

@@ -9,6 +9,11 @@ Prints a table with 95 % intervals and writes OUTPUT_DIR/evaluation/: the sounds
 one page with players that can be sent to a friend.
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import json
 import re

@@ -6,6 +6,11 @@ python inference_joint.py --ckpt output/joint_joint_last.ckpt --lora-scale 0.8 -
 python inference_joint.py --base --text "How the base model says it."
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import math
 import sys
@@ -232,7 +237,7 @@ def seconds(speech: Speech, speaker: Speaker) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_main(lambda: infer(parse_args(argv)))
+    return run_main(lambda: infer(parse_args(argv)), "speak shorter texts")
 
 
 if __name__ == "__main__":

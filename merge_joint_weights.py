@@ -5,6 +5,11 @@ python merge_joint_weights.py --ckpt output/joint_joint_last.ckpt --lora-scale 0
 python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_voice
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
@@ -39,6 +44,7 @@ from common.files import (
     remove_dead_parts,
     unfinished_moves,
 )
+from common.terminal import shown
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, open_onnx
@@ -148,7 +154,7 @@ def merge(args: argparse.Namespace) -> int:
     if replaced:
         names = " and ".join(file.name for file in replaced)
         print(f"{names} replaced earlier files; merged ones can be made again from their checkpoint")
-    baked = f"the voice is fixed to '{checkpoint['speaker']['name']}'"
+    baked = f"the voice is fixed to '{shown(checkpoint['speaker']['name'])}'"
     print("speaker input left open: pass a vector when speaking" if args.no_bake_speaker else baked)
     print(f"next: {following}")
     return 0

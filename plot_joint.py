@@ -3,6 +3,11 @@
 python plot_joint.py --real raw_audio/001.wav --spoken output/result.wav
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import csv
 import logging

@@ -9,6 +9,13 @@
 Clips that did not change are not computed again; data/report.txt names every clip that needs attention.
 """
 
+from common.startup import start_script, start_worker
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+elif __name__ == "__mp_main__":  # a process of several that extract
+    start_worker()
+
 import argparse
 import hashlib
 import json
@@ -491,7 +498,7 @@ def onnx_device(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 2 after a mistake of the user's, 130 after Ctrl-C (finished clips are kept)."""
-    return run_main(lambda: prepare(parse_args(argv)))
+    return run_main(lambda: prepare(parse_args(argv)), "use --workers 1 and shorter recordings")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ python train_joint.py --mode flow_only --init-from output/joint_joint_best.ckpt
 torchrun --nproc_per_node=2 train_joint.py
 """
 
+from common.startup import start_script
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    start_script()
+
 import argparse
 import json
 import math
@@ -37,10 +42,12 @@ from checkpoint import (
 )
 from common.files import ELSEWHERE, GIB, check_disk, check_output_dir, only_run
 from common.signals import Interrupted, SignalGuard, interrupted_at_once
+from common.terminal import shown
 from config import (
     ConfigError,
     InferenceConfig,
     JointConfig,
+    MemoryShortage,
     UserError,
     flatten,
     parse_override,
@@ -125,7 +132,9 @@ FIXED_ON_RESUME = {
     *(key for keys in ADAPTER_SETTINGS.values() for key in keys),
     *(f"inference.{item.name}" for item in fields(InferenceConfig)),  # the base was heard with them
 }
-SAVES_MEMORY = "train with --set gradient_checkpointing=True, a smaller max_feat_len or shorter clips"
+SAVES_MEMORY = (
+    "train with --set gradient_checkpointing=True, --set batch_frames=1, a smaller max_feat_len or shorter clips"
+)
 NO_MEMORY_TO_LISTEN = (
     f"the GPU is out of memory while the voice is heard; close other programs that use it, or {DO_NOT_LISTEN}"
 )
@@ -406,7 +415,7 @@ def run_training(job: Job) -> int:
     except UserError as error:
         raise UserError(f"{error}; then go on with: {again}") from error
     except torch.OutOfMemoryError as error:  # a step catches its own
-        raise UserError(f"{NO_MEMORY_TO_LISTEN}; then go on with: {again}") from error
+        raise MemoryShortage(f"{NO_MEMORY_TO_LISTEN}; then go on with: {again}") from error
     print(f"finished: {why_finished(run)}", flush=True)
     try:
         with interrupted_at_once():
@@ -516,7 +525,7 @@ def print_start(run: Run, job: Job, memory: MemoryPlan, disk: int) -> None:
     """What will happen, before it does."""
     values = flatten(to_dict(run.config))
     for key, source in job.sources.items():
-        print(f"setting {key} = {values[key]}   (from {source})")
+        print(f"setting {key} = {shown(values[key])}   (from {source})")
     if job.init is not None:
         print(f"start: {job.args.init_from}: {epoch_words(job.init, PARTS)}")
     total = sum(parameter.numel() for parameter in run.model.parameters())

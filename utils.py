@@ -1,11 +1,11 @@
 """What the scripts share: their command line, folders and devices, and what they say where something is wrong."""
 
 import argparse
-import io
 import os
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 
-from config import JointConfig, UserError, help_of, known_settings, literal, load
+from common.signals import interruptible
+from common.terminal import OutputLost, printing, shown
+from config import JointConfig, MemoryShortage, UserError, help_of, known_settings, literal, load
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import require_file
+from cosyvoice.utils.memory import causes, is_out_of_memory
 from text.normalizer import NORMALIZERS
 
 PROJECT = Path(__file__).resolve().parent
@@ -26,55 +29,89 @@ DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "
 MODEL_HELP = f"base model: a CosyVoice-300M folder [{DEFAULT_MODEL}] | 基座模型的文件夹 [{DEFAULT_MODEL}]"
 ASR_HELP = "folder of another faster-whisper model [Whisper base] | 换用别的 faster-whisper 模型文件夹 [Whisper base]"
 MOST_YAML_BYTES = 64 * 1024  # of finetune.yaml: all settings take 5
+DEBUG_ENV = "SHOW_TRACEBACK"
+LESS_MEMORY = {  # what to say where memory ran out, before and after a script's own remedy
+    "gpu": ("the GPU is out of memory; close other programs that use it", "or use --device cpu"),
+    "cpu": ("there is not enough memory; close other programs", "or use a computer with more"),
+}
 AS_PREPARED = "as the voice was prepared | 与准备数据时相同"
 
 
 def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
-    """Exit code of a script: 0, 2 after one clear line for what the user can mend, else 128 + the signal's number.
+    """Exit code of a script: 0, 2 after one clear line for what the user can mend, 141 where nobody reads the output,
+    130 after Ctrl-C.
 
-    saves_memory: what to do in this script where a GPU's memory ran out. Bugs keep their traceback. What the terminal
-    or file cannot show is printed escaped (Windows code pages).
+    saves_memory: what to do in this script where memory ran out. Bugs keep their traceback; with DEBUG_ENV set, what
+    is told in one line shows its own, too.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        return tell("standard output is closed; send it to a file")
+    with printing():
+        try:
+            with interruptible():
+                return _flushed(work)
+        except OutputLost as error:
+            if not error.nobody_reads:
+                return tell(f"standard output: {error}")
+            print("stopped: nobody reads the output any more", file=sys.stderr, flush=True)
+            return 141
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr, flush=True)
+            return 130
+        except Exception as error:
+            if not (mistake := mistake_words(error, saves_memory)):
+                raise
+            if os.environ.get(DEBUG_ENV):
+                traceback.print_exc()
+            return tell(mistake)
+
+
+def _flushed(work: Callable[[], int | None]) -> int:
+    """What `work` returns; what it printed has been written: it fails here, and not unseen at the exit."""
     try:
         code = work() or 0
-        sys.stdout.flush()  # what is still to be written fails here, and not unseen at the exit
-        return code
-    except UserError as error:
-        return tell(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit writes once more
-        print("stopped: nobody reads the output any more", file=sys.stderr, flush=True)
-        return 141
-    except torch.OutOfMemoryError:
-        remedies = f"{saves_memory}, " if saves_memory else ""
-        return tell(f"the GPU is out of memory; close other programs that use it, {remedies}or use --device cpu")
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        return 130
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
 
 
 def tell(mistake: object) -> int:
     """Print what the user can mend, in one line; the exit code for it."""
-    print(f"error: {mistake}", file=sys.stderr, flush=True)
+    print(f"error: {shown(mistake)}", file=sys.stderr, flush=True)
     return 2
+
+
+def mistake_words(error: Exception, saves_memory: str = "") -> str:
+    """What to tell the user of an error; "" where it is a bug of ours. saves_memory: as for `run_main`."""
+    errors = [*causes(error)]
+    if is_out_of_memory(error) and not any(isinstance(one, MemoryShortage) for one in errors):
+        on_gpu = any(isinstance(one, torch.OutOfMemoryError) for one in errors)
+        what, way_out = LESS_MEMORY["gpu" if on_gpu else "cpu"]
+        return ", ".join(filter(None, [what, saves_memory, way_out]))
+    if isinstance(error, UserError | InputError):
+        return str(error)
+    return os_error_words(error) if isinstance(error, OSError) else ""
+
+
+def os_error_words(error: OSError) -> str:
+    """The file that the system refused, why, and what to do; without a file it is a library's or ours."""
+    if not error.strerror:  # raised by the model's packages, which say all
+        return str(error)
+    remedy = "; check its permissions and those of the folders above it" if isinstance(error, PermissionError) else ""
+    if isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}{remedy}"
+    return f"the system reports: {error.strerror}; {DEBUG_ENV}=1 in the environment shows where"
 
 
 @contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Around calls that read the user's files: what is wrong with them is for him to mend; other errors are ours."""
+    """Around what fails in several processes together, or is told with an advice: `run_main` tells the rest."""
     try:
         yield
-    except BrokenPipeError:
-        raise  # of the output, which is no file of his
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename and error.strerror else ""
-        remedy = "; check its permissions" if isinstance(error, PermissionError) else ""
-        raise UserError(f"{where}{error.strerror or error}{remedy}") from error
-    except InputError as error:
-        raise UserError(str(error)) from error
+    except (OSError, InputError) as error:
+        raise UserError(mistake_words(error)) from error
 
 
 def add_folder_arguments(parser: argparse.ArgumentParser) -> None:

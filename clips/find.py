@@ -14,6 +14,7 @@ from pathlib import Path
 from clips.metadata import METADATA, OTHER_TABLE, TABLE_NAME, ClipNames, Table, is_other_table, place, read_table
 from clips.transcripts import SUFFIXES, NoTranscript, read_text, read_transcript, without_times
 from common.files import PART_SUFFIX
+from common.terminal import shown
 from config import UserError
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES, AudioError, Recording, read_audio
 from cosyvoice.utils.common import InputError
@@ -311,8 +312,8 @@ def split_folder(path: Path) -> Path:
 
 
 def printable(name: str) -> str:
-    """File names that are not UTF-8 (from old archives) with their odd bytes spelled out."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    """File names with control characters, and bytes that are not UTF-8 (from old archives), spelled out."""
+    return shown(os.fsencode(name).decode("utf-8", errors="backslashreplace"))
 
 
 def _name(path: Path, input_dir: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from common.terminal import shown
 from config import UserError
 from cosyvoice.utils.files import require_file
 
@@ -90,7 +91,7 @@ def dispensable(otherwise: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"warning: {error}; {otherwise}", flush=True)
+        print(f"warning: {shown(error)}; {otherwise}", flush=True)
 
 
 def part_name(name: str, tag: str = "") -> str:
@@ -164,6 +165,8 @@ def read_lines(path: Path) -> list[str]:
     try:
         if path != Path("-"):
             require_file(path)
+        elif sys.stdin is None:
+            raise UserError("standard input is closed; give the name of a file")
         data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
         return split_lines(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

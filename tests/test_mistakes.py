@@ -1,10 +1,16 @@
-"""What users get wrong, in all four scripts: exit code 2, one clear line that names the thing, nothing half-written.
+"""What users get wrong and the system refuses, in all scripts: exit code 2, one clear line that names the thing, nothing half-written.
 
 `SHOW_MISTAKES=1 pytest tests/test_mistakes.py` prints the table of cases, exit codes and messages.
 """
 
+import errno
+import io
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,9 +21,12 @@ import pytest
 import soundfile
 import torch
 from random_data import write_random_data
+from sources import ROOT
 
+import evaluate_joint
 import inference_joint
 import merge_joint_weights
+import plot_joint
 import prepare_joint_data
 import train_joint
 
@@ -28,6 +37,8 @@ SCRIPTS = {
     "train": train_joint.main,
     "merge": merge_joint_weights.main,
     "inference": inference_joint.main,
+    "evaluate": evaluate_joint.main,
+    "plot": plot_joint.main,
 }
 
 
@@ -42,12 +53,14 @@ class Place:
 
     def arguments(self, script: str) -> list[str]:
         """The command line of a run that would go well."""
-        where = ["--model-dir", self.model]
+        where = [] if script == "plot" else ["--model-dir", self.model]
         more = {
             "prepare": ["--input-dir", self.raw, "--output-dir", self.data, "--workers", "1", "--device", "cpu"],
             "train": ["--data-dir", self.data, "--output-dir", self.output, "--epochs", "1", "--device", "cpu"],
             "merge": ["--output-dir", self.output],
             "inference": ["--output-dir", self.output, "--text", "Good morning.", "--device", "cpu"],
+            "evaluate": ["--output-dir", self.output, "--data-dir", self.data, "--device", "cpu"],
+            "plot": ["--output-dir", self.output],
         }[script]
         return [*map(str, where), *map(str, more)]
 
@@ -224,3 +237,158 @@ def test_a_mistake_exits_2_with_one_clear_line(case, good, tmp_path, capsys):
     assert case.message in message
     assert "Traceback" not in error
     assert not list(tmp_path.rglob("*.part")) and not (place.model / "ran").exists()
+
+
+def copied(good: Place, folder: Path) -> Place:
+    """The good place once more, to be written to."""
+    for name in ("model", "raw_audio", "data", "output"):
+        shutil.copytree(good.model.parent / name, folder / name)
+    return Place(*(folder / name for name in ("model", "raw_audio", "data", "output")))
+
+
+DENIED = [
+    *(("prepare", option) for option in ("--input-dir", "--model-dir")),
+    *(("train", option) for option in ("--data-dir", "--model-dir", "--resume")),
+    *(("merge", option) for option in ("--ckpt", "--output-dir", "--model-dir", "--llm-output", "--export")),
+    *(("inference", option) for option in ("--ckpt", "--llm", "--output", "--output-dir", "--text-file")),
+    *(("evaluate", option) for option in ("--ckpt", "--data-dir", "--model-dir", "--sentences")),
+    *(("plot", option) for option in ("--output-dir", "--real", "--picture")),
+]
+
+
+@pytest.mark.parametrize(("script", "option"), DENIED)
+def test_a_folder_that_may_not_be_searched_is_named(script, option, good, tmp_path, monkeypatch, capsys):
+    locked, stat, arguments = tmp_path / "locked", os.stat, good.arguments(script)
+    suffix = {"--output": ".wav", "--picture": ".png", "--llm-output": ".pt"}.get(option, "")
+
+    def denied(path: object, *rest: object, **more: object) -> os.stat_result:
+        if str(path).startswith(str(locked)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *rest, **more)
+
+    if option == "--text-file":
+        del arguments[arguments.index("--text") : arguments.index("--text") + 2]
+    monkeypatch.setattr(os, "stat", denied)
+    assert SCRIPTS[script]([*arguments, option, str(locked / f"a{suffix}")]) == 2
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert str(locked) in error and "Permission denied" in error
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_standard_output_that_takes_nothing_ends_a_script_in_one_line(script, good, tmp_path, monkeypatch, capsys):
+    place, silent = copied(good, tmp_path), ["--set", "eval_every_epochs=0"] if script == "train" else []
+    with open("/dev/full", "w") as full:
+        for output in (full, None):
+            monkeypatch.setattr(sys, "stdout", output)
+            assert SCRIPTS[script]([*place.arguments(script), *silent]) == 2
+            assert "error: standard output" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+class FullAfter(io.StringIO):
+    """A standard output whose disk is full once `word` was printed."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word in self.getvalue():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize(("word", "steps"), [("step    1/", 1), ("epoch   1 done", 2)])
+def test_training_whose_output_breaks_saves_what_it_has_learned(word, steps, good, tmp_path, monkeypatch, capsys):
+    place = copied(good, tmp_path)
+    more = ["--epochs", "2", "--set", "eval_every_epochs=0", "--set", "accumulate_grad_batches=6"]
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", FullAfter(word))
+        assert train_joint.main([*place.arguments("train"), *more]) == 2
+    assert "error: standard output: No space left on device" in capsys.readouterr().err
+    assert torch.load(place.output / LAST, weights_only=True)["step"] == steps
+    resume = ["--resume", str(place.output / LAST), "--data-dir", str(place.data), "--model-dir", str(place.model)]
+    assert train_joint.main([*resume, "--device", "cpu"]) == 0
+
+
+def test_without_standard_error_a_script_does_its_work(good, tmp_path, monkeypatch):
+    place = copied(good, tmp_path)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert merge_joint_weights.main(place.arguments("merge")) == 0
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # what was None is a file to nowhere by now
+    assert merge_joint_weights.main([*place.arguments("merge"), "--ckpt", str(tmp_path / "none")]) == 2
+
+
+HOSTILE = "001\x1b[2J\x07\rerror: forged\u202e"
+
+
+def test_names_of_files_cannot_steer_the_terminal(good, tmp_path, capsys):
+    place = copied(good, tmp_path)
+    (place.raw / "001.wav").rename(place.raw / f"{HOSTILE}\nerror: forged.wav")
+    assert prepare_joint_data.main(place.arguments("prepare")) == 0
+    hidden = tmp_path / f"{HOSTILE}\nerror: forged"
+    assert merge_joint_weights.main([*place.arguments("merge"), "--ckpt", str(hidden)]) == 2
+    printed = "".join(capsys.readouterr())
+    assert not set(printed) & {"\x1b", "\x07", "\u202e"} and "\\x1b[2J\\x07" in printed
+    assert not any(line.startswith("error: forged") for line in printed.split("\n"))
+    assert "\rerror: forged" not in printed
+
+
+LITTLE_MEMORY = """
+import resource, sys
+sys.path[:0] = {path!r}
+import {module} as script
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+sys.exit(script.main({arguments!r}))
+"""
+MODULES = {
+    "merge": "merge_joint_weights",
+    "train": "train_joint",
+    "inference": "inference_joint",
+    "evaluate": "evaluate_joint",
+    "prepare": "prepare_joint_data",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are a Linux thing")
+@pytest.mark.parametrize(
+    "script", ["merge", *(pytest.param(name, marks=pytest.mark.slow) for name in MODULES if name != "merge")]
+)
+def test_lack_of_memory_is_told_as_such(script, good, tmp_path):
+    place = copied(good, tmp_path)
+    program = LITTLE_MEMORY.format(path=[str(ROOT)], module=MODULES[script], arguments=place.arguments(script))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "not enough memory; close other programs" in error, done.stderr
+    assert "download it again" not in error and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+def test_ctrl_c_before_the_imports_are_done_leaves_no_traceback(tmp_path):
+    script = tmp_path / "script.py"
+    head = (ROOT / "train_joint.py").read_text(encoding="utf-8").partition("import argparse")[0]
+    script.write_text(head + "import time\nprint('importing', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as run:
+        assert run.stdout.readline() == b"importing\n"
+        run.send_signal(signal.SIGINT)
+        assert run.communicate()[1] == b"stopped\n" and run.returncode == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # importing scripts, as above, changes nothing
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@pytest.mark.parametrize("script", MODULES)
+def test_ctrl_c_at_any_time_of_the_imports_leaves_no_traceback(script, good, tmp_path):
+    for tenths in range(2, 40, 2):
+        place = copied(good, tmp_path / str(tenths))
+        command = [sys.executable, ROOT / f"{MODULES[script]}.py", *place.arguments(script)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as run:
+            time.sleep(tenths / 10)
+            os.killpg(run.pid, signal.SIGINT)
+            error = run.communicate()[1].decode()
+        assert run.returncode in ((130,) if tenths < 20 else (130, 0)) and "Traceback" not in error, (tenths, error)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.signals import SignalGuard
-from config import UserError
+from config import MemoryShortage
 from dataset import Clip, FlowDraw, collate_draws, collate_llm, draw_flow, llm_positions, pack, window_frames
 from llm_flow_model import units
 from lora import adapter_parameters
@@ -82,7 +82,7 @@ def gradients(run: Run, clips: Sequence[Clip], counts: Mapping[str, int], guard:
     try:
         return all_gradients(run, clips, counts, guard)
     except torch.OutOfMemoryError as error:
-        raise UserError(TOO_LITTLE_MEMORY) from error
+        raise MemoryShortage(TOO_LITTLE_MEMORY) from error
 
 
 def use_least_memory(run: Run) -> None:

@@ -25,6 +25,7 @@ from checkpoint import (
 )
 from common.files import moved_words
 from common.manifest import MANIFEST, odd_one, stamps
+from common.terminal import shown
 from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part, ready_to_speak, stay_as_read
 from cosyvoice.cli.model import CosyVoiceModel
@@ -285,7 +286,7 @@ def load_voice(
         check_together(source, files, model_dir)
         if stamps(merged) == before:  # else they were merged anew while they were read
             break
-    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {voice.name}", flush=True)
+    print(f"speaking with {weights_words(source, files, checkpoint)}; voice: {shown(voice.name)}", flush=True)
     if checkpoint is not None and (warning := base_warning(checkpoint, source.ckpt)):
         print(warning, flush=True)
     return model, voice

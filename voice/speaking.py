@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.files import atomic_path
+from common.terminal import shown
 from config import InferenceConfig, UserError
 from cosyvoice.cli.frontend import CosyVoiceFrontEnd
 from cosyvoice.cli.model import CosyVoiceModel
@@ -168,7 +169,7 @@ def least_bad(segment: str, attempts: Sequence[Speech]) -> Speech:
         outcome = "still not right, the least bad one is kept" if chosen.complaints else "fine now"
         tried = f"{len(attempts) - 1} other seed{'s' * (len(attempts) > 2)}"
         reasons = "; ".join(attempts[0].complaints)
-        print(f"'{segment}' went wrong ({reasons}); tried {tried}: {outcome}", flush=True)
+        print(f"'{shown(segment)}' went wrong ({reasons}); tried {tried}: {outcome}", flush=True)
     return replace(chosen, attempts=len(attempts))
 
 
