@@ -45,8 +45,9 @@ from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER, onnxruntime
-from cosyvoice.utils.audio_files import read_audio
+from cosyvoice.utils.audio_files import AudioError, read_audio, require_sound_file
 from cosyvoice.utils.common import EXTRACTOR_RATE
+from cosyvoice.utils.files import read_file
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
 from dataset import EXTRACTORS, META_FILE, extractor_fingerprints, write_shard
@@ -176,8 +177,9 @@ class Candidate:
     def of(cls, raw: RawClip, settings: str) -> "Candidate":
         """The recording with its fingerprint and the flags of its files."""
         try:
+            require_sound_file(raw.path)
             audio = file_fingerprint(raw.path)
-        except OSError:
+        except (OSError, AudioError):
             audio = ""  # extraction finds the reason
         finding = Finding(raw.name, raw.file)
         for name, figures in raw.flags.items():
@@ -213,12 +215,20 @@ def extract_clips(
     if jobs:
         workers = min(len(jobs), workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
-        extract_all(list(jobs.values()), workers)
+        faults = extract_all(list(jobs.values()), workers)
     else:
+        faults = {}
         print("to do     nothing: no recording, text or model file changed", flush=True)
     for clip in clips:
         if "duplicate_name" not in clip.raw.flags:
             clip.record = Record.load(cache / f"{clip.fingerprint}.npz")
+    failed = sorted((path, fault) for path, fault in faults.items() if fault)
+    if failed and not any(clip.record and clip.record.has_arrays for clip in clips):
+        path, fault = failed[0]
+        raise UserError(
+            f"nothing can be trained on any recording, so the fault is most likely in {config.directory}; "
+            f"{path}: {fault}"
+        )
 
 
 def examine(clips: Sequence[Candidate]) -> None:
@@ -302,8 +312,8 @@ def wave_of(clip: Candidate) -> np.ndarray:
 def read_json(path: Path) -> dict[str, Any]:
     """A stored result; {} where there is none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

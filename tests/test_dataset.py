@@ -166,7 +166,7 @@ def test_shards_of_different_models_are_refused(tmp_path):
     [
         (None, r"no training data in .* \(data.list is missing\); run: python prepare_joint_data.py"),
         ("\n", "data.list is empty"),
-        ("gone.parquet\n", "names a file that does not exist: .*gone.parquet"),
+        ("gone.parquet\n", "names .*gone.parquet, which is not there"),
         ("broken.parquet\n", "broken.parquet is not a readable parquet file"),
         ("声音.parquet\n", "data.list is not UTF-8 text; save it as UTF-8"),  # written below as GBK
     ],

@@ -93,9 +93,11 @@ def test_the_same_rate_is_left_untouched():
     [
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: wav(path, np.zeros(0, np.float32)), r"holds no sound \(0 samples\)"),
-        (lambda path: wav(path, np.zeros(800, np.float32), 8_000), "8000 Hz is too low; record at 16000 Hz or more"),
+        (lambda path: wav(path, np.zeros(800, np.float32), 7_999), "7999 Hz is too low; record at 16000 Hz or more"),
         (lambda path: wav(path, np.array([0.0, np.nan]), subtype="FLOAT"), "samples that are not numbers"),
         (lambda path: wav(path, np.array([0.0, np.inf]), subtype="FLOAT"), "samples that are not numbers"),
+        (lambda path: wav(path, np.array([0.0, 1e20, 0.0]), subtype="FLOAT"), r"reach 1e\+20 times full scale"),
+        (lambda path: wav(path, np.array([0.0, -32768.0]), subtype="FLOAT"), r"reach 3.28e\+04 times full scale"),
         (lambda path: wav(path, np.zeros(800, np.float32), 44_101), "a.wav: 44101 Hz is an odd sample rate"),
     ],
 )
