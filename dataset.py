@@ -263,7 +263,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
                 if count[name] != 1:
                     what = "has several columns" if count[name] else "lacks the column"
                     raise DataError(f"{path} {what} {name}; run: {prepare_again(path.parent)}")
-            if not _counts_agree(file.metadata):
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            if file.metadata.num_rows != sum(groups):  # no checksum covers these numbers
                 raise ValueError("its numbers of rows contradict each other")
             yield file
     except UserError:
@@ -272,17 +273,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         if is_out_of_memory(e):
             raise
         raise _unreadable(path, e) from e
-
-
-def _counts_agree(metadata: pq.FileMetaData) -> bool:
-    """Whether file, row groups and columns are said to have as many rows; no checksum covers these numbers."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return metadata.num_rows == sum(group.num_rows for group in groups) and all(
-        column.num_values == group.num_rows
-        for group in groups
-        for column in map(group.column, range(group.num_columns))
-        if "." not in column.path_in_schema  # of lists the numbers are counted
-    )
 
 
 def _rows(table: pa.Table, schema: pa.Schema) -> Iterator[dict[str, pa.Scalar]]:

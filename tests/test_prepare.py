@@ -5,18 +5,22 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
 from clip_folder import RATE, SENTENCES, voice, write_clip
+from onnx import helper, numpy_helper
 from sound_files import encode, wav_with_sizes
 from tiny_model import make_tiny_model
 
@@ -542,17 +546,31 @@ def test_files_that_cannot_be_opened_have_each_its_own_reason(tmp_path, raw, run
     assert len(set(reasons)) == 3 and "pipe" in reasons[0]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes have no path there")
-def test_a_pipe_among_the_recordings_is_refused_at_once_and_the_others_are_used(tmp_path, raw, run):
-    os.mkfifo(raw / "pipe.wav")
-    os.mkfifo(raw / "003_.txt")
-    (raw / "003.wav").rename(raw / "003_.wav")
-    run()
-    assert flags(tmp_path)["pipe"] == ["unreadable", "missing_text"]
-    assert flags(tmp_path)["003_"] == ["unreadable_text"]
-    assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "001", "002"]
-    run("--fix")
-    assert not (tmp_path / "录音_fixed/pipe.wav").exists()
+ODD_FILES = {  # what may stand under the name of a recording, of its text, or of a table
+    "pipe": os.mkfifo,
+    "link": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "folder": Path.mkdir,
+    "kernel": lambda path: path.symlink_to("/proc/kmsg"),  # a regular file that never ends
+    "process": lambda path: path.symlink_to("/proc/self/mem"),
+    "loop": lambda path: path.symlink_to(path.name),
+    "sparse": lambda path: path.touch() or os.truncate(path, 2**42),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc and pipes with a path are of Linux")
+@pytest.mark.parametrize("odd", ODD_FILES)
+def test_what_is_no_file_of_the_user_is_named_or_left_out_and_never_waited_for(tmp_path, raw, run, odd, capsys):
+    for name in ("x.wav", "000.lab", "002.srt", "001_.txt", ".hidden"):
+        ODD_FILES[odd](raw / name)
+    (raw / "001.wav").rename(raw / "001_.wav")
+    run("--workers", "1", "--no-text-check")
+    assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "002", "003"]
+    assert flags(tmp_path).get("x", ["unreadable", "missing_text"]) == ["unreadable", "missing_text"]
+    assert flags(tmp_path)["001_"] == ["missing_text" if odd == "folder" else "unreadable_text"]
+    ODD_FILES[odd](raw / "texts.list")
+    run("--workers", "1", "--no-text-check", code=0 if odd == "folder" else 2)
+    assert odd == "folder" or "texts.list: " in capsys.readouterr().err
 
 
 def spoiled(folder: Path) -> dict[str, tuple[str, str]]:
@@ -677,6 +695,104 @@ def test_a_missing_or_broken_model_file_is_named(tmp_path, raw, run, model_dir, 
     run("--model-dir", str(broken), code=2)
     assert f"{name}" in capsys.readouterr().err
     assert not (tmp_path / "数据/data.list").exists()
+
+
+def changed_model(model_dir: Path, target: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> str:
+    """A copy of the model directory with another graph in one of its ONNX files."""
+    shutil.copytree(model_dir, target)
+    model = onnx.load(target / name)
+    change(model.graph)
+    onnx.save(model, target / name)
+    return str(target)
+
+
+def tell_by_length(graph: onnx.GraphProto, most: int, odd: float) -> None:
+    """Add `odd`, else 0, to a speaker model's vector for sounds of at least so many frames."""
+    for name, value in (("most", most), ("odd", odd), ("even", 0)):
+        kind = np.int64 if name == "most" else np.float32
+        graph.initializer.append(numpy_helper.from_array(np.array([value], kind), name))
+    (taken,), (given,) = graph.input, graph.output
+    for node in graph.node:
+        node.output[:] = ["vector" if name == given.name else name for name in node.output]
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [taken.name], ["shape"]),
+            helper.make_node("Slice", ["shape", "from", "to"], ["frames"]),
+            helper.make_node("Less", ["frames", "most"], ["is_short"]),
+            helper.make_node("Where", ["is_short", "even", "odd"], ["added"]),
+            helper.make_node("Add", ["vector", "added"], [given.name]),
+        ]
+    )
+    for name, value in (("from", 1), ("to", 2)):
+        graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+
+
+@pytest.mark.parametrize("odd", [np.nan, 1e38])
+def test_a_model_that_fails_on_one_clip_costs_that_clip_and_one_that_fails_on_all_is_named(
+    tmp_path, raw, run, model_dir, capsys, odd
+):
+    write_clip(raw, "x_long.wav", SENTENCES[4], voice(5))
+    some = changed_model(model_dir, tmp_path / "some", "campplus.onnx", partial(tell_by_length, most=400, odd=odd))
+    run("--model-dir", some, "--workers", "1")
+    assert [clip.utt for clip in read_rows(tmp_path / "数据")] == ["000", "001", "002", "003"]
+    assert flags(tmp_path)["x_long"] == ["unreadable"] and "campplus.onnx" in report(tmp_path)["x_long"]["reasons"][0]
+    everything = changed_model(model_dir, tmp_path / "all", "campplus.onnx", partial(tell_by_length, most=1, odd=odd))
+    capsys.readouterr()
+    run("--model-dir", everything, "--workers", "1", code=2)
+    assert "campplus.onnx" in capsys.readouterr().err
+    assert len(read_rows(tmp_path / "数据")) == 4
+
+
+def test_what_only_one_clip_provokes_in_our_own_code_costs_that_clip(tmp_path, raw, run, monkeypatch):
+    original = clips.features.measure
+
+    def measure_one_badly(samples: np.ndarray, *more: float) -> object:
+        if len(samples) == 5 * RATE:
+            raise IndexError("index -1 is out of bounds")
+        return original(samples, *more)
+
+    write_clip(raw, "x_long.wav", SENTENCES[4], voice(5))
+    monkeypatch.setattr(clips.features, "measure", measure_one_badly)
+    run("--workers", "1")
+    assert flags(tmp_path) == {"000": [], "001": [], "002": [], "003": [], "x_long": ["unreadable"]}
+
+
+def test_lack_of_memory_is_no_clips_fault(tmp_path, raw, run, monkeypatch):
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory")
+
+    monkeypatch.setattr(clips.features, "measure", no_memory)
+    job = clips.features.Extraction(raw / "000.wav", "", tmp_path / "000.npz", Path(), "cpu", "ours")
+    monkeypatch.setattr(clips.features, "_front_end", lambda *_: None)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        clips.features.extract(job)
+    assert not job.record.exists()
+
+
+@pytest.mark.parametrize(("rate", "top_hz"), [(8000, 4000), (11025, 5512)])
+def test_clips_of_a_low_rate_are_used_and_said_to_make_a_dull_voice(tmp_path, raw, run, capsys, rate, top_hz):
+    for i in range(4):
+        write_clip(raw, f"{i:03}.wav", SENTENCES[i], voice(seed=i, rate=rate), rate=rate)
+    wide = np.fft.irfft(np.fft.rfft(voice(seed=5, rate=8000)), int(3.5 * 32_000)) * 4
+    write_clip(raw, "upsampled.wav", SENTENCES[5], wide, rate=32_000)
+    run()
+    found = report(tmp_path)
+    assert {name: entry["status"] for name, entry in found.items()} == dict.fromkeys(found, "warned")
+    for name, flag, top in (("000", "low_sample_rate", top_hz), ("upsampled", "low_bandwidth", 4000)):
+        assert flag in found[name]["flags"] and found[name]["bandwidth_hz"] == pytest.approx(top, abs=150)
+        assert "s, f and sh" in found[name]["reasons"][found[name]["flags"].index(flag)]
+    assert len(read_rows(tmp_path / "数据")) == 5
+    assert "WARNING: 5 of 5 clips hold nothing above" in capsys.readouterr().out
+
+
+def test_sound_above_full_scale_is_learned_as_at_full_scale(tmp_path, raw, run):
+    wave = voice(seed=7)
+    write_clip(raw, "000.wav", SENTENCES[0], wave / np.abs(wave).max(), subtype="FLOAT")
+    write_clip(raw, "001.wav", SENTENCES[1], 20 * wave, subtype="FLOAT")
+    run()
+    full, above = read_rows(tmp_path / "数据")[:2]
+    assert above.speech_token.tolist() == full.speech_token.tolist()
+    torch.testing.assert_close(above.speech_feat[:], full.speech_feat[:], rtol=1e-3, atol=1e-3)
 
 
 def test_a_tokenizer_of_another_rate_is_refused(tmp_path, raw, run, model_dir, capsys):

@@ -13,7 +13,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or _has_errno(error):
             return True
         # PyTorch on a CPU and ONNX Runtime have no class of their own for it
-        if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS):
+        is_of_library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+        if is_of_library and any(word in str(error).lower() for word in _WORDS):
             return True
         error = error.__cause__ or error.__context__
     return False
