@@ -57,7 +57,7 @@ HOLD_OUT_SHARE = 0.1
 HOLD_OUT_LIMITS = (2, 5)
 MIN_CLIPS_TO_HOLD_OUT = 8
 
-LARGEST = {"speech_feat": 100.0, "utt_embedding": 1e6, "spk_embedding": 1e6}  # values; usual are 12, 5 and 5
+LARGEST = {"speech_feat": 100.0, "utt_embedding": 1e6, "spk_embedding": 1e6}  # magnitude; usual are 12, 5 and 5
 
 
 @dataclass(frozen=True)

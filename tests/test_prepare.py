@@ -949,6 +949,14 @@ def test_margins_stay_between_the_pieces_and_inside_the_recording():
     np.testing.assert_allclose(wide, [(0.0, 5.05), (5.05, 9.0), (9.0, 12.02)])
 
 
+def test_pieces_of_sound_above_full_scale_are_not_clipped(tmp_path):
+    path = write_clip(tmp_path, "long.wav", None, 6 * voice(4), subtype="FLOAT")
+    cutting._write_pieces(read_audio(path), [(0.0, 2.0), (2.0, 4.0)], tmp_path / "long_split", "long")
+    pieces = [read_audio(piece).samples for piece in sorted((tmp_path / "long_split").iterdir())]
+    wanted = voice(4) / np.abs(voice(4)).max()
+    np.testing.assert_allclose(np.concatenate(pieces)[:, 0], wanted, atol=1e-4)
+
+
 def test_a_long_recording_is_cut_where_the_voice_pauses(tmp_path, run, capsys, monkeypatch):
     long = write_clip(tmp_path / "录音", "长.wav", None, np.tile(voice(4), 10))
     speech = [(1.0, 9.0), (9.5, 20.0), (22.0, 23.0), (25.0, 39.5)]
