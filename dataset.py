@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import os
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +17,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from clips.mel_store import DataError, MelStore, StoredMel, as_tensor, first_line
+from clips.mel_store import DAMAGE, DataError, MelStore, StoredMel, as_tensor, first_line
 from common.files import atomic_path, read_lines
-from config import JointConfig
+from config import JointConfig, UserError
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER
 from cosyvoice.utils.audio_files import AUDIO_SUFFIXES
 from cosyvoice.utils.common import MEL_BINS, MEL_HOP, SAMPLE_RATE, SPEAKER_DIM, token_to_mel_length
+from cosyvoice.utils.files import not_a_file, read_file
+from cosyvoice.utils.memory import is_out_of_memory
 from cosyvoice.utils.records import limited, read_record
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig
@@ -53,6 +57,8 @@ META_KEY = b"cosyvoice_data"  # shard metadata: what meta.json says of the model
 HOLD_OUT_SHARE = 0.1
 HOLD_OUT_LIMITS = (2, 5)
 MIN_CLIPS_TO_HOLD_OUT = 8
+
+LARGEST = {"speech_feat": 100.0, "utt_embedding": 1e6, "spk_embedding": 1e6}  # magnitude; usual are 12, 5 and 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +142,7 @@ def prepare_again(data_dir: Path, model_dir: Path | None = None, *, force: bool 
         own["input_dir"] = Path("FOLDER")
         words = ", with the folder of its recordings for FOLDER, and with --model-dir where you gave one"
     reader = _meta_file(Path(data_dir)).get("text_normalizer", DEFAULT)
-    own["text_normalizer"] = None if reader == DEFAULT else reader
+    own["text_normalizer"] = reader if reader in tuple(NORMALIZERS) and reader != DEFAULT else None
     command = command_line("prepare_joint_data.py", **own, output_dir=data_dir)
     return f"{command}{' --force' * force}{words}"
 
@@ -151,7 +157,7 @@ def _holds_recordings(folder: Path) -> bool:
 def _meta_file(data_dir: Path) -> dict[str, Any]:
     """meta.json; {} where there is none that can be read."""
     try:
-        meta = json.loads((data_dir / META_FILE).read_text(encoding="utf-8"))
+        meta = json.loads(read_file(data_dir / META_FILE))
     except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
@@ -179,11 +185,21 @@ def shard_paths(data_dir: Path) -> list[Path]:
     if not names:
         raise DataError(f"{data_list} is empty; run: {prepare_again(data_dir, force=False)}")
     paths = [data_list.parent / name for name in names]
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        again = prepare_again(data_dir, force=False)
-        raise DataError(f"{data_list} names a file that does not exist: {missing[0]}; run: {again}")
+    for path in paths:
+        if what := _not_a_shard(path, data_list.parent):
+            raise DataError(f"{data_list} names {path}, {what}; run: {prepare_again(data_dir, force=False)}")
     return paths
+
+
+def _not_a_shard(path: Path, folder: Path) -> str:
+    """Why a file that data.list names is not read, "" where it is."""
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        return "which is in another folder"
+    try:
+        what = not_a_file(path)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        return f"which cannot be opened ({getattr(error, 'strerror', None) or error})"
+    return f"which is {what}" if what else ""
 
 
 def read_meta(data_dir: Path) -> dict[str, Any]:
@@ -255,11 +271,20 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     """A shard that has all columns; DataError for one that has not, or cannot be read."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
-            if missing:
-                raise DataError(f"{path} lacks the column {', '.join(missing)}; run: {prepare_again(path.parent)}")
+            count = Counter(file.schema_arrow.names)
+            for name in SCHEMA.names:
+                if count[name] != 1:
+                    what = "has several columns" if count[name] else "lacks the column"
+                    raise DataError(f"{path} {what} {name}; run: {prepare_again(path.parent)}")
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            if file.metadata.num_rows != sum(groups):  # no checksum covers these numbers
+                raise ValueError("its numbers of rows contradict each other")
             yield file
-    except (pa.ArrowException, OSError) as e:
+    except UserError:
+        raise
+    except DAMAGE as e:
+        if is_out_of_memory(e):
+            raise
         raise _unreadable(path, e) from e
 
 
@@ -275,8 +300,8 @@ def _shard_clips(path: Path, store: MelStore) -> list[Clip]:
     with _opened(path) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         rows = list(_rows(file.read(columns=LIGHT.names, use_threads=False), LIGHT))
-    places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
-    return [_clip(cells, store, path, *place) for cells, place in zip(rows, places, strict=True)]
+        places = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+        return [_clip(cells, store, path, *place) for cells, place in zip(rows, places, strict=True)]
 
 
 def _clip(cells: Mapping[str, pa.Scalar], store: MelStore, path: Path, group: int, row: int) -> Clip:
@@ -303,6 +328,9 @@ def _check(cells: Mapping[str, pa.Scalar], path: Path, row: int, meta: Mapping[s
     tensors = {name: as_tensor(cell) for name, cell in cells.items() if isinstance(cell, pa.ListScalar)}
     problems = _problems(tensors, cells["speech_feat_len"].as_py(), meta)
     problems += [f"{name} has empty values" for name in tensors if cells[name].values.null_count]
+    wav = cells["wav"].as_py()
+    if os.path.isabs(wav) or ".." in Path(wav).parts or "\0" in wav:
+        problems.append(f"wav is '{wav}', no path below the folder of the recordings")
     if not 0 < (seconds := cells["duration_sec"].as_py()) < math.inf:
         problems.append(f"duration_sec is {seconds}")
     if problems:
@@ -320,6 +348,8 @@ def _problems(tensors: Mapping[str, Tensor], frames: int, meta: Mapping[str, Any
     for name in ("speech_feat", "utt_embedding", "spk_embedding"):
         if not torch.isfinite(tensors[name]).all():
             problems.append(f"{name} has NaN or infinite values")
+        elif (tensors[name].abs() > LARGEST[name]).any():
+            problems.append(f"{name} has values beyond {LARGEST[name]:g}")
     for name in ("text_token", "speech_token"):
         size, ids = meta.get(f"{name}_size", float("inf")), tensors[name]
         outside = ids[(ids < 0) | (ids >= size)]

@@ -52,8 +52,9 @@ from common.recogniser import Recogniser, character_error_rate, missing
 from config import UserError
 from cosyvoice.cli.cosyvoice import load_part
 from cosyvoice.cli.frontend import CUDA_PROVIDER, onnxruntime
-from cosyvoice.utils.audio_files import read_audio
+from cosyvoice.utils.audio_files import AudioError, read_audio, require_sound_file
 from cosyvoice.utils.common import EXTRACTOR_RATE
+from cosyvoice.utils.files import read_file
 from cosyvoice.utils.records import read_record
 from cosyvoice.utils.weights import file_fingerprint
 from cosyvoice.utils.yaml_loader import ModelConfig, read_model_config, require_files
@@ -184,8 +185,9 @@ class Candidate:
     def of(cls, raw: RawClip, settings: str) -> "Candidate":
         """The recording with its fingerprint and the flags of its files."""
         try:
+            require_sound_file(raw.path)
             audio = file_fingerprint(raw.path)
-        except OSError:
+        except (OSError, AudioError):
             audio = ""  # extraction finds the reason
         finding = Finding(raw.name, raw.file)
         for name, figures in raw.flags.items():
@@ -221,12 +223,20 @@ def extract_clips(
     if jobs:
         workers = min(len(jobs), workers or default_workers(len(jobs), device, config.directory))
         print(f"to do     {len(jobs)} new or changed of {len(clips)}, {workers} at a time", flush=True)
-        extract_all(list(jobs.values()), workers)
+        faults = extract_all(list(jobs.values()), workers)
     else:
+        faults = {}
         print("to do     nothing: no recording, text or model file changed", flush=True)
     for clip in clips:
         if "duplicate_name" not in clip.raw.flags:
             clip.record = Record.load(cache / f"{clip.fingerprint}.npz")
+    failed = sorted((path, fault) for path, fault in faults.items() if fault)
+    if failed and not any(clip.record and clip.record.has_arrays for clip in clips):
+        path, fault = failed[0]
+        raise UserError(
+            f"nothing can be trained on any recording, so the fault is most likely in {config.directory}; "
+            f"{path}: {fault}"
+        )
 
 
 def examine(clips: Sequence[Candidate]) -> None:
@@ -319,7 +329,7 @@ class Recognised:
 def read_recognised(path: Path) -> Recognised | None:
     """A stored result; None where there is none that can be read."""
     try:
-        return read_record(Recognised, json.loads(path.read_text(encoding="utf-8")), str(path))
+        return read_record(Recognised, json.loads(read_file(path)), str(path))
     except (OSError, ValueError, RecursionError):
         return None
 

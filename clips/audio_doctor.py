@@ -20,7 +20,7 @@ from clips.text_faults import (
     stage_direction,
 )
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC
-from cosyvoice.utils.audio_files import MIN_SOURCE_RATE
+from cosyvoice.utils.audio_files import FULL_SOURCE_RATE, MIN_SOURCE_RATE
 from text.languages import digits_in_english, script, without_tags
 from text.normalizer import unread_signs
 
@@ -55,6 +55,7 @@ LEVEL_DB = 12.0  # floor: more than twice as loud, or less than half; the exampl
 COSINE_DROP = 0.15  # floor: cosine to the mean of the other clips this far below the median
 MINORITY_SHARE = 0.2  # clips in another script than the others are flagged up to this share
 
+DULL = "so s, f and sh sound dull, in the trained voice too"
 # The gravest first. Names are part of data/report.json: add, never rename. The clip's figures fill the sentence.
 DROP, WARN = "drop", "warn"
 FLAGS: dict[str, tuple[str, str]] = {
@@ -63,7 +64,11 @@ FLAGS: dict[str, tuple[str, str]] = {
     "duplicate_audio": (DROP, "same recording as {same_as}; delete one"),
     "too_short": (DROP, f"{{duration_sec:.2f}} s; clips of {MIN_SEC:g}-{MAX_TOKEN_SEC} s are used"),
     "too_long": (DROP, f"{{duration_sec:.1f}} s is over {MAX_TOKEN_SEC} s; cut it: the same command with --split"),
-    "low_sample_rate": (DROP, f"{{sample_rate}} Hz; record at {MIN_SOURCE_RATE} Hz or more"),
+    "sample_rate_too_low": (
+        DROP,
+        f"{{sample_rate}} Hz is below {MIN_SOURCE_RATE} Hz, the rate of telephones; record at {FULL_SOURCE_RATE} Hz "
+        "or more",
+    ),
     "channels_cancel": (
         DROP,
         "the channels cancel each other: {channel_db:.0f} dBFS alone, {level_db:.0f} together; export one of them",
@@ -81,6 +86,10 @@ FLAGS: dict[str, tuple[str, str]] = {
         WARN,
         "its header does not say how much sound it holds, as one of a program that crashed: it was read to its end, "
         "{held_sec} s; listen to the end, and export it again",
+    ),
+    "low_sample_rate": (
+        WARN,
+        f"{{sample_rate}} Hz: nothing above {{bandwidth_hz:.0f}} Hz, {DULL}; record at {FULL_SOURCE_RATE} Hz or more",
     ),
     "other_speaker": (
         WARN,
@@ -124,7 +133,10 @@ FLAGS: dict[str, tuple[str, str]] = {
         f"sounds die away slowly ({{fall_db:.0f}} dB in {ECHO_SEC} s): echo or music is learned too; record closer",
     ),
     "dc_offset": (WARN, "DC offset of {dc_offset:+.2f} of full scale; --fix removes it"),
-    "low_bandwidth": (WARN, "nothing above {bandwidth_hz:.0f} Hz (telephone or strong compression); sounds muffled"),
+    "low_bandwidth": (
+        WARN,
+        f"nothing above {{bandwidth_hz:.0f}} Hz (telephone or strong compression), {DULL}; bring the recording itself",
+    ),
     "quiet": (WARN, "speech at {level_db:.0f} dBFS; the voice is learned as quiet as this"),
     "uneven_level": (
         WARN,
@@ -181,7 +193,7 @@ def audio_flags(figures: AudioFigures) -> list[str]:
     checks = {
         "too_short": figures.duration_sec < MIN_SEC,
         "too_long": figures.duration_sec > MAX_TOKEN_SEC,
-        "low_sample_rate": figures.sample_rate < MIN_SOURCE_RATE,
+        "sample_rate_too_low": figures.sample_rate < MIN_SOURCE_RATE,
         "channels_cancel": cancel,
         "near_silent": figures.level_db < SILENT_DB and not cancel,
         "clipping": figures.clipped_share > CLIPPED_SHARE,
@@ -190,7 +202,8 @@ def audio_flags(figures: AudioFigures) -> list[str]:
         "cut_off": figures.snr_db >= NOISY_DB and figures.edge_db > -CUT_MARGIN_DB,
         "edge_silence": max(figures.lead_silence_sec, figures.trail_silence_sec) > EDGE_SILENCE_SEC,
         "dc_offset": abs(figures.dc_offset) >= DC_OFFSET,
-        "low_bandwidth": figures.sample_rate >= MIN_SOURCE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
+        "low_sample_rate": figures.sample_rate < FULL_SOURCE_RATE,
+        "low_bandwidth": figures.sample_rate >= FULL_SOURCE_RATE and figures.bandwidth_hz < BANDWIDTH_HZ,
         "quiet": SILENT_DB <= figures.level_db < QUIET_DB,
     }
     found = [name for name, is_so in checks.items() if is_so]

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from clips.audio_doctor import FLAGS
 from clips.decode import file_warnings, write_wav
 from clips.find import DRAFT_SUFFIX, RawClip, printable, recordings_of, split_folder
+from clips.measuring import peak
 from clips.transcripts import one_line
 from common.files import atomic_path
 from common.recogniser import Recogniser
@@ -109,13 +110,13 @@ def with_margins(spans: Sequence[Span], duration_sec: float) -> list[Span]:
 
 def _write_pieces(recording: Recording, spans: Sequence[Span], target: Path, stem: str) -> None:
     """Wav files of the spans; the folder appears under its name only when all are written."""
-    rate = recording.sample_rate
+    rate, scale = recording.sample_rate, 1 / max(1.0, peak(recording.samples))  # a wav would clip what exceeds 1
     with user_mistakes(), atomic_path(target) as part:
         shutil.rmtree(part, ignore_errors=True)  # of a killed run
         part.mkdir()
         for number, (start, end) in enumerate(spans, 1):
             piece = recording.samples[round(start * rate) : round(end * rate)]
-            write_wav(part / f"{stem}_{number:03}.wav", piece, rate)
+            write_wav(part / f"{stem}_{number:03}.wav", piece * scale, rate)
 
 
 # ---- --transcribe: drafts of missing texts ---------------------------------------------------------------------------

@@ -28,25 +28,30 @@ from tqdm import tqdm
 from clips.audio_doctor import audio_flags, drops, text_flags
 from clips.decode import file_flags
 from clips.measuring import AudioFigures, measure
+from clips.mel_store import first_line
 from clips.waveform import Waveform, waveform
 from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import AudioError, read_audio
-from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
+from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
+from cosyvoice.utils.files import require_file
+from cosyvoice.utils.memory import is_out_of_memory
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import normalizer
 from utils import user_mistakes
 
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
-EXTRACTION_VERSION = 7
+EXTRACTION_VERSION = 8
 ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
 CLIP_SEC, CLIP_SEC_PER_BYTE = 0.05, 1 / 0.5e9
 WORKER_SEC = 5.0  # work that a process must have to be worth its start
 TOKEN_COUNT_SLACK_SEC = 0.2  # speech tokens against audio; one token is 0.02-0.04 s
+# What a clip can provoke in the code that measures it and the models that hear it
+FAULTS_OF_CLIPS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Record:
-    """What `extract` stored. A clip that cannot be decoded has a problem and no figures; a bad one has no arrays."""
+    """What `extract` stored. A clip that cannot be decoded, or of which the models make nothing, has a problem and no
+    figures; a bad one has no arrays."""
 
     path: Path
     problem: str | None
@@ -71,20 +77,22 @@ class Record:
     text: str  # normalised
     flags: dict[str, dict[str, str]]  # of the file, by `file_flags`
     waveform: Waveform | None = None
+    has_arrays: bool = False
 
     @classmethod
     def load(cls, path: Path) -> "Record | None":
         """The record without its arrays, or None where there is none that can be read whole."""
         try:
+            require_file(path)
             with np.load(path, allow_pickle=False) as file:
                 damaged = file.zip.testzip()  # the first member whose checksum is wrong
                 if damaged or set(file.files) not in ({"values"}, {"values", *ARRAYS}):
                     return None
-                values = json.loads(file["values"].tobytes())
+                values, has_arrays = json.loads(file["values"].tobytes()), len(file.files) > 1
             if "figures" not in values:
                 return cls(path, values.get("problem"), None, "", {})
             figures, wave = AudioFigures(**values["figures"]), Waveform(**values["waveform"])
-            return cls(path, None, figures, values["text"], values["flags"], wave)
+            return cls(path, None, figures, values["text"], values["flags"], wave, has_arrays)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 
@@ -94,12 +102,13 @@ class Record:
             return file[name]
 
 
-def extract(job: Extraction) -> None:
+def extract(job: Extraction) -> str:
     """Measure one clip and, where nothing drops it, make its features; store all of it in job.record.
 
-    A bad clip is no error. Raises UserError where the model directory does not work or the record cannot be written.
+    A bad clip is no error: what went wrong in measuring and in the models is returned, "" where nothing did. Raises
+    UserError where the model directory cannot be opened or the record cannot be written.
     """
-    front_end = _front_end(job.model_dir, job.device, job.text_normalizer)
+    front_end, fault = _front_end(job.model_dir, job.device, job.text_normalizer), ""
     values: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -108,20 +117,31 @@ def extract(job: Extraction) -> None:
         text = normalized(front_end, job.text)
         if not drops(audio_flags(figures) + text_flags(text)):
             wave_16k, wave_22k = recording.mono(EXTRACTOR_RATE), recording.mono(SAMPLE_RATE)
-            arrays = features(front_end, text, wave_16k, wave_22k, job.path)
+            arrays = features(front_end, text, wave_16k, wave_22k)
         wave = asdict(waveform(recording.samples, recording.sample_rate))
         values = {"figures": asdict(figures), "text": text, "flags": file_flags(recording), "waveform": wave}
+    except TimeoutError as error:
+        raise UserError(str(error)) from error
     except AudioError as error:
         values = {"problem": str(error)}
+    except FAULTS_OF_CLIPS as error:
+        if is_out_of_memory(error):
+            raise
+        fault = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
+        values, arrays = {"problem": f"nothing can be trained on it: {fault}"}, {}
     with atomic_path(job.record) as part, open(part, "wb") as file:
         np.savez(file, values=np.frombuffer(json.dumps(values).encode(), dtype=np.uint8), **arrays)
+    return fault
 
 
 @lru_cache(maxsize=1)
 def _front_end(model_dir: Path, device: str, text_normalizer: str) -> CosyVoiceFrontEnd:
-    """One front end for each process, so that the ONNX models are opened once."""
+    """One front end for each process, so that the ONNX models are opened once, and before any clip: UserError for one
+    that cannot be, which is no clip's fault."""
     with user_mistakes():
-        return CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=normalizer(text_normalizer))
+        front_end = CosyVoiceFrontEnd(read_model_config(model_dir), device, normalizer=normalizer(text_normalizer))
+        front_end.open_models()
+        return front_end
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
@@ -129,53 +149,57 @@ def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
     return "".join(front_end.text_normalize(text)) if text else ""
 
 
-def features(
-    front_end: CosyVoiceFrontEnd, text: str, wave_16k: Tensor, wave_22k: Tensor, path: Path
-) -> dict[str, np.ndarray]:
+def features(front_end: CosyVoiceFrontEnd, text: str, wave_16k: Tensor, wave_22k: Tensor) -> dict[str, np.ndarray]:
     """Training features: text_token (L,), speech_token (S,) int32; speech_feat (T, 80), utt_embedding (192,) float32.
 
-    speech_feat is the natural-log mel as extracted, the speaker vector is raw. Raises UserError naming the clip where a
-    model's output does not fit the audio or cosyvoice.yaml: that is the model directory's fault.
+    speech_feat is the natural-log mel as extracted, the speaker vector is raw. Raises InputError where what a model
+    gives does not fit the audio or cosyvoice.yaml.
     """
-    with user_mistakes():
-        arrays = {
-            "text_token": np.asarray(front_end.text_tokens(text), dtype=np.int32),
-            "speech_token": np.asarray(front_end.speech_tokens(wave_16k), dtype=np.int32),
-            "speech_feat": front_end.mel(wave_22k).numpy(),
-            "utt_embedding": front_end.speaker_vector(wave_16k).numpy(),
-        }
+    arrays = {
+        "text_token": np.asarray(front_end.text_tokens(text), dtype=np.int32),
+        "speech_token": np.asarray(front_end.speech_tokens(wave_16k), dtype=np.int32),
+        "speech_feat": front_end.mel(wave_22k).numpy(),
+        "utt_embedding": front_end.speaker_vector(wave_16k).numpy(),
+    }
     config, seconds = front_end.config, wave_16k.shape[1] / EXTRACTOR_RATE
     tokens, ids = len(arrays["speech_token"]), arrays["text_token"]
     if abs(tokens / config.token_rate_hz - seconds) > TOKEN_COUNT_SLACK_SEC:
-        raise UserError(
-            f"{path}: {SPEECH_TOKENIZER} gave {tokens} tokens for {seconds:.2f} s, but cosyvoice.yaml says "
+        raise InputError(
+            f"{SPEECH_TOKENIZER} gave {tokens} tokens for {seconds:.2f} s, but cosyvoice.yaml says "
             f"{config.token_rate_hz} per second; the two files in {config.directory} do not belong together"
         )
+    if not len(ids):
+        raise InputError("the tokenizer that cosyvoice.yaml names knows nothing of its text")
     if ids.min() < 0 or ids.max() >= config.text_token_size:
-        raise UserError(
-            f"{path}: the tokenizer gave id {ids.max()}, but llm.text_token_size of {config.directory} is "
+        raise InputError(
+            f"the tokenizer gave id {ids.max()}, but llm.text_token_size of {config.directory} is "
             f"{config.text_token_size}; cosyvoice.yaml names another tokenizer than the model was trained with"
         )
+    if not np.isfinite(arrays["speech_feat"]).all():
+        raise InputError("its mel is not finite")
     return arrays
 
 
 # ---- many clips ------------------------------------------------------------------------------------------------------
 
 
-def extract_all(jobs: Sequence[Extraction], workers: int) -> None:
-    """Run all jobs; raises what `extract` raises, and UserError where a worker process dies."""
+def extract_all(jobs: Sequence[Extraction], workers: int) -> dict[Path, str]:
+    """Run all jobs; {recording: what `extract` gives}. Raises what `extract` raises, and UserError where a
+    worker process dies."""
+    faults: dict[Path, str] = {}
     with tqdm(total=len(jobs), desc="extracting", unit="clip") as bar:
         if workers == 1:
             with _one_thread():
                 for job in jobs:
-                    extract(job)
+                    faults[job.path] = extract(job)
                     bar.update()
-            return
+            return faults
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             try:
-                for future in as_completed([pool.submit(extract, job) for job in jobs]):
-                    future.result()
+                running = {pool.submit(extract, job): job.path for job in jobs}
+                for future in as_completed(running):
+                    faults[running[future]] = future.result()
                     bar.update()
             except BrokenProcessPool as error:
                 raise UserError(
@@ -185,6 +209,7 @@ def extract_all(jobs: Sequence[Extraction], workers: int) -> None:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+    return faults
 
 
 @contextmanager

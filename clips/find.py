@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clips.metadata import METADATA, OTHER_TABLE, TABLE_NAME, ClipNames, Table, is_other_table, place, read_table
-from clips.transcripts import SUFFIXES, NoTranscript, read_text, read_transcript, without_times
+from clips.transcripts import LONGEST_TEXT, SUFFIXES, NoTranscript, read_text, read_transcript, without_times
 from common.files import PART_SUFFIX
 from common.terminal import shown
 from config import UserError
@@ -27,7 +27,6 @@ DOCUMENTS = set(
     ".csv .tsv .xlsx .xls .ods .docx .doc .odt .rtf .pdf .jsonl .textgrid .eaf .trs .trn .ctm .stm .ass .lrc".split()
 )
 LISTS = {"", ".txt", ".data"}  # of speech toolkits: text, 84-121123.trans.txt, txt.done.data
-LONGEST_LIST = 10_000_000  # bytes
 KINDS = f"{', '.join(SUFFIXES)} files beside the audio, {METADATA} and *.list"
 
 
@@ -246,8 +245,8 @@ def _may_be_table(path: Path) -> bool:
 def _names_recordings(path: Path, names: Container[str]) -> bool:
     """Whether most lines of a text begin with the name of a recording."""
     try:
-        lines = read_text(path).splitlines() if path.stat().st_size <= LONGEST_LIST else []
-    except (InputError, OSError):
+        lines = read_text(path, LONGEST_TEXT).splitlines()
+    except InputError:
         return False
     words = [match[1] for line in lines if (match := re.match(r'[\s("]*([^\s,;|"]+)', line))]
     return 2 * sum(word in names for word in words) > len(words)

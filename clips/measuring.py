@@ -48,7 +48,7 @@ def measure(samples: np.ndarray, sample_rate: int, duration_sec: float | None = 
         duration_sec=round(len(mono) / sample_rate if duration_sec is None else duration_sec, 6),
         sample_rate=sample_rate,
         channels=samples.shape[1],
-        peak_db=round(float(decibel(np.abs(samples).max())), 1),
+        peak_db=round(float(decibel(peak(samples))), 1),
         level_db=round(level, 1),
         channel_db=round(max(float(np.quantile(frame_levels(one, sample_rate), 0.95)) for one in centred.T), 1),
         snr_db=round(level - pause, 1),
@@ -80,6 +80,11 @@ def edge_silences(levels: np.ndarray) -> tuple[float, float]:
 def decibel(amplitude: np.ndarray | float) -> np.ndarray:
     """20 log10, not below -120."""
     return 20 * np.log10(np.maximum(amplitude, 1e-6))
+
+
+def peak(samples: np.ndarray) -> float:
+    """The largest magnitude."""
+    return float(max(samples.max(), -samples.min()))
 
 
 def silence_threshold(levels: np.ndarray) -> float:

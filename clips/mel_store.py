@@ -11,8 +11,10 @@ from torch import Tensor
 
 from config import UserError
 from cosyvoice.utils.common import MEL_BINS
+from cosyvoice.utils.memory import is_out_of_memory
 
 CACHE_BYTES = 2**28  # mels that a process keeps: 2.7 hours of speech, so the clips of most voices are read once
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)  # what pyarrow raises for a damaged file
 
 
 class DataError(UserError, ValueError):
@@ -59,7 +61,9 @@ class StoredMel:
         """Some frames, (t, 80); raises DataError where the file no longer holds this clip."""
         try:
             fingerprint, values = self.store.rows(self.path, self.group)[self.row]
-        except (pa.ArrowException, OSError, LookupError) as error:
+        except DAMAGE as error:
+            if is_out_of_memory(error):
+                raise
             raise self._gone(first_line(error)) from error
         if fingerprint != self.fingerprint or len(values) != self.frames * MEL_BINS:
             raise self._gone("it holds another clip there")

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from clips.audio_doctor import DC_OFFSET
 from clips.decode import file_warnings, write_wav
 from clips.find import RawClip, printable, recordings_of
-from clips.measuring import decibel, edge_silences, frame_levels
+from clips.measuring import decibel, edge_silences, frame_levels, peak
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
+from cosyvoice.utils.audio_files import MIN_SOURCE_RATE
+from cosyvoice.utils.files import read_file
 from cosyvoice.utils.records import read_record
 from cosyvoice.utils.weights import file_fingerprint
 from utils import user_mistakes
@@ -77,7 +79,7 @@ def refuse_changed_copies(target: Path) -> None:
         raise UserError(f"{target} already exists and was not made by --fix; move it away")
     remedy = f"move {target} away, or go on with it by --input-dir"
     try:
-        done = json.loads((target / DONE).read_text(encoding="utf-8"))
+        done = json.loads(read_file(target / DONE))
         written, found = read_record(Copies, done, str(target / DONE)).files, digests(target)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{target / DONE} does not say what --fix wrote, so nothing is replaced; {remedy}") from error
@@ -116,11 +118,11 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
-    """Integrated loudness of samples (N, channels); NaN for silence and for less than SHORTEST_SEC.
+    """Integrated loudness of samples (N, channels); NaN for silence, for less than SHORTEST_SEC, and below 8 kHz.
 
     Of more than MOST_CHANNELS the mono mix is measured, which is what is trained on, and of a recording of more than
     LONGEST_SEC that much from its middle: filtering takes ten times the memory of the samples."""
-    if len(samples) < SHORTEST_SEC * sample_rate or not peak(samples) > 0:
+    if sample_rate < MIN_SOURCE_RATE or len(samples) < SHORTEST_SEC * sample_rate or not peak(samples) > 0:
         return math.nan
     beyond = max(0, len(samples) - LONGEST_SEC * sample_rate)
     samples = samples[beyond // 2 : len(samples) - beyond // 2]
@@ -128,11 +130,6 @@ def loudness_lufs(samples: np.ndarray, sample_rate: int) -> float:
         samples = samples.mean(axis=1, keepdims=True)
     found = float(torchaudio.functional.loudness(torch.from_numpy(np.ascontiguousarray(samples.T)), sample_rate))
     return found if math.isfinite(found) else math.nan
-
-
-def peak(samples: np.ndarray) -> float:
-    """The largest magnitude."""
-    return float(max(samples.max(), -samples.min()))
 
 
 def mend(samples: np.ndarray, sample_rate: int) -> Mended:

@@ -13,6 +13,7 @@ REPORT_FIGURES = (
 ).split()
 FEWEST_CLIPS, FEWEST_SEC, FAIR_CLIPS = 10, 30, 20  # with fewer a voice is poor; good from FAIR_CLIPS on
 GOOD_CLIPS = "20-50 clips of 2-15 s"
+DULL_FLAGS = {"low_sample_rate", "low_bandwidth"}  # of clips without high sounds
 
 
 def report_entry(finding: Finding) -> dict[str, Any]:
@@ -77,7 +78,14 @@ def enough(findings: Sequence[Finding]) -> tuple[str, str]:
         return "fair", f"Enough to try: {len(used)} clips; {GOOD_CLIPS} give a better voice."
     if len(findings) > 2 * len(used):
         return "fair", f"Enough to try: {len(used)} clips; but more were dropped, mend those first."
+    if 2 * len(dull(used)) > len(used):
+        return "fair", "Enough for a voice, but for a dull one: most clips hold no high sounds."
     return "good", "Enough for a voice" + ("; listen to the clips with a warning first." if flagged else ".")
+
+
+def dull(findings: Sequence[Finding]) -> list[Finding]:
+    """Those without high sounds."""
+    return [finding for finding in findings if DULL_FLAGS & set(finding.flags)]
 
 
 def advice(findings: Sequence[Finding]) -> list[str]:
@@ -89,6 +97,12 @@ def advice(findings: Sequence[Finding]) -> list[str]:
         lines.append(
             f"WARNING: more clips were dropped ({dropped}) than used ({len(used)}). "
             "Mend the clips named above and run this again before training."
+        )
+    if low := dull(used):
+        top_khz = max(finding.figures["bandwidth_hz"] for finding in low) / 1000
+        lines.append(
+            f"WARNING: {len(low)} of {len(used)} clips hold nothing above {top_khz:.1f} kHz: s, f and sh will sound "
+            "dull in the trained voice. Bring recordings of 16 kHz or more where there are any."
         )
     word, sentence = enough(findings)
     if used and word == "bad":

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from common.files import split_lines
 from cosyvoice.utils.common import InputError
-from cosyvoice.utils.files import require_file
+from cosyvoice.utils.files import MAX_BYTES, read_file
 
 SUFFIXES = (".txt", ".lab", ".srt", ".vtt")  # the first counts where a recording has several
 SUBTITLES = (".srt", ".vtt")
+LONGEST_TEXT = 10_000_000  # bytes: subtitles of days
 
 _CLOCK = r"\d+:\d\d(?::\d\d)?(?:[.,]\d+)?"
 # The patterns are for lines without blanks at their ends
@@ -51,7 +52,7 @@ class NoTranscript(InputError):
 def read_transcript(path: Path) -> Transcript:
     """Text of a file with one of SUFFIXES. Raises NoTranscript for one of another kind, InputError for one that
     cannot be read."""
-    lines = split_lines(read_text(path))
+    lines = split_lines(read_text(path, LONGEST_TEXT))
     suffix = path.suffix.lower()
     if suffix == ".lab" and is_alignment(lines):
         raise NoTranscript("phones are listed there in place of what is said")
@@ -62,11 +63,10 @@ def read_transcript(path: Path) -> Transcript:
     return Transcript(one_line(" ".join(spoken)), timed=suffix not in SUBTITLES and untimed is not None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     """Text of a file in UTF-8, with or without BOM, or in UTF-16 with it; raises InputError saying what to do."""
     try:
-        require_file(path)
-        data = path.read_bytes()
+        data = read_file(path, max_bytes)
     except OSError as error:
         raise InputError(error.strerror or str(error)) from error
     encoding = "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "UTF-8"

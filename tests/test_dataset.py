@@ -13,7 +13,19 @@ import torch
 import dataset
 from config import UserError
 from cosyvoice.utils.common import token_to_mel_length
-from dataset import SCHEMA, Clip, FlowWindow, collate_flow, collate_llm, flow_window, hold_out, read_rows, write_shard
+from dataset import (
+    SCHEMA,
+    Clip,
+    FlowWindow,
+    check_shards,
+    collate_flow,
+    collate_llm,
+    flow_window,
+    hold_out,
+    list_clips,
+    read_rows,
+    write_shard,
+)
 
 META = {"token_rate_hz": 50, "text_token_size": 100, "speech_token_size": 64}
 
@@ -113,6 +125,8 @@ def test_shard_in_a_missing_or_closed_place_is_a_user_error(tmp_path):
         ({"utt_embedding": [0.0] * 191}, "utt_embedding has 191 values instead of 192"),
         ({"spk_embedding": [float("nan")] * 192}, "spk_embedding has NaN or infinite values"),
         ({"speech_feat": np.full(86 * 80, np.inf, dtype=np.float32)}, "speech_feat has NaN or infinite values"),
+        ({"speech_feat": np.full(86 * 80, 1e30, dtype=np.float32)}, "speech_feat has values beyond 100"),
+        ({"wav": "../../elsewhere.wav"}, "no path below the folder of the recordings"),
         ({"text_token": [1, None, 3]}, "text_token has empty values"),
         ({"duration_sec": 0.0}, "duration_sec is 0.0"),
         ({"duration_sec": float("nan")}, "duration_sec is nan"),
@@ -138,6 +152,41 @@ def test_a_missing_column_is_named(tmp_path):
     (tmp_path / "data.list").write_text("x.parquet\n")
     with pytest.raises(ValueError, match="x.parquet lacks the column speech_feat"):
         read_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.append_column("text", table["text"]), "has several columns text"),
+        (lambda table: table.set_column(4, "speech_token", pa.array([["a"]])), "is not a readable parquet file"),
+        (lambda table: table.set_column(4, "speech_token", pa.array([[2**40]])), "is not a readable parquet file"),
+        (lambda table: table.set_column(6, "speech_feat_len", pa.array([{"a": 1}])), "is not a readable parquet file"),
+        (lambda table: table.set_column(2, "text", pa.array([b"\xff"])), "is not a readable parquet file"),
+    ],
+)
+def test_columns_that_are_not_as_they_should_be_are_a_clear_error(tmp_path, change, message):
+    pq.write_table(change(pa.Table.from_pylist([row()], schema=SCHEMA)), tmp_path / "x.parquet")
+    (tmp_path / "data.list").write_text("x.parquet\n")
+    with pytest.raises(UserError, match=f"x.parquet {message}.*; run: python prepare_joint_data.py"):
+        read_rows(tmp_path)
+
+
+def test_a_damaged_footer_is_one_clear_line_and_never_loses_clips(tmp_path):
+    path = data_dir(tmp_path, *(row(f"{number:03}") for number in range(5))) / "clips.parquet"
+    whole, rng = path.read_bytes(), random.Random(0)
+    size = int.from_bytes(whole[-8:-4], "little")
+    refused = 0
+    for _ in range(80):
+        content = bytearray(whole)
+        content[len(whole) - 8 - rng.randrange(1, size)] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            check_shards([path], META)
+            assert len(list_clips(tmp_path)) == 5
+        except UserError as error:
+            assert "clips.parquet" in str(error) and "prepare_joint_data.py" in str(error)
+            refused += 1
+    assert refused > 20
 
 
 def test_a_shard_of_another_tool_with_wider_types_is_read(tmp_path):
@@ -166,8 +215,13 @@ def test_shards_of_different_models_are_refused(tmp_path):
     [
         (None, r"no training data in .* \(data.list is missing\); run: python prepare_joint_data.py"),
         ("\n", "data.list is empty"),
-        ("gone.parquet\n", "names a file that does not exist: .*gone.parquet"),
+        ("gone.parquet\n", "names .*gone.parquet, which is not there"),
         ("broken.parquet\n", "broken.parquet is not a readable parquet file"),
+        ("../broken.parquet\n", "broken.parquet, which is in another folder"),
+        ("/etc/passwd\n", "/etc/passwd, which is in another folder"),
+        (".\n", "which is a folder, not a file"),
+        ("a\0b\n", "which cannot be opened"),
+        (f"{'x' * 5000}\n", "which cannot be opened"),
         ("声音.parquet\n", "data.list is not UTF-8 text; save it as UTF-8"),  # written below as GBK
     ],
 )

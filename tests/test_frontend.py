@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,13 @@ import onnx
 import pytest
 import soundfile
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from cosyvoice.cli import frontend
 from cosyvoice.cli.frontend import STOCK, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import load_wav, resample
+from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 
 
@@ -93,9 +95,11 @@ def test_the_same_rate_is_left_untouched():
     [
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: wav(path, np.zeros(0, np.float32)), r"holds no sound \(0 samples\)"),
-        (lambda path: wav(path, np.zeros(800, np.float32), 8_000), "8000 Hz is too low; record at 16000 Hz or more"),
+        (lambda path: wav(path, np.zeros(800, np.float32), 7_999), "7999 Hz is too low; record at 16000 Hz or more"),
         (lambda path: wav(path, np.array([0.0, np.nan]), subtype="FLOAT"), "samples that are not numbers"),
         (lambda path: wav(path, np.array([0.0, np.inf]), subtype="FLOAT"), "samples that are not numbers"),
+        (lambda path: wav(path, np.array([0.0, 1e20, 0.0]), subtype="FLOAT"), r"reach 1e\+20 times full scale"),
+        (lambda path: wav(path, np.array([0.0, -32768.0]), subtype="FLOAT"), r"reach 3.28e\+04 times full scale"),
         (lambda path: wav(path, np.zeros(800, np.float32), 44_101), "a.wav: 44101 Hz is an odd sample rate"),
     ],
 )
@@ -214,6 +218,89 @@ def test_onnx_inputs_are_found_by_position(tiny_model_dir: Path, tmp_path: Path)
         value.name = name
     path.write_bytes(renamed.SerializeToString())
     assert CosyVoiceFrontEnd(front.config).speech_tokens(voice(0.5)) == wanted
+
+
+def onnx_file(path: Path, taken: dict[str, tuple[int, list]], given: np.ndarray, nodes: Sequence[onnx.NodeProto] = ()):
+    """An ONNX file that gives the same whatever it is given; nodes: that make "out" of "given"."""
+    constant = numpy_helper.from_array(given, "given")
+    out = helper.make_tensor_value_info("out", constant.data_type, None)
+    inputs = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in taken.items()]
+    nodes = list(nodes) or [helper.make_node("Identity", ["given"], ["out"])]
+    graph = helper.make_graph(nodes, "graph", inputs, [out], [constant])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+SPEAKER = {"feats": (FLOAT, [1, "T", 80])}
+TOKENIZER = {"feats": (FLOAT, [1, 128, "T"]), "length": (INT32, [1])}
+VECTOR, IDS = np.ones((1, 192), np.float32), np.ones((1, 25), np.int64)
+
+
+@pytest.mark.parametrize(
+    ("taken", "given", "message"),
+    [
+        (SPEAKER, VECTOR.astype(np.float64), r"gives tensor\(double\)"),
+        (SPEAKER, np.array([["a"] * 192], dtype=object), r"gives tensor\(string\)"),
+        (SPEAKER, VECTOR[:, :191], r"the shape \(1, 191\) instead of 192 numbers"),
+        (SPEAKER, VECTOR.reshape(12, 16), r"the shape \(12, 16\)"),
+        (SPEAKER, VECTOR * np.nan, "192 finite numbers"),
+        (SPEAKER, VECTOR * np.float32(1e38), "192 finite numbers of usual size"),
+        (SPEAKER, VECTOR * 0, "192 finite numbers of usual size"),
+        ({"feats": (onnx.TensorProto.DOUBLE, [1, "T", 80])}, VECTOR, r"takes tensor\(double\)"),
+        ({"feats": (FLOAT, [1, 80, "T"])}, VECTOR, "fails"),
+        ({"feats": (FLOAT, [1, 1, "T", 80])}, VECTOR, r"takes tensor\(float\) \[1, 1, 'T', 80\]"),
+        (TOKENIZER, IDS.astype(np.float32), r"gives tensor\(float\)"),
+        (TOKENIZER, IDS * 64, "tokens outside 0..63"),
+        (TOKENIZER, -IDS, "tokens outside 0..63"),
+        (TOKENIZER, IDS.reshape(5, 5), r"the shape \(5, 5\) for 0.50 s"),
+        (TOKENIZER, np.ones((1, 5000), np.int64), r"the shape \(1, 5000\)"),
+        (TOKENIZER, np.ones((1, 0), np.int64), r"the shape \(1, 0\)"),
+        (TOKENIZER | {"length": (onnx.TensorProto.INT64, [1])}, IDS, r"takes tensor\(int64\)"),
+    ],
+)
+def test_what_a_model_from_elsewhere_takes_or_gives_is_checked(
+    tiny_model_dir: Path, tmp_path: Path, taken: dict, given: np.ndarray, message: str
+):
+    front = broken(tiny_model_dir, tmp_path)
+    feature = {"campplus.onnx": front.speaker_vector, "speech_tokenizer_v1.onnx": front.speech_tokens}
+    name = list(feature)[len(taken) - 1]
+    onnx_file(front.config.directory / name, taken, given)
+    with pytest.raises(InputError, match=f"{name}: .*{message}"):
+        feature[name](voice(0.5))
+
+
+def test_a_model_that_does_not_end_is_stopped_and_named(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in [
+            ("i", onnx.TensorProto.INT64, []),
+            ("on", onnx.TensorProto.BOOL, []),
+            ("x", FLOAT, None),
+            ("still_on", onnx.TensorProto.BOOL, []),
+            ("y", FLOAT, None),
+        ]
+    ]
+    steps = [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["x", "x"], ["y"])]
+    body = helper.make_graph(steps, "body", values[:3], values[3:])
+    often = helper.make_node("Constant", [], ["often"], value=numpy_helper.from_array(np.array(2**62)))
+    front = broken(tiny_model_dir, tmp_path)
+    loop = helper.make_node("Loop", ["often", "", "given"], ["out"], body=body)
+    onnx_file(front.config.directory / "campplus.onnx", SPEAKER, VECTOR, [often, loop])
+    monkeypatch.setattr(frontend, "RUN_SEC", 0.2)
+    monkeypatch.setattr(frontend, "RUN_SEC_PER_SEC", 0)
+    with pytest.raises(TimeoutError, match="campplus.onnx: gave nothing for 0.5 s of sound within"):
+        front.speaker_vector(voice(0.5))
+
+
+def test_a_model_that_wants_more_memory_than_there_is_is_not_called_damaged(tiny_model_dir: Path, tmp_path: Path):
+    front = broken(tiny_model_dir, tmp_path)
+    many = helper.make_node("Constant", [], ["many"], value=numpy_helper.from_array(np.array([2**42])))
+    nodes = [many, helper.make_node("ConstantOfShape", ["many"], ["out"])]
+    onnx_file(front.config.directory / "campplus.onnx", SPEAKER, VECTOR, nodes)
+    with pytest.raises(MemoryError, match="campplus.onnx"):
+        front.speaker_vector(voice(0.5))
 
 
 def test_tokens_outside_the_vocabulary_are_refused(tiny_model_dir: Path, tmp_path: Path):

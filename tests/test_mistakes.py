@@ -114,7 +114,7 @@ CASES = [
     Case("a wav that is not audio", "prepare", lambda p: only_clip(p, lambda f: f.write_bytes(b"not audio")), "001: it is text and not a recording"),
     Case("an empty text", "prepare", lambda p: only_clip(p, speech, ""), "001: the transcript holds nothing"),
     Case("no text at all", "prepare", lambda p: only_clip(p, speech, None), "001: "),
-    Case("8 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=8000)), "001: 8000 Hz; record at 16000 Hz"),
+    Case("7 kHz recordings", "prepare", lambda p: only_clip(p, lambda f: speech(f, rate=7000)), "001: 7000 Hz is below 8000 Hz"),
     Case("a clip of 31 s", "prepare", lambda p: only_clip(p, lambda f: speech(f, 31)), "001: 31.0 s is over 30 s"),
     Case("no clips", "prepare", lambda p: (shutil.rmtree(p.raw), p.raw.mkdir()), "raw_audio"),
     Case("no input folder", "prepare", lambda p: shutil.rmtree(p.raw), "raw_audio"),

@@ -1,8 +1,12 @@
 """What the networks are fed: text -> segments and token ids; audio -> speech tokens, speaker vector and mel."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from cosyvoice.cli.text import STOCK, TextNormalizer, contains_chinese, is_only_punctuation, split_paragraph
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
+from cosyvoice.utils.memory import is_out_of_memory
 from cosyvoice.utils.weights import check_listed
 from cosyvoice.utils.yaml_loader import DOWNLOAD, DOWNLOAD_AGAIN, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
@@ -24,6 +29,15 @@ WHISPER_FFT, WHISPER_HOP, WHISPER_BANDS = 400, 160, 128
 
 SPEECH_TOKENIZER = "speech_tokenizer_v1.onnx"
 SPEAKER_MODEL = "campplus.onnx"
+# By the number of inputs, of the speaker model and of the speech tokenizer: types and shapes; 0 is the time
+TAKEN = {
+    1: (("tensor(float)", (1, 0, 80)),),
+    2: (("tensor(float)", (1, WHISPER_BANDS, 0)), ("tensor(int32)", (1,))),
+}
+GIVEN = {1: r"tensor\(float\)", 2: r"tensor\(u?int\d+\)"}
+VECTOR_LENGTHS = (1e-3, 1e6)  # that a raw speaker vector may have; usual are 5 to 50
+RUN_SEC, RUN_SEC_PER_SEC = 60, 20  # a model's time, and for each second of sound; slow computers take 2 a second
+FATAL_ONLY = 4  # level of what onnxruntime prints by itself
 CUDA_PROVIDER = "CUDAExecutionProvider"  # onnxruntime's name for a GPU
 
 
@@ -98,20 +112,24 @@ class CosyVoiceFrontEnd:
             raise InputError(f"the audio is {seconds:.1f} s long; speech tokens are made of at most {MAX_TOKEN_SEC} s")
         features = whisper_logmel(wave16k).numpy()
         length = np.array([features.shape[2]], dtype=np.int32)
-        tokens = self._speech_tokenizer(features, length).flatten().tolist()
-        if any(not 0 <= token < self.config.speech_token_size for token in tokens):
-            size = self.config.speech_token_size
-            raise InputError(f"{self.config.directory / SPEECH_TOKENIZER}: gives tokens outside 0..{size - 1}")
-        return tokens
+        ids, size = self._speech_tokenizer(seconds, features, length), self.config.speech_token_size
+        path = self._speech_tokenizer.path
+        if not 0 < ids.size <= features.shape[2] or ids.size not in ids.shape:
+            raise InputError(f"{path}: gives the shape {ids.shape} for {seconds:.2f} s instead of one row of tokens")
+        if ids.min() < 0 or ids.max() >= size:
+            raise InputError(f"{path}: gives tokens outside 0..{size - 1}")
+        return ids.flatten().tolist()
 
     def speaker_vector(self, wave16k: Tensor) -> Tensor:
         """The raw speaker vector (192,), float32, of a 16 kHz wave (1, N). Raises InputError for one below 25 ms."""
         _check_wave(wave16k, MIN_SPEAKER_SAMPLES, "a speaker vector")
-        vector = torch.from_numpy(self._speaker_model(kaldi_fbank(wave16k)[None].numpy())).float().flatten()
-        if vector.numel() != self.config.spk_embed_dim or not torch.isfinite(vector).all():
-            path = self.config.directory / SPEAKER_MODEL
-            raise InputError(f"{path}: does not give {self.config.spk_embed_dim} finite numbers for this audio")
-        return vector
+        values = self._speaker_model(wave16k.shape[1] / EXTRACTOR_RATE, kaldi_fbank(wave16k)[None].numpy())
+        path, size, (shortest, longest) = self._speaker_model.path, self.config.spk_embed_dim, VECTOR_LENGTHS
+        if values.size != size or size not in values.shape:
+            raise InputError(f"{path}: gives the shape {values.shape} instead of {size} numbers")
+        if not shortest < np.linalg.norm(values.astype(np.float64)) < longest:
+            raise InputError(f"{path}: does not give {size} finite numbers of usual size for this audio")
+        return torch.from_numpy(values).flatten()
 
     def mel(self, wave22k: Tensor) -> Tensor:
         """Raw log-mel (T, 80) of a 22.05 kHz wave (1, N); a wave that exceeds [-1, 1] is first divided by its peak."""
@@ -119,12 +137,16 @@ class CosyVoiceFrontEnd:
         peak = wave22k.abs().max()
         return self.config.feat_extractor(wave22k / peak if peak > 1 else wave22k)[0].T.contiguous()
 
+    def open_models(self) -> None:
+        """Open what else opens at first use. Raises InputError and OSError for what does not."""
+        _ = self.tokenizer, self._speech_tokenizer, self._speaker_model, self.config.feat_extractor
+
     @cached_property
-    def _speech_tokenizer(self) -> Callable[..., np.ndarray]:
+    def _speech_tokenizer(self) -> OnnxModel:
         return open_onnx(self.config.directory / SPEECH_TOKENIZER, 2, self.device, self.threads)
 
     @cached_property
-    def _speaker_model(self) -> Callable[..., np.ndarray]:
+    def _speaker_model(self) -> OnnxModel:
         return open_onnx(self.config.directory / SPEAKER_MODEL, 1, self.device, self.threads)
 
 
@@ -146,25 +168,67 @@ def onnx_providers(device: torch.device) -> list[tuple[str, dict[str, int]]]:
     return [provider for provider in (*wanted, ("CPUExecutionProvider", {})) if provider[0] in available]
 
 
-def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> Callable[..., np.ndarray]:
-    """The model as a function of `inputs` arrays, in the order of its inputs, that gives its first output.
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model that a download brought: what it does with a sound is not trusted."""
 
-    Raises FileNotFoundError, and InputError for a file that is no ONNX model or takes another number of inputs.
+    path: Path
+    session: onnxruntime.InferenceSession
+
+    def __call__(self, seconds: float, *arrays: np.ndarray) -> np.ndarray:
+        """Its first output for arrays made of so many seconds of sound, in the order of its inputs.
+
+        Raises InputError where it fails, and TimeoutError where it does not end."""
+        names = [entry.name for entry in self.session.get_inputs()]
+        options, limit = onnxruntime.RunOptions(), RUN_SEC + RUN_SEC_PER_SEC * seconds
+        options.log_severity_level = FATAL_ONLY
+        watchdog = Timer(limit, setattr, (options, "terminate", True))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            output = self.session.get_outputs()[0].name
+            return self.session.run([output], dict(zip(names, arrays, strict=True)), options)[0]
+        except Exception as error:  # onnxruntime has a class for each of a dozen kinds of failure
+            if options.terminate:
+                told = f"{self.path}: gave nothing for {seconds:.1f} s of sound within {limit:.0f} s"
+                raise TimeoutError(f"{told}; {DOWNLOAD_AGAIN}") from error
+            if is_out_of_memory(error):
+                raise MemoryError(f"{self.path}: {seconds:.1f} s of sound need more memory than there is") from error
+            raise InputError(f"{self.path}: fails ({type(error).__name__}) on {seconds:.1f} s of sound") from error
+        finally:
+            watchdog.cancel()
+
+
+def open_onnx(path: Path, inputs: int, device: torch.device, threads: int) -> OnnxModel:
+    """The speaker model (1 input) or the speech tokenizer (2).
+
+    Raises FileNotFoundError, and InputError for a file that is no ONNX model or takes or gives something else.
     """
     require_files(path.parent, [path.name])
     check_listed(path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = FATAL_ONLY
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=onnx_providers(device))
-    except Exception as error:  # onnxruntime has a class for each of a dozen kinds of damage
+    except Exception as error:  # as above
+        if is_out_of_memory(error):
+            raise MemoryError(f"{path}: needs more memory than there is") from error
         raise InputError(
             f"{path}: cannot be opened as an ONNX model ({type(error).__name__}); {DOWNLOAD_AGAIN}"
         ) from error
-    names = [entry.name for entry in session.get_inputs()]
-    if len(names) != inputs or not session.get_outputs():
-        found = f"{len(names)} inputs and {len(session.get_outputs())} outputs"
-        raise InputError(f"{path}: has {found}, expected {inputs} and 1; {DOWNLOAD}")
-    return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+    taken, given = session.get_inputs(), session.get_outputs()
+    if len(taken) != inputs or not given:
+        raise InputError(
+            f"{path}: has {len(taken)} inputs and {len(given)} outputs, expected {inputs} and 1; {DOWNLOAD}"
+        )
+    for entry, (kind, shape) in zip(taken, TAKEN[inputs], strict=True):
+        fits = len(entry.shape) == len(shape) and all(
+            a == b for a, b in zip(entry.shape, shape, strict=True) if b and isinstance(a, int)
+        )
+        if entry.type != kind or not fits:
+            raise InputError(f"{path}: takes {entry.type} {entry.shape}, expected {kind} {list(shape)}; {DOWNLOAD}")
+    if not re.fullmatch(GIVEN[inputs], given[0].type):
+        raise InputError(f"{path}: gives {given[0].type}, expected {GIVEN[inputs]}; {DOWNLOAD}")
+    return OnnxModel(path, session)

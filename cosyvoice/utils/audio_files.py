@@ -21,7 +21,10 @@ from cosyvoice.utils.common import MAX_VALUES, AudioError, InputError, check_amo
 from cosyvoice.utils.files import require_file
 from cosyvoice.utils.wav_header import WavHeader, read_wav_header
 
-MIN_SOURCE_RATE = 16_000  # Hz of a recording; sounds are lost below
+MIN_SOURCE_RATE = 8_000  # Hz of a recording, as of a telephone; below words are hard to tell apart
+FULL_SOURCE_RATE = 16_000  # Hz; with less the sound ends where s, f and sh still have much of theirs
+MAX_FILE_BYTES = 2**35  # 34 GB
+MAX_PEAK = 100.0  # times full scale, 40 dB above it; recorders with 32-bit float write a few times full scale
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
 # In order of preference, where two files differ only in the suffix
 AUDIO_SUFFIXES = (
@@ -63,15 +66,17 @@ class Recording:
     header_sec: float  # what its header says where that is more; 0.0: a wav whose header was never finished
 
     def mono(self, sample_rate: int) -> Tensor:
-        """(1, N) at another rate, channels averaged. Raises AudioError for one that it cannot be converted to."""
+        """(1, N) at another rate, channels averaged, and where that exceeds full scale divided by its peak.
+
+        Raises AudioError for a rate that it cannot be converted to."""
         wave = torch.from_numpy(self.samples.mean(axis=1, dtype=np.float32))[None]
-        return resample(wave, self.sample_rate, sample_rate)
+        return resample(wave / wave.abs().max().clamp(min=1), self.sample_rate, sample_rate)
 
 
 def load_wav(path: str | Path, sample_rate: int) -> Tensor:
     """The file's audio as (1, N) float32 at `sample_rate`, channels averaged.
 
-    Raises FileNotFoundError, and InputError naming the file for one that `read_audio` refuses or that is below 16 kHz.
+    Raises FileNotFoundError, and InputError naming the file for one that `read_audio` refuses or that is below 8 kHz.
     """
     path = Path(path)
     if not path.exists():
@@ -79,7 +84,7 @@ def load_wav(path: str | Path, sample_rate: int) -> Tensor:
     try:
         recording = read_audio(path)
         if recording.sample_rate < MIN_SOURCE_RATE:
-            raise AudioError(f"{recording.sample_rate} Hz is too low; record at {MIN_SOURCE_RATE} Hz or more")
+            raise AudioError(f"{recording.sample_rate} Hz is too low; record at {FULL_SOURCE_RATE} Hz or more")
         return recording.mono(sample_rate)
     except AudioError as error:
         raise InputError(f"{path}: {error}") from error
@@ -88,19 +93,29 @@ def load_wav(path: str | Path, sample_rate: int) -> Tensor:
 def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     """The file's sound at its own rate; max_sec: no more than the first so many seconds are decoded.
 
-    Raises AudioError for a file that cannot be opened or decoded, is empty or not finite.
+    Raises AudioError for a file that cannot be opened or decoded, is empty, not finite or beyond MAX_PEAK.
     """
     try:
-        require_file(path)
+        require_sound_file(path)
         with path.open("rb") as file:
             recording = _decoded(path, file, max_sec)
     except OSError as error:
         raise AudioError(error.strerror or str(error), "cannot_open") from error
     if len(recording.samples) == 0:
         raise AudioError("it holds no sound (0 samples); record or copy it again", "no_sound")
-    if not np.isfinite(recording.samples).all():
+    peak = max(float(recording.samples.max()), -float(recording.samples.min()))
+    if not math.isfinite(peak):
         raise AudioError("it holds samples that are not numbers (NaN or infinite); export it again", "not_finite")
+    if peak > MAX_PEAK:
+        raise AudioError(f"its samples reach {peak:.3g} times full scale; export it again as 16-bit wav", "too_loud")
     return recording
+
+
+def require_sound_file(path: Path) -> None:
+    """Raises OSError for what is no regular file, and AudioError for more bytes than any sound that is read has."""
+    require_file(path)
+    if os.stat(path).st_size > MAX_FILE_BYTES:
+        raise AudioError(f"it is larger than {MAX_FILE_BYTES >> 30} GiB, more than any recording has", "too_much")
 
 
 def _decoded(path: Path, file: BinaryIO, max_sec: float | None) -> Recording:

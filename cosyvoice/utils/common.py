@@ -37,7 +37,8 @@ class InputError(ValueError):
 class AudioError(InputError):
     """A recording that cannot be used; the message gives the reason, the caller names the file.
 
-    kind: cannot_open, empty, not_audio, no_sound, incomplete, damaged, protected, unsupported, not_finite, too_much."""
+    kind: cannot_open, empty, not_audio, no_sound, incomplete, damaged, protected, unsupported, not_finite, too_loud,
+    too_much."""
 
     def __init__(self, reason: str, kind: str = "") -> None:
         super().__init__(reason)

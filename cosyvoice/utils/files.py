@@ -12,6 +12,8 @@ _KINDS = {
     stat.S_IFCHR: "a device, not a file",
     stat.S_IFBLK: "a device, not a file",
 }
+MAX_BYTES = 100_000_000  # of a file that is read at once
+_OF_SYSTEM = ("/proc/", "/sys/")  # regular files that may never end
 
 
 def not_a_file(path: str | Path) -> str:
@@ -20,7 +22,9 @@ def not_a_file(path: str | Path) -> str:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return "not there"
-    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    if not stat.S_ISREG(mode):
+        return _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return "a file of the system, not one of yours" if os.path.realpath(path).startswith(_OF_SYSTEM) else ""
 
 
 def require_file(path: str | Path) -> None:
@@ -28,3 +32,13 @@ def require_file(path: str | Path) -> None:
     os.stat(path)
     if what := not_a_file(path):
         raise OSError(errno.EINVAL, what, str(path))
+
+
+def read_file(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file. Raises OSError as `require_file`, and for a file of more than max_bytes."""
+    require_file(path)
+    with open(path, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EINVAL, f"larger than {max_bytes / 1e6:.0f} MB", str(path))
+    return data
