@@ -1,5 +1,6 @@
 """The front end's rules for text: numbers as words, and segments as long as the model speaks in one go."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -8,11 +9,25 @@ from itertools import groupby
 from typing import Any, Protocol
 
 LONGEST_NUMBER = 36  # digits; a decillion has 34
+LONGEST_CODE = 100  # digits; of more wetext would make numbers that nobody wrote, wherever its text is cut
+WETEXT_BLOCK = 400  # characters; the time that wetext takes for each grows with the length of its text
+_DIGIT_NAMES = {"en": "zero one two three four five six seven eight nine".split(), "zh": list("零一二三四五六七八九")}
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
+MAX_SEGMENT_CHARACTERS = 2000  # also where the tokenizer has no ids for them
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
 _CLOSING_QUOTES = '"”'
+# Where a long text is cut, best first
+_PLACES = [
+    re.compile(place)
+    for place in (
+        r"[.!?…][\"'”’)]*\s+|[。！？；…][”’」』）]*|\n",
+        r"[,;:)]\s+|[，、：]",
+        r"\s+",
+        r"[^A-Za-z0-9\s](?=[^\W_])|[A-Za-z0-9](?=[^A-Za-z0-9\W])",
+    )
+]
 
 
 class TextNormalizer(Protocol):
@@ -46,9 +61,45 @@ def wetext_reading(text: str, language: str) -> str:
 
     language: "zh" or "en". wetext's grammars are read at the first use."""
     text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
+    text = re.sub(rf"[0-9]{{{LONGEST_CODE + 1},}}", lambda digits: _one_by_one(digits[0], language), text)
     if language == "en":  # this grammar knows no other blank than single spaces
         text = " ".join(text.split())
-    return _spoken(text, language).replace("\\", "")
+    return "".join(_block_reading(block, language) for block in blocks(text, WETEXT_BLOCK)).replace("\\", "")
+
+
+def _one_by_one(digits: str, language: str) -> str:
+    names = [_DIGIT_NAMES[language][int(digit)] for digit in digits]
+    return "".join(names) if language == "zh" else f" {' '.join(names)} "
+
+
+def _block_reading(block: str, language: str) -> str:
+    """wetext's reading of a whole text or a part of one, which keeps the blanks at the ends where it was cut."""
+    inner = block.strip(" ")
+    if len(inner) == len(block):
+        return _spoken(block, language)
+    before, after = block.partition(inner)[::2] if inner else (block, "")
+    return before + (_spoken(inner, language) if inner else "") + after
+
+
+def blocks(text: str, longest: int) -> list[str]:
+    """The text in consecutive pieces of at most `longest` characters, so that no work grows faster than the text.
+
+    Each ends where it does the least harm: behind a sentence, else behind a comma, at a blank, outside of words and
+    numbers, anywhere."""
+    found, start = [], 0
+    while (left := len(text) - start) > longest:
+        goal = start + math.ceil(left / math.ceil(left / longest))  # no tiny rest
+        end = _block_end(text, start + longest // 2, goal, start + longest)
+        found.append(text[start:end])
+        start = end
+    return [*found, text[start:]]
+
+
+def _block_end(text: str, least: int, goal: int, most: int) -> int:
+    for place in _PLACES:
+        if ends := [match.end() for match in place.finditer(text, least, most) if match.end() > least]:
+            return min(ends, key=lambda end: abs(end - goal))
+    return goal
 
 
 def _spoken(text: str, language: str) -> str:
@@ -99,7 +150,7 @@ def chinese_marks(text: str) -> str:
 
 def end_in_full_stop(text: str) -> str:
     """Chinese text with "。" for commas at its end."""
-    return re.sub("[，,、]+$", "。", text)
+    return re.sub("(?<![，,、])[，,、]+$", "。", text)
 
 
 def contains_chinese(text: str) -> bool:
@@ -137,7 +188,12 @@ def spell_out_number(text: str) -> str:
 def _number_words(digits: str) -> str:
     """A whole number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
-    return " ".join(map(_inflect().number_to_words, alone))
+    return " ".join(map(_words_of_number, alone))
+
+
+@lru_cache(maxsize=1024)
+def _words_of_number(number: str) -> str:
+    return _inflect().number_to_words(number)
 
 
 def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
@@ -180,7 +236,8 @@ def split_paragraph(
     segments: list[str] = []
     current = ""
     for piece in _pieces(text, marks):
-        if length(current + piece) > token_max_n and length(current) > token_min_n:
+        full = len(current) > MAX_SEGMENT_CHARACTERS
+        if full or length(current + piece) > token_max_n and length(current) > token_min_n:
             segments.append(current)
             current = ""
         current += piece
