@@ -130,8 +130,8 @@ def language_of(text: str) -> str:
         return tagged
     letters = Counter[str]()
     for language, piece in stretches(text):
-        for kind, run in groupby(_scripts(piece)):
-            letters[language or _likeliest(piece, kind)] += len(list(run)) * (EAST_WEIGHT if kind in EAST else 1)
+        for kind, count in Counter(_scripts(piece)).items():
+            letters[language or _likeliest(piece, kind)] += count * (EAST_WEIGHT if kind in EAST else 1)
     return max(letters, key=lambda code: letters[code], default="en")
 
 

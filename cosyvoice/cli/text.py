@@ -15,7 +15,7 @@ _DIGIT_NAMES = {"en": "zero one two three four five six seven eight nine".split(
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
-MAX_SEGMENT_CHARACTERS = 2000  # also where the tokenizer has no ids for them
+MAX_SEGMENT_CHARACTERS = 500  # also where the tokenizer has no ids for them
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
 _CLOSING_QUOTES = '"”'
 # Where a long text is cut, best first
@@ -234,14 +234,14 @@ def split_paragraph(
     if text[-1] not in marks:
         text += "。" if lang == "zh" else "."
     segments: list[str] = []
-    current = ""
+    current, current_length = "", 0
     for piece in _pieces(text, marks):
-        full = len(current) > MAX_SEGMENT_CHARACTERS
-        if full or length(current + piece) > token_max_n and length(current) > token_min_n:
+        longer = length(current + piece)
+        if longer > token_max_n and current_length > token_min_n or len(current) > MAX_SEGMENT_CHARACTERS:
             segments.append(current)
-            current = ""
-        current += piece
-    if current and segments and length(current) < merge_len:
+            current, longer = "", length(piece)
+        current, current_length = current + piece, longer
+    if current and segments and current_length < merge_len:
         segments[-1] += current
     elif current:
         segments.append(current)
