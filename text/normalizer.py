@@ -13,6 +13,7 @@ from cosyvoice.cli.text import (
     chinese_marks,
     contains_chinese,
     end_in_full_stop,
+    grouped,
     wetext_reading,
 )
 from text import chinese_rules, english, english_rules
@@ -63,7 +64,7 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
         kept.append(match[0])
         return _KEPT
 
-    plain = fold(_TOKENS.sub(keep, text))
+    plain = grouped(fold(_TOKENS.sub(keep, text)))
     spoken = "".join(
         _READERS.get(language, _english)(block)
         for language, stretch in cut(plain)

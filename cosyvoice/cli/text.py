@@ -9,9 +9,8 @@ from itertools import groupby
 from typing import Any, Protocol
 
 LONGEST_NUMBER = 36  # digits; a decillion has 34
-LONGEST_CODE = 100  # digits; of more wetext would make numbers that nobody wrote, wherever its text is cut
 WETEXT_BLOCK = 400  # characters; the time that wetext takes for each grows with the length of its text
-_DIGIT_NAMES = {"en": "zero one two three four five six seven eight nine".split(), "zh": list("零一二三四五六七八九")}
+_ENDLESS_NUMBER = re.compile(r"\d{50}(?=\d{50})")
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
@@ -61,15 +60,15 @@ def wetext_reading(text: str, language: str) -> str:
 
     language: "zh" or "en". wetext's grammars are read at the first use."""
     text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
-    text = re.sub(rf"[0-9]{{{LONGEST_CODE + 1},}}", lambda digits: _one_by_one(digits[0], language), text)
+    text = grouped(text)
     if language == "en":  # this grammar knows no other blank than single spaces
         text = " ".join(text.split())
     return "".join(_block_reading(block, language) for block in blocks(text, WETEXT_BLOCK)).replace("\\", "")
 
 
-def _one_by_one(digits: str, language: str) -> str:
-    names = [_DIGIT_NAMES[language][int(digit)] for digit in digits]
-    return "".join(names) if language == "zh" else f" {' '.join(names)} "
+def grouped(text: str) -> str:
+    """The text with blanks in numbers of 100 digits and more, so that it is not cut within one."""
+    return _ENDLESS_NUMBER.sub(r"\g<0> ", text)
 
 
 def _block_reading(block: str, language: str) -> str:
