@@ -33,7 +33,7 @@ from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import AudioError, read_audio
-from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE
+from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import normalizer
 from utils import user_mistakes
@@ -125,8 +125,13 @@ def _front_end(model_dir: Path, device: str, text_normalizer: str) -> CosyVoiceF
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
-    """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends."""
-    return "".join(front_end.text_normalize(text)) if text else ""
+    """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends.
+
+    Raises AudioError for a text that synthesis would refuse: the clip cannot be used."""
+    try:
+        return "".join(front_end.text_normalize(text)) if text else ""
+    except InputError as error:
+        raise AudioError(str(error)) from error
 
 
 def features(

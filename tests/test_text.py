@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from clips.audio_doctor import text_flags
+from clips.features import normalized as clip_text
 from config import UserError
 from cosyvoice.cli import text as stock
 from cosyvoice.cli.frontend import LONGEST_TEXT, MAX_ENCODED, CosyVoiceFrontEnd
 from cosyvoice.cli.text import STOCK, WETEXT_BLOCK, blocks, split_paragraph
 from cosyvoice.tokenizer.tokenizer import get_tokenizer
+from cosyvoice.utils.audio_files import AudioError
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from text import chinese_rules, english_rules, typography
@@ -320,3 +322,5 @@ def test_segments_of_which_the_tokenizer_knows_nothing_end(front: CosyVoiceFront
 def test_a_text_that_is_too_long_for_one_sound_is_refused(front: CosyVoiceFrontEnd):
     with pytest.raises(InputError, match="200,000"):
         front.text_normalize("a" * (LONGEST_TEXT + 1))
+    with pytest.raises(AudioError, match="200,000"):  # a clip with it is dropped
+        clip_text(front, "a" * (LONGEST_TEXT + 1))
