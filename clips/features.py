@@ -145,8 +145,13 @@ def _front_end(model_dir: Path, device: str, text_normalizer: str) -> CosyVoiceF
 
 
 def normalized(front_end: CosyVoiceFrontEnd, text: str) -> str:
-    """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends."""
-    return "".join(front_end.text_normalize(text)) if text else ""
+    """Text exactly as synthesis would speak it: its segments joined, so also with the final mark that it appends.
+
+    Raises AudioError for a text that synthesis would refuse: the clip cannot be used."""
+    try:
+        return "".join(front_end.text_normalize(text)) if text else ""
+    except InputError as error:
+        raise AudioError(str(error)) from error
 
 
 def features(front_end: CosyVoiceFrontEnd, text: str, wave_16k: Tensor, wave_22k: Tensor) -> dict[str, np.ndarray]:

@@ -128,11 +128,12 @@ def test_what_was_said_is_heard_again_in_another_voice(voice):
     assert sum(same) / 3 > 0.2 and sum(chance) / 3 < 0.03
 
 
-def test_a_sentence_ends_by_itself_and_takes_the_time_that_it_should():
+def test_a_sentence_ends_by_itself_and_takes_the_time_that_it_should(caplog):
+    model().model.scale_checked = False
     torch.manual_seed(0)
     waves = [piece["tts_speech"] for piece in model().inference_sft(SENTENCE, "slt")]
     seconds = sum(wave.shape[1] for wave in waves) / SAMPLE_RATE
-    assert model().model.llm.stopped_by_eos
+    assert model().model.llm.stopped_by_eos and not caplog.records
     assert 0.6 < seconds / (PHONES / PHONES_PER_SECOND) < 1.6
 
 

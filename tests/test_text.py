@@ -1,22 +1,30 @@
 """Texts as they are spoken: every row of the tables of rules, the language of a number, and what holds for any text."""
 
 import random
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from clips.audio_doctor import text_flags
+from clips.features import normalized as clip_text
 from config import UserError
 from cosyvoice.cli import text as stock
-from cosyvoice.cli.frontend import CosyVoiceFrontEnd
-from cosyvoice.cli.text import STOCK
+from cosyvoice.cli.frontend import LONGEST_TEXT, MAX_ENCODED, CosyVoiceFrontEnd
+from cosyvoice.cli.text import STOCK, WETEXT_BLOCK, blocks, split_paragraph
 from cosyvoice.tokenizer.tokenizer import get_tokenizer
+from cosyvoice.utils.audio_files import AudioError
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.yaml_loader import read_model_config
 from text import chinese_rules, english_rules, typography
+from text.languages import language_of
 from text.normalizer import OURS, normalizer, read_as, unread_signs
 from text.rules import Rule, compiled
 from text.typography import fold
 from text.units import UNITS
+from voice.speaking import speakable
 
 RULES = [("zh", rule) for rule in chinese_rules.RULES] + [("en", rule) for rule in english_rules.RULES]
 ROOT = Path(__file__).parent.parent
@@ -220,3 +228,99 @@ def test_tagged_text_is_left_as_it_is(front: CosyVoiceFrontEnd):
     text = "<|en|>It costs 5 dollars. Really."
     assert front.text_normalize(text) == [text]
     assert front.text_tokens(text)[0] == 50259
+
+
+# ------------------------------------------------------------------------------------------ how work grows with a text
+ENDLESS = [
+    *("7", "A.", "1.", "1,", "1 ", "1/", "1-", "$1", "(", '"', "'", "a-", "a", "我", "我a", "我1", "号码", "XIV "),
+    *("²", "１", "www.", "a@", "a.", "<|", "[", "e\u0301", "ʼ", "👩\u200d", "...", " ", "\t", "\n", "、", "，", "—"),
+    *("1：", "½", "ア1", "der 1 ", "д1 ", "call 1 ", "code&号", ": ", "12 km/h ", "hello world ", "Hello. ", "a+"),
+    *("打1", "2024年", "1990s "),
+]
+MOST_GROWTH = 3.2  # times the time for twice the text: 2 is linear, 4 quadratic
+
+
+@pytest.fixture
+def handed_to_wetext(monkeypatch) -> list[str]:
+    """What wetext is asked to read; it gives it back as it is."""
+    seen: list[str] = []
+    monkeypatch.setattr(stock, "_reading", lambda text, language: seen.append(text) or text)
+    return seen
+
+
+def seconds(work: Callable[[str], object], text: str) -> float:
+    """Processor time, which other programs do not lengthen much."""
+    started = time.process_time()
+    work(text)
+    return time.process_time() - started
+
+
+def growth(work: Callable[[str], object], unit: str, length: int) -> float:
+    """Times as much work for twice the text, measured again before it is believed to be much."""
+    texts = [(unit * size)[:size] for size in (length, 2 * length)]
+    times = [seconds(work, text) for text in texts]
+    for _ in range(2):
+        if times[1] <= max(0.05, MOST_GROWTH * times[0]):
+            break
+        times = [min(known, seconds(work, text)) for known, text in zip(times, texts, strict=True)]
+    return times[1] / times[0] if times[1] > 0.05 else 1.0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_reading_a_text_takes_no_more_than_its_share(seed: int, mini: CosyVoiceFrontEnd, handed_to_wetext: list[str]):
+    """From normalising to segments, and the flags of what came out; without wetext, which gets texts of one length."""
+    rng = random.Random(seed)
+
+    def read(text: str) -> None:
+        text_flags("".join(speakable(mini, text)), text)
+
+    for unit in [*rng.sample(ENDLESS, 2), *("".join(rng.choices(ALPHABET, k=rng.randint(1, 4))) for _ in range(2))]:
+        assert growth(read, unit, 3000) <= MOST_GROWTH, unit
+    assert max(map(len, handed_to_wetext)) <= WETEXT_BLOCK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ENDLESS)
+def test_whatever_is_repeated_is_read_in_time(unit: str, mini: CosyVoiceFrontEnd, front: CosyVoiceFrontEnd):
+    """All of it with wetext, by both normalisers and in each language."""
+    for work in (partial(speakable, mini), STOCK.normalize, front.text_tokens, language_of):
+        assert growth(work, unit, 2500) <= MOST_GROWTH, work
+    for language in ("zh", "en", "de", "ja", "ru"):
+        assert growth(lambda text, language=language: read_as(text, language), unit, 2500) <= MOST_GROWTH, language
+
+
+@pytest.mark.parametrize("normaliser", [OURS, STOCK])
+def test_a_number_without_end_is_read_digit_by_digit(normaliser):
+    assert normaliser.normalize("7" * 600).split() == ["seven"] * 600
+    assert len(normaliser.normalize("我" + "3" * 600)) > 600
+
+
+def test_a_tokenizer_gets_no_word_without_end(front: CosyVoiceFrontEnd, monkeypatch):
+    encode, lengths = front.tokenizer.encode, []
+    monkeypatch.setattr(
+        front.tokenizer, "encode", lambda text, **more: lengths.append(len(text)) or encode(text, **more)
+    )
+    assert len(front.text_tokens("a" * 10_000)) > 1000
+    assert max(lengths) <= MAX_ENCODED and sum(lengths) == 10_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_joined_are_the_text_and_end_where_it_does_least_harm(seed: int):
+    rng = random.Random(seed)
+    text = "".join(rng.choices(ALPHABET, k=rng.randint(0, 3000)))
+    for longest in (2, 50, 400, 4000):
+        pieces = blocks(text, longest)
+        assert "".join(pieces) == text and max(map(len, pieces)) <= longest
+    assert blocks("One two. Three four, five six", 12) == ["One two. ", "Three four, ", "five six"]
+    assert blocks("我有1234567个苹果1234", 10) == ["我有1234567", "个苹果1234"]
+
+
+def test_segments_of_which_the_tokenizer_knows_nothing_end(front: CosyVoiceFrontEnd):
+    assert len(split_paragraph("x! " * 3000, lambda text: [], "en")) > 10
+
+
+def test_a_text_that_is_too_long_for_one_sound_is_refused(front: CosyVoiceFrontEnd):
+    with pytest.raises(InputError, match="200,000"):
+        front.text_normalize("a" * (LONGEST_TEXT + 1))
+    with pytest.raises(AudioError, match="200,000"):  # a clip with it is dropped
+        clip_text(front, "a" * (LONGEST_TEXT + 1))

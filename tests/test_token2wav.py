@@ -205,3 +205,18 @@ def test_without_a_language_model_text_is_refused() -> None:
     model = CosyVoiceModel(None, tiny_flow(), tiny_hift())
     with pytest.raises(ValueError, match="without a language model"):
         next(model.speech_tokens(TEXT, SPEAKER))
+
+
+# ---- weights of other tools ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mean", "warnings"), [(-8.0, 0), (-4.5, 0), (0.1, 1)])
+def test_a_flow_that_makes_mels_on_another_scale_is_told_once(mean: float, warnings: int, caplog) -> None:
+    """Tools that normalise mels train on (mel + 6) / 2, whose mean is near 0."""
+    model = model_with(10)
+    last = model.flow.decoder.estimator.final_proj
+    last.weight.data.zero_()
+    last.bias.data.fill_(mean)  # the constant velocity from noise to noise around this mean
+    for _ in range(2):
+        assert list(model.tts(TEXT, SPEAKER))
+    assert len(caplog.records) == warnings

@@ -205,6 +205,7 @@ def test_a_run_leaves_small_checkpoints_merged_files_and_logs(train, tmp_path, c
         "joint_logs",
         ".lock",
     }
+    assert "another scale" in printed  # its random flow knows no speech
     assert "base model llm: loss 4." in printed and "python inference_joint.py" in printed.splitlines()[-1]
     logs = output / "joint_logs" / "joint"
     with (logs / "metrics.csv").open(encoding="utf-8") as file:

@@ -5,9 +5,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
+from cosyvoice.cli.text import blocks
 from cosyvoice.tokenizer.tokenizer import TAG
 
 KANA = {"HIRAGANA", "KATAKANA"}
@@ -108,6 +109,7 @@ _TO_THE_NEXT = re.compile(
 _CHINESE_PARTICLES = frozenset("的了是我你您他她它们这那在吗呢吧么不有和就都也把被给")
 _CHINESE_ONLY = frozenset("们这你她吗呢吧您哪么个说没东车见时过还对给钱岁为从样问间买卖吃")  # hardly ever in Japanese
 EAST_WEIGHT = 3  # letters of another script that one East Asian letter stands for
+LONGEST_SENTENCE = 1000  # characters
 MIN_OWN_LETTERS, MIN_OWN_WORDS = 5, 3  # from which on a run of another script is no mere name or word
 
 
@@ -128,8 +130,8 @@ def language_of(text: str) -> str:
         return tagged
     letters = Counter[str]()
     for language, piece in stretches(text):
-        for kind, run in groupby(_scripts(piece)):
-            letters[language or _likeliest(piece, kind)] += len(list(run)) * (EAST_WEIGHT if kind in EAST else 1)
+        for kind, count in Counter(_scripts(piece)).items():
+            letters[language or _likeliest(piece, kind)] += count * (EAST_WEIGHT if kind in EAST else 1)
     return max(letters, key=lambda code: letters[code], default="en")
 
 
@@ -206,13 +208,11 @@ def _if_latin(piece: str, language: str) -> str:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """The text cut after each sentence."""
-    start = 0
-    for end in _SENTENCE.finditer(text):
-        yield text[start : end.end()]
-        start = end.end()
-    if start < len(text):
-        yield text[start:]
+    """The text cut after each sentence, and within those that no one would write."""
+    ends = [0, *(end.end() for end in _SENTENCE.finditer(text)), len(text)]
+    for start, end in pairwise(ends):
+        if start < end:
+            yield from blocks(text[start:end], LONGEST_SENTENCE)
 
 
 def _parts(sentence: str) -> list[tuple[str, str]]:
@@ -267,14 +267,20 @@ def _divided(run: str) -> tuple[str, str]:
 
 def _joined(found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Neighbours of one language as one; what holds no letter goes with what is before it, else after it."""
-    joined: list[tuple[str, str]] = []
+    languages: list[str] = []
+    pieces: list[list[str]] = []  # of each
+    letters = False  # in the last
     for language, piece in found:
-        if joined and (joined[-1][0] == language or not _kind_of(piece) or not _kind_of(joined[-1][1])):
-            before, text = joined.pop()
-            joined.append((before if not _kind_of(piece) else language, text + piece))
+        has_letters = bool(_kind_of(piece))
+        if languages and (languages[-1] == language or not has_letters or not letters):
+            languages[-1] = language if has_letters else languages[-1]
+            pieces[-1].append(piece)
+            letters |= has_letters
         else:
-            joined.append((language, piece))
-    return joined
+            languages.append(language)
+            pieces.append([piece])
+            letters = has_letters
+    return [(language, "".join(parts)) for language, parts in zip(languages, pieces, strict=True)]
 
 
 # ---- the language of letters -------------------------------------------------------------------------------------

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from functools import partial
 
 from config import UserError
-from cosyvoice.cli.text import STOCK, TextNormalizer, chinese_marks, contains_chinese, end_in_full_stop, wetext_reading
+from cosyvoice.cli.text import (
+    STOCK,
+    TextNormalizer,
+    blocks,
+    chinese_marks,
+    contains_chinese,
+    end_in_full_stop,
+    grouped,
+    wetext_reading,
+)
 from text import chinese_rules, english, english_rules
 from text.numbers import LANGUAGES, read_numbers
 from text.rules import apply
@@ -14,6 +23,7 @@ from text.signs import URL
 from text.stretches import stretches
 from text.typography import fold
 
+LONGEST = 2000  # characters that the rules read at once
 _KEPT = "\ue000"  # of a private area: stands for what must not be touched
 _TOKENS = re.compile(
     rf"{_KEPT}|<\|[^<>|]*\|>|</?[A-Za-z_]+\d*/?>|\[/?[A-Za-z_]+\d?\]|{URL}"  # <|en|>, <strong>, [laughter], [AH0]
@@ -54,10 +64,15 @@ def _read(text: str, cut: Callable[[str], list[tuple[str, str]]]) -> str:
         kept.append(match[0])
         return _KEPT
 
-    plain = fold(_TOKENS.sub(keep, text))
-    spoken = "".join(_READERS.get(language, _english)(stretch) for language, stretch in cut(plain))
+    plain = grouped(fold(_TOKENS.sub(keep, text)))
+    spoken = "".join(
+        _READERS.get(language, _english)(block)
+        for language, stretch in cut(plain)
+        for block in blocks(stretch, LONGEST)
+    )
     spoken = end_in_full_stop(spoken) if contains_chinese(spoken) else spoken
-    return re.sub(_KEPT, lambda _: kept.pop(0), spoken)
+    in_order = iter(kept)
+    return re.sub(_KEPT, lambda _: next(in_order), spoken)
 
 
 OURS = OurNormalizer()

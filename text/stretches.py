@@ -1,9 +1,9 @@
 """Where a text is Chinese and where English: by sentence, then by what a number stands beside."""
 
 import re
-from itertools import pairwise
+from itertools import groupby, pairwise
 
-from cosyvoice.cli.text import contains_chinese
+from cosyvoice.cli.text import blocks, contains_chinese
 from text import languages
 from text.units import UNITS
 
@@ -39,16 +39,14 @@ def stretches(text: str) -> list[tuple[str, str]]:
 
 def _chinese_or_english(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for sentence in _cut(text, _SENTENCE):
+    sentences = (block for sentence in _cut(text, _SENTENCE) for block in blocks(sentence, languages.LONGEST_SENTENCE))
+    for sentence in sentences:
         foreign = not contains_chinese(sentence) and _WORD.search(sentence)
         for clause in [sentence] if foreign else _cut(sentence, _CLAUSE):
             english = foreign or _is_english(clause)
-            for language, piece in _english(clause) if english else _chinese(clause):
-                if found and (found[-1][0] == language or not piece):
-                    found[-1] = (found[-1][0], found[-1][1] + piece)
-                else:
-                    found.append((language, piece))
-    return found
+            found += [part for part in (_english(clause) if english else _chinese(clause)) if part[1]]
+    runs = groupby(found, lambda part: part[0])
+    return [(language, "".join(piece for _, piece in run)) for language, run in runs]
 
 
 def _cut(text: str, end: re.Pattern[str]) -> list[str]:

@@ -25,6 +25,12 @@ from voice.loading import Voice
 
 DO_NOT_LISTEN = "do not listen while training: --set eval_every_epochs=0"
 BASE_CLIPS = 200  # most training clips that the base is measured on: the mean of more would hardly differ
+# A trained flow has a loss of 1 to 2 on clips of a strange voice; one trained on (mel + 6) / 2 about 18, noise about 40
+FOREIGN_FLOW_LOSS = 6.0
+FOREIGN_FLOW = (
+    "warning: the base flow makes mels on another scale than the clips have: its weights are untrained, or of a tool "
+    "that normalises mels; use the released model's flow.pt"
+)
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 
 
@@ -110,6 +116,8 @@ def measure_base(run: Run) -> None:
             run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
         part.stopped = part.why_stop(run.config, run.origin)
         print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
+        if part.name == "flow" and part.base_loss > FOREIGN_FLOW_LOSS:
+            print(FOREIGN_FLOW, flush=True)
         if part.stopped:
             print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
         else:

@@ -21,20 +21,17 @@ def pieces(segment: str) -> list[str]:
 
     The tags that it starts with steer the model, so each piece gets them."""
     tags = FIRST_TAGS.match(segment)[0]
-    found, rest = [], segment[len(tags) :]
-    while end := first_end(rest):
-        found.append(tags + rest[:end])
-        rest = rest[end:]
-    return [*found, tags + rest]
-
-
-def first_end(text: str) -> int:
-    """Where the first piece of a text ends; 0 where the text is short enough."""
-    spent = list(accumulate(cost(char) for char in text))
-    if not text or spent[-1] <= LONGEST:
-        return 0
-    goal = bisect(spent, spent[-1] / math.ceil(spent[-1] / LONGEST))
-    return place_near(text, goal, most=bisect(spent, LONGEST))
+    text = segment[len(tags) :]
+    spent = [0, *accumulate(map(cost, text))]
+    found, start = [], 0
+    while (left := spent[-1] - spent[start]) > LONGEST:
+        goal, most = (
+            bisect(spent, spent[start] + length) - 1 for length in (left / math.ceil(left / LONGEST), LONGEST)
+        )
+        end = start + place_near(text[start : most + 1], goal - start, most - start)
+        found.append(tags + text[start:end])
+        start = end
+    return [*found, tags + text[start:]]
 
 
 def cost(char: str) -> int:

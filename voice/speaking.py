@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import soundfile
@@ -183,7 +183,7 @@ def joined(segments: Sequence[str], spoken: Sequence[Speech]) -> Speech:
     return Speech(
         torch.cat([speech.wave for speech in spoken], dim=1),
         complaints,
-        tokens=sum((speech.tokens for speech in spoken), ()),
+        tokens=tuple(chain.from_iterable(speech.tokens for speech in spoken)),
         ended=all(speech.ended for speech in spoken),
         attempts=max(speech.attempts for speech in spoken),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -15,13 +16,15 @@ import torch
 import torchaudio.compliance.kaldi
 from torch import Tensor
 
-from cosyvoice.cli.text import STOCK, TextNormalizer, contains_chinese, is_only_punctuation, split_paragraph
+from cosyvoice.cli.text import STOCK, TextNormalizer, blocks, contains_chinese, is_only_punctuation, split_paragraph
 from cosyvoice.utils.common import EXTRACTOR_RATE, InputError
 from cosyvoice.utils.memory import is_out_of_memory
 from cosyvoice.utils.weights import check_listed
 from cosyvoice.utils.yaml_loader import DOWNLOAD, DOWNLOAD_AGAIN, ModelConfig, require_files
 from matcha.utils.audio import cached_mel_filters, hann_window
 
+LONGEST_TEXT = 200_000  # characters: four hours of English, half a day of Chinese, in one sound
+MAX_ENCODED = 2000  # characters; a tokenizer's time for a word may grow with the square of its length
 MAX_TOKEN_SEC = 30  # that the speech tokenizer takes
 MIN_TOKEN_SAMPLES = 201  # the reflection at both ends takes 200
 MIN_SPEAKER_SAMPLES = 400  # one frame of the filterbank
@@ -84,15 +87,21 @@ class CosyVoiceFrontEnd:
 
     def text_tokens(self, text: str) -> list[int]:
         """Text token ids, no start or language token added."""
-        return list(self.tokenizer.encode(text, allowed_special=self.config.allowed_special))
+        allowed = self.config.allowed_special
+        encoded = (self.tokenizer.encode(block, allowed_special=allowed) for block in blocks(text, MAX_ENCODED))
+        return list(chain.from_iterable(encoded))
 
     def text_normalize(self, text: str, split: bool = True, text_frontend: bool = True) -> list[str] | str:
         """Segments to speak one after the other, or with split=False one string, with numbers written out.
 
         Text that holds `<|` and `|>`, and any text without text_frontend, is taken as it is and not split. Segments
         with nothing but punctuation are left out, and tagged text of which the tokenizer knows nothing, so the list may
-        be empty. Raises InputError for text with half a character, as bytes that are not UTF-8 leave it.
+        be empty. Raises InputError for text that is too long, or with half a character, as bytes that are not UTF-8
+        leave it.
         """
+        if len(text) > LONGEST_TEXT:
+            limit = f"at most {LONGEST_TEXT:,} are spoken in one sound; cut it into several texts"
+            raise InputError(f"the text '{text[:20]}...' has {len(text):,} characters; {limit}")
         if any("\ud800" <= char <= "\udfff" for char in text):
             raise InputError(f"the text {text!r} holds bytes that are not UTF-8; write or save it again as UTF-8")
         if ("<|" in text and "|>" in text) or not text_frontend or text == "":

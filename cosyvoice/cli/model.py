@@ -1,5 +1,6 @@
 """CosyVoiceModel: text tokens -> speech tokens -> mel -> waveform, whole or in pieces while the tokens still come."""
 
+import logging
 import uuid as uuids
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from cosyvoice.utils.common import MEL_BINS, MEL_HOP, InputError, fade_in_out, t
 
 OVERLAP_SEC = 0.4  # speech tokens that two streamed pieces share; 34 mel frames, as the flow's cache expects
 FIRST_HOP_SEC, LONGEST_HOP_SEC = 2, 4
+# Mean of a mel of speech in natural logarithms, at most: recordings have -6 to -5, single words with silence -8. In the
+# scale of tools that train on (mel + 6) / 2 it lies near 0, as noise does.
+LOUDEST_MEAN = -2.0
 MEL_CACHE_FRAMES = 20  # end of a piece that the vocoder makes again with the next one
 SOURCE_CACHE_SAMPLES = MEL_CACHE_FRAMES * MEL_HOP
 
@@ -64,6 +68,7 @@ class CosyVoiceModel:
         self.mel_window = np.hamming(2 * self.mel_overlap_len)
         self.speech_window = np.hamming(2 * SOURCE_CACHE_SAMPLES)
         self.states: dict[str, StreamState] = {}
+        self.scale_checked = False
 
     def speech_tokens(
         self,
@@ -197,9 +202,22 @@ class CosyVoiceModel:
             state.flow_cache,
             **flow_options,
         )
+        self._check_scale(mel)
         if state.mel_overlap is not None:
             mel = fade_in_out(mel, state.mel_overlap, self.mel_window)
         return mel if state.vocoder is None else torch.cat([state.vocoder.mel, mel], dim=2)
+
+    def _check_scale(self, mel: Tensor) -> None:
+        """Warn, at the first mel, where it cannot be one of speech in natural logarithms."""
+        if self.scale_checked:
+            return
+        self.scale_checked = True
+        if (mean := float(mel.mean())) > LOUDEST_MEAN:
+            logging.getLogger(__name__).warning(
+                f"warning: the flow makes mels with a mean of {mean:.1f}, where speech has -8 to -4: its weights are "
+                "untrained, or of a tool that normalises mels, and sound wrong; use the released model's flow.pt, or "
+                "what train_joint.py made of it"
+            )
 
     def _vocode(self, mel: Tensor, state: StreamState, finalize: bool) -> Tensor:
         """Speech (1, N) of a piece; what the next piece will make again is held back in the state."""

@@ -1,5 +1,6 @@
 """The front end's rules for text: numbers as words, and segments as long as the model speaks in one go."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -8,11 +9,24 @@ from itertools import groupby
 from typing import Any, Protocol
 
 LONGEST_NUMBER = 36  # digits; a decillion has 34
+WETEXT_BLOCK = 400  # characters; the time that wetext takes for each grows with the length of its text
+_ENDLESS_NUMBER = re.compile(r"\d{50}(?=\d{50})")
 
 # Splitting: lengths are characters for zh, tokenizer ids for en
 MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
+MAX_SEGMENT_CHARACTERS = 500  # also where the tokenizer has no ids for them
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
 _CLOSING_QUOTES = '"”'
+# Where a long text is cut, best first
+_PLACES = [
+    re.compile(place)
+    for place in (
+        r"[.!?…][\"'”’)]*\s+|[。！？；…][”’」』）]*|\n",
+        r"[,;:)]\s+|[，、：]",
+        r"\s+",
+        r"[^A-Za-z0-9\s](?=[^\W_])|[A-Za-z0-9](?=[^A-Za-z0-9\W])",
+    )
+]
 
 
 class TextNormalizer(Protocol):
@@ -46,9 +60,45 @@ def wetext_reading(text: str, language: str) -> str:
 
     language: "zh" or "en". wetext's grammars are read at the first use."""
     text = text.replace("\\", " ")  # nothing to speak, and wetext puts one before each quote
+    text = grouped(text)
     if language == "en":  # this grammar knows no other blank than single spaces
         text = " ".join(text.split())
-    return _spoken(text, language).replace("\\", "")
+    return "".join(_block_reading(block, language) for block in blocks(text, WETEXT_BLOCK)).replace("\\", "")
+
+
+def grouped(text: str) -> str:
+    """The text with blanks in numbers of 100 digits and more, so that it is not cut within one."""
+    return _ENDLESS_NUMBER.sub(r"\g<0> ", text)
+
+
+def _block_reading(block: str, language: str) -> str:
+    """wetext's reading of a whole text or a part of one, which keeps the blanks at the ends where it was cut."""
+    inner = block.strip(" ")
+    if len(inner) == len(block):
+        return _spoken(block, language)
+    before, after = block.partition(inner)[::2] if inner else (block, "")
+    return before + (_spoken(inner, language) if inner else "") + after
+
+
+def blocks(text: str, longest: int) -> list[str]:
+    """The text in consecutive pieces of at most `longest` characters, so that no work grows faster than the text.
+
+    Each ends where it does the least harm: behind a sentence, else behind a comma, at a blank, outside of words and
+    numbers, anywhere."""
+    found, start = [], 0
+    while (left := len(text) - start) > longest:
+        goal = start + math.ceil(left / math.ceil(left / longest))  # no tiny rest
+        end = _block_end(text, start + longest // 2, goal, start + longest)
+        found.append(text[start:end])
+        start = end
+    return [*found, text[start:]]
+
+
+def _block_end(text: str, least: int, goal: int, most: int) -> int:
+    for place in _PLACES:
+        if ends := [match.end() for match in place.finditer(text, least, most) if match.end() > least]:
+            return min(ends, key=lambda end: abs(end - goal))
+    return goal
 
 
 def _spoken(text: str, language: str) -> str:
@@ -99,7 +149,7 @@ def chinese_marks(text: str) -> str:
 
 def end_in_full_stop(text: str) -> str:
     """Chinese text with "。" for commas at its end."""
-    return re.sub("[，,、]+$", "。", text)
+    return re.sub("(?<![，,、])[，,、]+$", "。", text)
 
 
 def contains_chinese(text: str) -> bool:
@@ -137,7 +187,12 @@ def spell_out_number(text: str) -> str:
 def _number_words(digits: str) -> str:
     """A whole number in English words, digit by digit where it is longer than inflect has names for."""
     alone = digits if len(digits) > LONGEST_NUMBER else [digits]
-    return " ".join(map(_inflect().number_to_words, alone))
+    return " ".join(map(_words_of_number, alone))
+
+
+@lru_cache(maxsize=1024)
+def _words_of_number(number: str) -> str:
+    return _inflect().number_to_words(number)
 
 
 def _digit_runs(text: str) -> Iterator[tuple[str, str]]:
@@ -178,13 +233,14 @@ def split_paragraph(
     if text[-1] not in marks:
         text += "。" if lang == "zh" else "."
     segments: list[str] = []
-    current = ""
+    current, current_length = "", 0
     for piece in _pieces(text, marks):
-        if length(current + piece) > token_max_n and length(current) > token_min_n:
+        longer = length(current + piece)
+        if longer > token_max_n and current_length > token_min_n or len(current) > MAX_SEGMENT_CHARACTERS:
             segments.append(current)
-            current = ""
-        current += piece
-    if current and segments and length(current) < merge_len:
+            current, longer = "", length(piece)
+        current, current_length = current + piece, longer
+    if current and segments and current_length < merge_len:
         segments[-1] += current
     elif current:
         segments.append(current)
