@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from common.signals import SignalGuard
 from lora import adapter_state_dict, load_adapter
-from training.board import Board, write_samples
+from training.board import Board, write_metrics, write_samples
 from training.decisions import bar_unread_llm, leave_out, note_heard, note_heard_again, trained_parts, unchosen
 from training.distributed import check_alone
+from training.kept import keep_epoch, remove_thinned
 from training.run_files import save_best, save_last
 from training.selection import compared, mean, means, overfit_signs, verdict, why_alone, why_further
 from training.state import Run
@@ -32,11 +33,14 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
     between = partial(check_alone, guard)
     if run.hearings:
         hear_epoch(run, between, board)
+        keep_epoch(run)
     else:
         hear_base(run, between, board)
     if run.by_sound:
         save_best(run)  # before _last, as after an epoch
     save_last(run)
+    remove_thinned(run)
+    write_metrics(run)
 
 
 def hear_base(run: Run, between: Callable[[], None], board: Board) -> None:

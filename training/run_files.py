@@ -47,8 +47,8 @@ def disk_bytes(run: Run, model_dir: Path) -> int:
     """What a run may write at most; opens the base's files to count."""
     adapters = [parameter for name in run.parts for parameter in adapter_parameters(run.model.part(name))]
     size = sum(parameter.nbytes for parameter in adapters)
-    every = run.config.keep_every_epochs
-    kept = run.config.max_epochs // every if every else 0
+    epochs, every, spread = run.config.max_epochs, run.config.keep_every_epochs, run.config.keep_epochs
+    kept = min(epochs, spread + 1) * bool(spread) + (epochs // every if every else 0)  # a new one comes before one goes
     copies = 2 * 3 + 1 + kept  # _last with two moments, and the next one in the making; _best; those kept
     return merged_bytes(model_dir) + copies * size + SAMPLES_BYTES
 
@@ -66,14 +66,6 @@ def save_best(run: Run) -> None:
     """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips."""
     epochs = {name: part.choice.epoch for name, part in run.parts.items()}
     save_torch({**header(run), "adapters": run.best_adapters, "best_epochs": epochs}, run.best_path)
-
-
-def save_kept(run: Run) -> None:
-    """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
-    adapters = {name: adapter_state_dict(run.model.part(name)) for name in run.parts}
-    epochs = {name: last_trained(run, part)[0] for name, part in run.parts.items()}
-    path = kept_path(run.output_dir, run.config.training_mode, run.epoch)
-    save_torch({**header(run), "adapters": adapters, "best_epochs": epochs}, path)
 
 
 def note_merged(run: Run) -> None:
