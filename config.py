@@ -79,6 +79,9 @@ JOINT_TRAINING_CONFIG = {
     # which epoch is merged: the best by its sound, or by held-out loss (audio or val_loss)
     # 合并哪一轮：声音最好的，或留出 loss 最低的
     "select_by": "audio",
+    # most evaluated epochs that are kept to be merged, spread over the LLM's losses; 0: none
+    # 最多保留几轮评估过的检查点，供日后合并，按 LLM 的 loss 均匀分布；0：不保留
+    "keep_epochs": 10,
     "keep_every_epochs": 0,  # also keep a checkpoint every so many epochs; 0: none | 每隔几轮另存检查点；0：不存
     "validation_clips": "auto",  # clips held out; auto: 2-5, none below 8 clips | 留出条数；auto：2～5，不足 8 条时不留
     # speaker vector in training: the mean of all clips, as in synthesis, or each clip's own (mean or utterance)
@@ -355,6 +358,13 @@ class JointConfig:
         "val_loss",
         help="which epoch is merged: the best by its sound, or by held-out loss | "
         "合并哪一轮：声音最好的，或留出 loss 最低的",
+    )
+    keep_epochs: int = setting(
+        10,
+        "most evaluated epochs that are kept to be merged, spread over the LLM's losses; 0: none | "
+        "最多保留几轮评估过的检查点，供日后合并，按 LLM 的 loss 均匀分布；0：不保留",
+        low=0,
+        high=1000,
     )
     keep_every_epochs: int = setting(
         0,

@@ -3,6 +3,7 @@
 python merge_joint_weights.py
 python merge_joint_weights.py --ckpt output/joint_joint_last.ckpt --lora-scale 0.8
 python merge_joint_weights.py --ckpt output/joint_joint_best.ckpt --export my_voice
+python merge_joint_weights.py --epoch 20
 """
 
 from common.startup import start_script
@@ -11,6 +12,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     start_script()
 
 import argparse
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +33,7 @@ from checkpoint import (
     merged_bytes,
     merged_paths,
     newest_run,
+    runs_in,
     strength_words,
     write_merged,
 )
@@ -49,6 +52,7 @@ from config import UserError
 from cosyvoice.cli.cosyvoice import VOICES, load_part
 from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, open_onnx
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
+from training.kept import in_words, read_kept, row_of
 from utils import (
     DEFAULT_MODEL,
     DEFAULT_OUTPUT_DIR,
@@ -64,6 +68,7 @@ from utils import (
 # What an exported model directory takes over from the base unchanged.
 COPIED = (YAML_NAME, "hift.pt", SPEAKER_MODEL, SPEECH_TOKENIZER)
 COPIED_IF_THERE = ("finetune.yaml", "configuration.json")
+FAR_OFF = 0.2  # nats between the loss that is asked for and that of the nearest kept epoch
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,6 +78,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="checkpoint to merge [the best of the newest run in OUTPUT_DIR] | "
         "要合并的检查点 [OUTPUT_DIR 中最新一次训练选中的]",
+    )
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="another kept epoch of the same run | 改用同一次训练保留的另一轮",
+    )
+    kept.add_argument(
+        "--at-llm-loss",
+        type=float,
+        metavar="LOSS",
+        help="the kept epoch with the nearest training loss of the LLM, as the log prints it | "
+        "改用 LLM 训练 loss 最接近的那一轮，数值同日志",
     )
     parser.add_argument(
         "--lora-scale",
@@ -124,7 +143,7 @@ def merge(args: argparse.Namespace) -> int:
     if unfinished_moves(args.output_dir):
         with suppress(UserError), only_run(args.output_dir, "train_joint.py"):  # which puts them back
             pass
-    path = args.ckpt or choose_checkpoint(args.output_dir)
+    path = choose_checkpoint(args)
     checkpoint = load_checkpoint(path)
     check_base(checkpoint, path, base_fingerprint(model_dir), model_dir)
     parts = wanted_parts(args)
@@ -160,7 +179,45 @@ def merge(args: argparse.Namespace) -> int:
     return 0
 
 
-def choose_checkpoint(output_dir: Path) -> Path:
+def choose_checkpoint(args: argparse.Namespace) -> Path:
+    """The checkpoint that the command line asks for; UserError where the epoch that it names is not kept."""
+    if args.epoch is not None or args.at_llm_loss is not None:
+        return choose_kept(args)
+    return args.ckpt or chosen_by_training(args.output_dir)
+
+
+def choose_kept(args: argparse.Namespace) -> Path:
+    """A kept epoch: the one that is named, or the one nearest to a training loss of the LLM, and then says which."""
+    folder = args.ckpt.parent if args.ckpt else args.output_dir
+    last = args.ckpt or next(reversed(runs_in(folder)), None)
+    kept = read_kept(folder, load_checkpoint(last)["run_id"] if last else None)
+    if not kept:
+        raise UserError(
+            f"{folder} holds no kept epoch of {last or 'any run'}; "
+            f"{'leave out --epoch and --at-llm-loss, or ' if last else ''}train with keep_epochs=10"
+        )
+    if args.epoch is not None:
+        for path, data in kept.items():
+            if data["epoch"] == args.epoch:
+                return path
+        raise UserError(f"epoch {args.epoch} is not kept in {folder}; kept are epochs {in_words(kept.values())}")
+    losses = {path: row["llm_train"] for path, data in kept.items() if "llm_train" in (row := row_of(data))}
+    if not losses or not math.isfinite(args.at_llm_loss):
+        why = "no number" if losses else "no help: no LLM was trained there"
+        raise UserError(
+            f"--at-llm-loss {args.at_llm_loss} is {why}; take --epoch with one of {in_words(kept.values())}"
+        )
+    path = min(reversed(losses), key=lambda path: abs(losses[path] - args.at_llm_loss))  # of equal ones the latest
+    off = abs(losses[path] - args.at_llm_loss)
+    print(
+        f"nearest to LLM loss {args.at_llm_loss:g}: epoch {kept[path]['epoch']} with {losses[path]:.3f}, {off:.3f} off"
+    )
+    if off > FAR_OFF:
+        print(f"warning: no kept epoch is near that loss; kept are epochs {in_words(kept.values())}", flush=True)
+    return path
+
+
+def chosen_by_training(output_dir: Path) -> Path:
     """What training merges of the newest run: `_best.ckpt`, or `_last.ckpt` where it has none.
 
     Also `_last.ckpt`, which is said, where the run was interrupted before any epoch was chosen: `_best.ckpt` is still

@@ -58,7 +58,7 @@ from cosyvoice.utils.weights import load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
 from dataset import Clip, data_fingerprint, read_meta
 from lora import adapter_parameters, fitting_layers
-from training.board import Board
+from training.board import Board, write_metrics
 from training.decisions import (
     hearing_due,
     hearing_left_sec,
@@ -78,6 +78,7 @@ from training.distributed import (
     own_device,
     world_size,
 )
+from training.kept import keep_epoch, kept_always, remove_thinned, table
 from training.listening import hear, hear_merged, hear_unchosen, summarise
 from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
@@ -88,7 +89,6 @@ from training.run_files import (
     note_merged,
     restore,
     save_best,
-    save_kept,
     save_last,
 )
 from training.start import DO_NOT_LISTEN, load_joint_model, make_audition, measure_base, read_clips, speaker_record
@@ -314,11 +314,13 @@ def end_epoch(run: Run, board: Board) -> None:
     print(epoch_line(run, row), flush=True)
     if improved:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
-    if run.config.keep_every_epochs and run.epoch % run.config.keep_every_epochs == 0:
-        save_kept(run)
+    if run.audition is None or kept_always(run, run.epoch):
+        keep_epoch(run)  # where somebody listens, an epoch that is heard is kept then, with what was heard
     run.spent_sec["training"] += time.monotonic() - started
     settle_hearing(run)
     save_last(run)
+    remove_thinned(run)
+    write_metrics(run)
     board.epoch(run, row)
 
 
@@ -347,7 +349,7 @@ def settle_hearing(run: Run) -> None:
 
 def train_loop(run: Run) -> None:
     """Train until a stopping rule holds; Ctrl-C and SIGTERM save first and raise Interrupted."""
-    board = Board(run, run.output_dir / "joint_logs" / run.config.training_mode) if is_writer() else None
+    board = Board(run) if is_writer() else None
     with SignalGuard() as guard:
         try:
             while True:
@@ -369,7 +371,7 @@ def train_loop(run: Run) -> None:
             raise
         finally:
             if board is not None:
-                board.writer.close()
+                board.close()
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------
@@ -561,6 +563,7 @@ def finish(run: Run, job: Job) -> int:
     for part in run.parts.values():
         print(f"{part.name}: {outcome(run, part)}")
     print(f"merged {run.chosen_path.name}: " + ", ".join(str(path) for path in written))
+    show_kept(run, job)
     if run.audition is not None:
         summarise(run, sentences)
     note_merged(run)
@@ -577,6 +580,16 @@ def merge(run: Run, job: Job, parts: Sequence[str]) -> list[Path]:
     paths = merged_paths(run.output_dir, run.config.training_mode)
     outputs = {part: paths[part] for part in parts}
     return write_merged(load_checkpoint(run.chosen_path), run.chosen_path, job.model_dir, outputs)
+
+
+def show_kept(run: Run, job: Job) -> None:
+    """The epochs that are kept, and how to merge another than the chosen one."""
+    remove_thinned(run)  # what a run that was killed left
+    write_metrics(run)
+    if lines := table(run):
+        folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
+        another = command_line("merge_joint_weights.py", **folders, epoch=lines[-1].split()[0])
+        print("\n".join(["epochs kept:", *lines, f"merge another of them: {another}"]))
 
 
 def outcome(run: Run, part: Part) -> str:

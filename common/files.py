@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,14 @@ def dispensable(otherwise: str) -> Iterator[None]:
     """Around writing what a run can do without: a full disk, or a program that has the file open, must not end it."""
     try:
         yield
-    except UserError as error:
-        print(f"warning: {shown(error)}; {otherwise}", flush=True)
+    except (UserError, OSError) as error:
+        warn_once(f"{error}; {otherwise}")
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Say it, unless the same was said before."""
+    print(f"warning: {shown(text)}", flush=True)
 
 
 def part_name(name: str, tag: str = "") -> str:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.signals import SignalGuard
 from llm_flow_model import with_adapter
-from training.board import Board, write_samples
+from training.board import Board, write_metrics, write_samples
 from training.decisions import (
     bar_unread_llm,
     choice_due,
@@ -22,6 +22,7 @@ from training.decisions import (
     unchosen,
 )
 from training.distributed import check_alone
+from training.kept import keep_epoch, remove_thinned
 from training.run_files import candidates, chosen_words, save_best, save_last
 from training.selection import Choice, compared, mean, means, overfit_signs, verdict, why_alone, why_further
 from training.state import Run
@@ -45,9 +46,12 @@ def hear(run: Run, guard: SignalGuard, board: Board) -> None:
         hear_candidates(run, between)
     else:
         hear_epoch(run, between, board)
+        keep_epoch(run)
     if run.by_sound:
         save_best(run)  # before _last, as after an epoch
     save_last(run)
+    remove_thinned(run)
+    write_metrics(run)
 
 
 def hear_base(run: Run, between: Callable[[], None], board: Board) -> None:

@@ -44,8 +44,8 @@ def disk_bytes(run: Run, model_dir: Path) -> int:
     """What a run may write at most; opens the base's files to count."""
     adapters = [parameter for name in run.parts for parameter in adapter_parameters(run.model.part(name))]
     size = sum(parameter.nbytes for parameter in adapters)
-    every = run.config.keep_every_epochs
-    kept = run.config.max_epochs // every if every else 0
+    epochs, every, spread = run.config.max_epochs, run.config.keep_every_epochs, run.config.keep_epochs
+    kept = min(epochs, spread + 1) * bool(spread) + (epochs // every if every else 0)  # a new one comes before one goes
     copies = 2 * 3 + 1 + kept  # _last with two moments, and the next one in the making; _best; those kept
     start = [value for adapter in run.model.start.values() for value in adapter.values()]
     unchanged = (3 + kept) * sum(value.nbytes for value in start)  # in each of them
@@ -69,13 +69,6 @@ def save_best(run: Run) -> None:
     chosen_by = run.criterion if run.chosen_by is None else run.chosen_by
     chosen = {"best_epochs": epochs, "chosen_by": chosen_by, "choices": choices}
     save_torch({**header(run), "adapters": run.untrained_adapters | run.best_adapters, **chosen}, run.best_path)
-
-
-def save_kept(run: Run) -> None:
-    """The adapters of this epoch, to be compared or merged later; nothing goes on from them."""
-    epochs = {name: last_trained(run, part)[0] for name, part in run.parts.items()}
-    path = kept_path(run.output_dir, run.config.training_mode, run.epoch)
-    save_torch({**header(run), "adapters": run.current_adapters(), "best_epochs": epochs}, path)
 
 
 def note_merged(run: Run) -> None:

@@ -128,6 +128,7 @@ class Progress:
     texts: list[str] = field(default_factory=list)  # that the base spoke
     own_hz: float | None = limited(None, low=1, high=10_000)  # the speaker's pitch, where recordings told it
     hear_every: int = 0  # epochs; 0: not settled yet, or never
+    kept: list[int] = field(default_factory=list)  # epochs whose adapters `keep_epochs` keeps
     sentences_heard: int = 0
     spent_sec: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "hearing": 0.0})
 
