@@ -1,10 +1,12 @@
 """merge_joint_weights.py: files that load anywhere, carry the voice, and equal the adapted model."""
 
+import errno
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,7 +27,8 @@ from checkpoint import (
     newest_run,
     with_voice,
 )
-from common.files import own_part_name, part_name, save_torch
+from common.files import only_run, own_part_name, part_name, save_torch
+from common.manifest import replacing
 from config import UserError
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
 from dataset import read_rows
@@ -670,3 +673,38 @@ def test_part_files_of_dead_processes_go_and_those_of_others_stay(merge, tmp_pat
         (tmp_path / name).touch()
     assert merge() == 0
     assert {path.name for path in tmp_path.glob("*.part")} == {*names[2:]}
+
+
+def test_a_merge_goes_on_beside_a_training_and_waits_for_another_merge(merge, tmp_path, monkeypatch, capsys):
+    with only_run(tmp_path, "train_joint.py"):
+        assert merge() == 0
+    first = replacing([tmp_path])
+    first.__enter__()
+    with ThreadPoolExecutor() as threads, monkeypatch.context() as patch:
+        told = []
+        patch.setattr("builtins.print", lambda *words, **_: told.append(words))
+        waiting = threads.submit(merge, "--lora-scale", "0.5")
+        while not any("waiting for it" in str(words) for words in told):
+            assert not waiting.done()
+        before = (tmp_path / "llm_merged_joint.pt").read_bytes()
+        assert find_weights(Source(tmp_path), tmp_path)  # whoever reads has what is there
+        first.__exit__(None, None, None)
+        assert waiting.result(timeout=60) == 0
+    assert (tmp_path / "llm_merged_joint.pt").read_bytes() != before
+
+
+def test_without_locks_and_without_permission_to_write(merge, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    """A file system without locks merges as it always did; a reader needs neither lock nor permission."""
+    monkeypatch.setattr("fcntl.flock", lambda *_: refuse(errno.ENOLCK))
+    assert merge() == 0
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: refuse(errno.EROFS))
+    assert merge() == 2
+    assert f"cannot write to {tmp_path}: {os.strerror(errno.EROFS)}; choose another" in capsys.readouterr().err
+    assert find_weights(Source(tmp_path), tiny_model_dir)
+    (tmp_path / "llm_merged_joint.pt").write_bytes(b"other")
+    with pytest.raises(UserError, match="merge again"):
+        find_weights(Source(tmp_path), tiny_model_dir)
+
+
+def refuse(number: int) -> None:
+    raise OSError(number, os.strerror(number))
