@@ -56,7 +56,7 @@ from config import (
 )
 from cosyvoice.utils.weights import load_state_dict_file
 from cosyvoice.utils.yaml_loader import read_model_config
-from dataset import Clip, data_fingerprint, read_meta
+from dataset import Clip, data_fingerprint, read_meta, split_by
 from lora import adapter_parameters, fitting_layers
 from training.board import Board, write_metrics
 from training.decisions import (
@@ -451,6 +451,10 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
     run.audition = make_audition(model_config, run) if is_writer() else None
+    if job.init is not None and job.init["data"] == identity["data"]:
+        warn_of_known_clips(
+            run, split_by(checkpoint_config(job.init, job.args.init_from), clips)[0], job.args.init_from
+        )
     return run, memory
 
 
@@ -463,8 +467,11 @@ def starting_adapters(job: Job) -> dict[str, Mapping[str, Tensor]]:
         return untrained | job.checkpoint.get("start_adapters", {})
     learned = {part: job.init["adapters"][part] for part in learned_parts(job.init)} if job.init is not None else {}
     for part, adapter in learned.items():
-        with user_mistakes():
-            fitting_layers(load_state_dict_file(job.model_dir / f"{part}.pt"), adapter, job.config.part(part))
+        try:
+            with user_mistakes():
+                fitting_layers(load_state_dict_file(job.model_dir / f"{part}.pt"), adapter, job.config.part(part))
+        except UserError as error:
+            raise UserError(f"{job.args.init_from} does not fit the {part}: {error}") from error
     return learned
 
 
@@ -487,6 +494,17 @@ def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
     return {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")} | {
         "start": checkpoint.get("start", {})
     }
+
+
+def warn_of_known_clips(run: Run, trained: Sequence[Clip], path: Path) -> None:
+    """Say so where the checkpoint was trained on clips that are held out now: by them no epoch may beat it."""
+    trained_on = {clip.utt for clip in trained}
+    if known := [clip.utt for clip in run.held_out if clip.utt in trained_on]:
+        print(
+            f"warning: {path} was trained on {len(known)} of the {len(run.held_out)} clips that are held out now, so "
+            "the start looks better than it is; give the --seed and validation_clips of its run",
+            flush=True,
+        )
 
 
 def warn_of_another_voice(earlier: Mapping[str, Any], speaker: Mapping[str, Any], path: Path) -> None:

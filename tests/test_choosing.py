@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from random_data import write_random_data
 from test_audition import hearing
 
+import merge_joint_weights
 import train_joint
 from checkpoint import PARTS, load_checkpoint, merged_part
 from common.signals import Interrupted
@@ -41,7 +43,6 @@ def train(tiny_model_dir, data_dir, tmp_path, monkeypatch):
     def hear(audition, numbers=None, trained=PARTS, between=lambda: None):
         count = 2 if numbers is None else len(numbers)
         between()
-        audition.real_similarity = math.nan  # as where no clip is held out: more similar is better, always
         found = {"similarity": 0.5}
         for name in trained:
             found |= figures(name, adapter_state_dict(audition.networks.part(name)))
@@ -50,6 +51,14 @@ def train(tiny_model_dir, data_dir, tmp_path, monkeypatch):
             for one in hearing(**found)[:count]
         ]
 
+    def make_audition(*given):
+        audition = original(*given)
+        if audition is not None:
+            audition.real_similarity = math.nan  # as where no clip is held out: more similar is better, always
+        return audition
+
+    original = train_joint.make_audition
+    monkeypatch.setattr(train_joint, "make_audition", make_audition)
     monkeypatch.setattr(Audition, "hear", hear)
     monkeypatch.setattr(Audition, "clips_clarity", lambda _: 50.0)
     monkeypatch.setattr(train_joint, "own_pitch", lambda *_: None)
@@ -279,3 +288,52 @@ def test_what_is_merged_is_the_best_of_all_epochs_at_hand(
         merged = load_state_dict_file(output / f"{name}_merged_joint.pt")
         expected = merged_part(best, output / "joint_joint_best.ckpt", tiny_model_dir, name)
         assert all(torch.equal(merged[key], value) for key, value in expected.items())
+
+
+@pytest.mark.slow
+def test_where_no_clip_is_held_out_and_nobody_listens_any_more_the_last_epoch_is_merged(
+    train, tiny_model_dir, tmp_path, monkeypatch, capsys
+):
+    """What was chosen by its sound is moved aside and not lost, nor merged later for the best."""
+    output = tmp_path / "output"
+    with monkeypatch.context() as patch:
+        interrupt(3, "epoch")(patch)
+        assert train(*FEW, *every(1), "--set", "validation_clips=0") == 130
+    last = output / "joint_joint_last.ckpt"
+    assert train("--resume", str(last), *every(0)) == 0
+    assert "the last epoch is what gets merged" in capsys.readouterr().out
+    assert len([*output.glob("previous_*/joint_joint_best.ckpt")]) == 1
+    merge_joint_weights.main(["--output-dir", str(output), "--model-dir", str(tiny_model_dir)])
+    assert capsys.readouterr().out.startswith(f"{last}: ")
+    for name in PARTS:
+        expected = merged_part(load_checkpoint(last), last, tiny_model_dir, name)
+        merged = load_state_dict_file(output / f"{name}_merged_joint.pt")
+        assert all(torch.equal(merged[key], value) for key, value in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lr", ["2e-2", "1e-6"])
+def test_a_run_killed_between_two_checkpoints_keeps_the_better_epoch(
+    lr, train, tiny_model_dir, data_dir, tmp_path, monkeypatch
+):
+    """`_best` is then of an epoch that `_last` does not know, and that may come out otherwise the second time."""
+    output = tmp_path / "output"
+    original = train_joint.save_last
+
+    def save_last(run):
+        if run.epoch == 3:
+            raise KeyboardInterrupt
+        original(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_joint, "save_last", save_last)
+        assert train(*FEW, "--lr", "2e-2", *every(0)) == 130
+    last = output / "joint_joint_last.ckpt"
+    found, witness = at_hand(output), Witness(tiny_model_dir, data_dir, 1234, monkeypatch)
+    assert load_checkpoint(last)["epoch"] == 2
+    assert train("--resume", str(last), "--lr", lr) == 0
+    best = load_checkpoint(output / "joint_joint_best.ckpt")
+    for name in PARTS:
+        adapters = [*found[name].values(), *(one[name] for one in witness.trained.values())]
+        lowest = min(map(partial(witness.loss, name), [*adapters, witness.zeros(name)]))
+        assert witness.loss(name, best["adapters"][name]) == lowest

@@ -127,3 +127,15 @@ def test_a_mistake_ends_all_processes(start):
     assert "lower stop.llm_loss, stop.flow_loss" in finished(
         start(2, "output", "--set", "stop.llm_loss=99", "--set", "stop.flow_loss=99"), code=1
     )
+
+
+@pytest.mark.slow
+def test_two_processes_start_from_a_checkpoint_as_one_does(start, tmp_path):
+    finished(start(1, "first", "--epochs", 1))
+    given = ("--epochs", 2, "--mode", "flow_only", "--init-from", tmp_path / "first" / LAST)
+    for count in (1, 2):
+        finished(start(count, f"by_{count}", *given))
+    one, two = (load_checkpoint(tmp_path / f"by_{count}" / "joint_flow_only_last.ckpt") for count in (1, 2))
+    for part, adapter in one["adapters"].items():
+        assert all((value - two["adapters"][part][key]).abs().max() < 1e-6 for key, value in adapter.items())
+    assert one["start"] == two["start"] and one["start_adapters"].keys() == {"flow"}

@@ -526,10 +526,17 @@ def test_a_run_with_nothing_to_train_is_refused_and_moves_nothing(train, tmp_pat
 
 
 @pytest.mark.scripts
-def test_below_eight_clips_none_is_held_out_and_the_last_epoch_is_merged(train, tmp_path, capsys):
-    data = write_random_data(tmp_path / "few", n_clips=5)
-    assert train(*FEW, "--mode", "flow_only", data=data) == 0
-    assert "0 held out (too few to judge by: the last epoch is what gets merged)" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("clips", "settings", "why"),
+    [
+        (5, (), "too few to judge by"),
+        (10, ("--set", "validation_clips=0"), "none, by validation_clips = 0"),
+    ],
+)
+def test_without_held_out_clips_the_last_epoch_is_merged_and_it_says_why(clips, settings, why, train, tmp_path, capsys):
+    data = write_random_data(tmp_path / "few", n_clips=clips)
+    assert train(*FEW, "--mode", "flow_only", *settings, data=data) == 0
+    assert f"0 held out ({why}: the last epoch is what gets merged)" in capsys.readouterr().out
     assert not (tmp_path / "output" / "joint_flow_only_best.ckpt").exists()
     assert (tmp_path / "output" / "flow_merged_flow_only.pt").exists()
 
