@@ -102,7 +102,7 @@ def test_what_goes_wrong_is_told(name: str, tmp_path: Path, monkeypatch):
         Path("good.txt").write_text("spoiled")
         return None if kind == attempt.NOTHING else Try("spoiled", call, **planned)
 
-    monkeypatch.setattr(attempt, "IDLE_SEC", 0.3)
+    monkeypatch.setattr(attempt, "IDLE_SEC", 0.5 if name == "no end" else 20)
     monkeypatch.setattr(attempt, "MOST_RSS", 40 << 20)
     trying = Attempt(Reader("one", 1, spoil), 0, good, tmp_path / "try")
     while not (verdict := trying.poll()):

@@ -282,6 +282,8 @@ def odd_wave(rng: Random, path: Path) -> str:
         rng.choice((1, 1, 2, 7, 64)),
         rng.choice(("FLOAT", "DOUBLE", "FLOAT", "PCM_16", "PCM_U8", "PCM_32", "ULAW")),
     )
+    if subtype not in ("FLOAT", "DOUBLE"):
+        wave = np.nan_to_num(wave).clip(-1, 1)  # the encoder itself crashes by more
     with np.errstate(all="ignore"):
         soundfile.write(path, np.repeat(wave[:, None], channels, 1), rate, subtype=subtype, format="WAV")
     return f"{path.name}: {name}, {rate} Hz, {channels} channels, {subtype}"

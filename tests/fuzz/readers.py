@@ -310,7 +310,7 @@ LITERALS = (
 )  # fmt: skip
 
 
-@reader(weight=6)
+@reader(weight=8)
 def set_literals(rng: Random) -> Try:
     keys = [
         *known_settings(),
@@ -546,7 +546,7 @@ WORDS = (
 ).split() + ["", " ", "a b", "\x1b[31m", "a\nb", "\udcff", "\u202e", "x" * 300, "x" * 5000]
 
 
-@reader(weight=6)
+@reader(weight=8)
 def command_lines(rng: Random) -> Try:
     name = rng.choice(("prepare", "train", "merge", "merge", "inference", "inference", "plot", "evaluate"))
     os.mkfifo("pipe")
@@ -587,7 +587,8 @@ INPUTS = {
 @reader(weight=5)
 def odd_paths(rng: Random) -> Try:
     """A pipe, a device, a folder, a loop, nothing, or something that may not be read, in the place of a path."""
-    name = rng.choice(("prepare", "train", "merge", "merge", "inference", "inference", "plot", "evaluate"))
+    names = ["prepare", "train", "merge", "merge", "merge", "inference", "inference", "plot", "plot"]
+    name = rng.choice(names * 2 + ["evaluate"])
     path = Path(rng.choice(INPUTS[name]))
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
