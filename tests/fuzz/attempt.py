@@ -226,15 +226,13 @@ def snapshot(tree: Path) -> dict[str, str]:
     found = {}
     for folder, folders, files in os.walk(tree):
         for path in (Path(folder) / name for name in (*folders, *files)):
-            mode = path.lstat().st_mode
             name = os.path.relpath(path, tree / DEEP)
-            if stat.S_ISREG(mode):
-                try:
-                    found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-                except PermissionError:
-                    found[name] = "unreadable"
-            else:
-                found[name] = str(stat.S_IFMT(mode))
+            try:
+                mode = path.lstat().st_mode
+                is_file = stat.S_ISREG(mode)
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if is_file else str(stat.S_IFMT(mode))
+            except PermissionError:
+                found[name] = "may not be looked at"
     return found
 
 
