@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from .mutations import ABSOLUTE
+
 PROJECT = Path(__file__).resolve().parents[2]
 CPU_SEC, IDLE_SEC, LONGEST_SEC = 20, 20, 300  # of computing, without any, in all (the machine may be busy)
 MOST_RSS, MOST_VIRTUAL, MOST_FILE = 2 << 30, 6 << 30, 1 << 30  # bytes; the first two beyond what the process began with
@@ -239,6 +241,7 @@ def snapshot(tree: Path) -> dict[str, str]:
 def _wrongly_written(planned: Try, before: dict, after: dict, failed: bool) -> tuple[str, str] | None:
     changed = [name for name in before if after.get(name) != before[name] and not MAY_CHANGE.search(name)]
     new = [name for name in after if name not in before]
+    new += map(str, Path(ABSOLUTE).parent.glob(f"{Path(ABSOLUTE).name}*"))
     if planned.writes is not None:
         outside = [name for name in (*changed, *new) if not name.startswith((f"{planned.writes}/", "tmp"))]
         if outside := [name for name in outside if name != planned.writes]:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ESCAPES = ("../evil", "../../evil", "x/../../evil", "../../outside/evil", "a/b", "..", "/dev/shm/evil")
+ABSOLUTE = "/dev/shm/fuzz_evil"  # nothing may write there
+ESCAPES = ("../evil", "../../evil", "x/../../evil", "../../outside/evil", "a/b", "..", ABSOLUTE)
 CONTROL = ("\x1b[31mred", "a\nb", "a\r\x1b[2K", "\0", "\x07bell", "\x9bm", "\u202egpj")
 NUMBERS = (0, -1, 1, 2, 3, 7, 1.5, -0.0, 2**31, 2**63, -(2**63), 10**400, 1e308, 1e-320, math.nan, math.inf, -math.inf)
 TEXTS = ("", " ", "x", "0", "nan", "1e999", "None", "你好", "é" * 300, "x" * 100_000, *ESCAPES, *CONTROL)
