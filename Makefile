@@ -7,7 +7,7 @@ MINI := pretrained_models/CosyVoice-mini
 DEMO := output/demo
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo docs check test test-slow test-browser lint mini eval-mini standin bench bench-growth bench-gpu clean
+.PHONY: help setup demo docs check test test-slow test-browser fuzz lint mini eval-mini standin bench bench-growth bench-gpu clean
 
 help: ## list the targets
 	@$(PYTHON) -c 'import re; rows = re.findall(r"(?m)^([a-z-]+):.*?## (.*)", open("Makefile", encoding="utf-8").read()); [print(f"  make {name:12} {what}") for name, what in rows]'
@@ -49,6 +49,9 @@ test-slow: setup ## the full-size stand-in (1.7 GB, several minutes)
 
 test-browser: setup ## the two pages in Chromium, where it is installed: they fit a screen and a phone
 	$(BIN)/python -m pytest -q -m browser
+
+fuzz: setup ## spoiled files, settings and commands for all that reads them (SECONDS=600 SEED=0); lists what was wrong
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0)
 
 standin: setup ## a full-size model directory with random weights in output/standin
 	$(BIN)/python tests/make_standin_model.py output/standin
