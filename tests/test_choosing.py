@@ -246,7 +246,7 @@ WAYS = {
         (*every(0), "--set", "select_by=val_loss"), (*every(1), "--epochs", "5"), "val_loss", at=2
     ),
 }
-FAST = ("no longer heard", "heard from then on, with epochs kept")
+FAST = ("no longer heard, nor trained", "heard from then on, with epochs kept")
 
 
 @pytest.mark.parametrize(
