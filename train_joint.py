@@ -78,7 +78,7 @@ from training.distributed import (
     own_device,
     world_size,
 )
-from training.kept import keep_epoch, kept_always, remove_thinned, table
+from training.kept import keep_epoch, kept_always, kept_rows, merged_epochs, remove_thinned, table
 from training.listening import hear, hear_merged, hear_unchosen, summarise
 from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
@@ -604,10 +604,11 @@ def show_kept(run: Run, job: Job) -> None:
     """The epochs that are kept, and how to merge another than the chosen one."""
     remove_thinned(run)  # what a run that was killed left
     write_metrics(run)
-    if lines := table(run):
+    if rows := kept_rows(run):
+        print("\n".join(["epochs kept:", *table(run, rows)]))
+    if others := rows.keys() - {*merged_epochs(run).values()}:
         folders = {"model_dir": job.args.model_dir, "output_dir": run.output_dir}
-        another = command_line("merge_joint_weights.py", **folders, epoch=lines[-1].split()[0])
-        print("\n".join(["epochs kept:", *lines, f"merge another of them: {another}"]))
+        print("merge another of them: " + command_line("merge_joint_weights.py", **folders, epoch=max(others)))
 
 
 def outcome(run: Run, part: Part) -> str:

@@ -267,10 +267,16 @@ def test_a_disk_that_refuses_what_a_run_can_do_without_is_warned_of_once(train, 
 
     monkeypatch.setattr(RecordWriter, "write", no_room)
     monkeypatch.setattr("training.kept.save_torch", no_room_for_one)
-    (tmp_path / "joint_logs" / "joint" / "metrics.csv" / "in the way").mkdir(parents=True)
+    begin = train_joint.begin
+
+    def begin_with_a_folder_in_the_way(run: Run, init_from: Path | None = None) -> None:
+        begin(run, init_from)
+        (tmp_path / "joint_logs" / "joint" / "metrics.csv" / "in the way").mkdir(parents=True)
+
+    monkeypatch.setattr(train_joint, "begin", begin_with_a_folder_in_the_way)
     assert train(tmp_path, *STEPS, *UNHEARD) == 0
     printed, errors = capsys.readouterr()
-    warnings = [line.split(":")[1] for line in printed.splitlines() if line.startswith("warning: ")]
+    warnings = [line.split(":")[1] for line in printed.splitlines() if line.startswith("warning: cannot ")]
     files = (tmp_path / "joint_joint_epoch0003.ckpt", tmp_path / "joint_logs" / "joint" / "metrics.csv")
     expected = [" cannot write TensorBoard's events", *(f" cannot write {path}" for path in files)]
     assert sorted(warnings) == sorted(expected)

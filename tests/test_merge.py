@@ -615,7 +615,9 @@ def test_a_pair_is_spoken_where_it_is_what_was_merged_last(change, is_told, merg
 
 def test_the_merge_of_another_mode_or_of_one_part_leaves_a_pair_good(merge, trained, tiny_model_dir, tmp_path):
     other = load_checkpoint(trained / "joint_joint_last.ckpt")
-    other["mode"], other["speaker"]["embedding"] = "flow_only", -other["speaker"]["embedding"]
+    other["mode"] = other["config"]["training_mode"] = "flow_only"
+    other["speaker"]["embedding"] = -other["speaker"]["embedding"]
+    other["training"]["parts"].pop("llm")
     save_torch(other, tmp_path / "other.ckpt")
     assert merge() == 0 and merge(ckpt=tmp_path / "other.ckpt") == 0 and merge("--llm-only", "--lora-scale", "0.3") == 0
     for mode in ("joint", "flow_only"):

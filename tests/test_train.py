@@ -203,8 +203,10 @@ def test_a_run_leaves_small_checkpoints_merged_files_and_logs(train, tmp_path, c
         "llm_merged_joint.pt",
         "flow_merged_joint.pt",
         "spk2info.pt",
+        "merged.json",
         "joint_logs",
         ".lock",
+        ".merged.lock",
     }
     assert "another scale" in printed  # its random flow knows no speech
     assert "base model llm: loss 4." in printed and "python inference_joint.py" in printed.splitlines()[-1]

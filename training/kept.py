@@ -154,11 +154,15 @@ def metrics(run: Run) -> list[Row]:
 COLUMNS = ("epoch", "step", *TITLES, "kept", *(f"{name}_merged" for name in PARTS))  # of metrics.csv
 
 
-def table(run: Run) -> list[str]:
-    """The kept epochs as aligned lines, with a mark at those that are merged; none where none is kept."""
-    rows = {epoch: row for epoch, row in figures(run).items() if path_of(run, epoch).is_file()}
+def kept_rows(run: Run) -> dict[int, Row]:
+    """Losses and scores of the kept epochs."""
+    return {epoch: row for epoch, row in figures(run).items() if path_of(run, epoch).is_file()}
+
+
+def table(run: Run, rows: Mapping[int, Row]) -> list[str]:
+    """Kept epochs as aligned lines, with a mark at those that are merged."""
     names = [name for name in TITLES if any(name in row for row in rows.values())]
-    lines = ["  ".join(["epoch", *(TITLES[name] for name in names)])] if rows else []
+    lines = ["  ".join(["epoch", *(TITLES[name] for name in names)])]
     for epoch, row in rows.items():
         cells = [number(row.get(name, math.nan), name).rjust(len(TITLES[name])) for name in names]
         merged = ", ".join(name for name, which in merged_epochs(run).items() if which == epoch)

@@ -32,7 +32,7 @@ from cosyvoice.cli.model import CosyVoiceModel
 from cosyvoice.cli.text import TextNormalizer
 from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.files import not_a_file
-from cosyvoice.utils.weights import DamagedFile, read_spk2info, speaker_embedding
+from cosyvoice.utils.weights import DamagedFile, damage, read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
 from text.normalizer import DEFAULT, normalizer
 from utils import SAMPLE_TEXT, check_lora_scale, command_line, user_mistakes
@@ -241,21 +241,24 @@ def check_together(source: Source, files: Mapping[str, Path], model_dir: Path) -
     """UserError where a merge was cut short, so that LLM, flow and voice may be of different ones."""
     if found := odd_one(merged_files(source, files, model_dir)):
         path, made_from = found
-        again = exact_merge(made_from, model_dir) or merge_again(path, model_dir)
+        again = exact_merge(path, made_from, model_dir) or merge_again(path, model_dir)
+        if reason := damage(path):
+            raise UserError(f"{path}: {reason}; {again}")
         raise UserError(
             f"{path} is not what was merged there last: that was cut short, or the file was replaced; {again}; "
             f"if you put the file there yourself, delete {path.parent / MANIFEST}"
         )
 
 
-def exact_merge(made_from: Mapping[str, Any], model_dir: Path) -> str:
-    """How to merge again as the manifest says that it was done; "" where what it names is no longer there."""
+def exact_merge(path: Path, made_from: Mapping[str, Any], model_dir: Path) -> str:
+    """How to make a file again as the manifest says that it was made; "" where its folder was copied or moved since,
+    or the checkpoint is gone."""
     named, strength = made_from.get("outputs"), made_from.get("lora_scale")
     checkpoint = Path(str(made_from.get("checkpoint")))
     if not (isinstance(named, dict) and isinstance(strength, int | float) and checkpoint.is_file()):
         return ""
     outputs = {f"{part}_output": Path(str(named[part])) for part in PARTS if part in named}
-    if not outputs or not all(path.parent.is_dir() for path in outputs.values()):
+    if path.parent.resolve() not in {output.parent.resolve() for output in outputs.values()}:
         return ""
     scale = None if strength == 1 else strength
     command = command_line("merge_joint_weights.py", model_dir=model_dir, ckpt=checkpoint, lora_scale=scale, **outputs)
