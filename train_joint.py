@@ -160,7 +160,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="CKPT",
         help="start a new run from the adapters of a checkpoint; what --mode does not train stays as it is there | "
-        "以某个检查点的适配器为起点开始新的训练；--mode 不训练的部分保持其中的样子",
+        "以某个检查点里的 LoRA 为起点，开始新的训练；--mode 不训练的部分保持其中的样子",
     )
     data_help = f"what prepare_joint_data.py wrote [{DEFAULT_DATA_DIR}] | 准备好的训练数据 [{DEFAULT_DATA_DIR}]"
     parser.add_argument("--data-dir", type=Path, default=Path(DEFAULT_DATA_DIR), help=data_help)
