@@ -429,6 +429,7 @@ def logged_steps(output: Path) -> list[int]:
     return [event.step for event in EventAccumulator(str(output / "joint_logs" / "joint")).Reload().Scalars("llm/loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_a_run_killed_before_it_listened_chooses_what_the_unbroken_run_chose(train, tmp_path, monkeypatch):
     assert train(*HEARD, output="unbroken") == 0
@@ -469,7 +470,13 @@ def test_a_run_that_nobody_listened_to_can_be_heard_when_it_goes_on(train, tmp_p
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize(("first", "then"), [("2", "0"), ("0", "2")], ids=["no longer heard", "heard from then on"])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param("2", "0", id="no longer heard", marks=pytest.mark.slow),
+        pytest.param("0", "2", id="heard from then on"),
+    ],
+)
 def test_the_epoch_that_is_named_is_the_one_that_is_merged(first, then, train, tmp_path, monkeypatch, capsys):
     """Also where listening is switched on or off when the run goes on: the rule changes, what is kept does not."""
     short = (*BRIEF, "--set", "keep_every_epochs=1")

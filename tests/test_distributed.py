@@ -113,6 +113,7 @@ def test_listening_changes_no_weight_with_two_processes_either(start, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_a_shard_that_only_one_process_looks_into_is_told_once_and_ends_both(start, tmp_path):
     data = write_random_data(tmp_path / "data", shards=2)
     damaged = damage_mel(data / "clips_001.parquet")

@@ -117,6 +117,7 @@ print("whole")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there signals do not interrupt a thread")
 def test_signals_do_no_harm_while_it_multiplies() -> None:
     """A Ctrl-C within a product of oneDNN's "gemm:jit" ended training with a corrupt heap, and nothing saved."""

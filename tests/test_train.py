@@ -257,7 +257,11 @@ def test_a_run_stopped_by_sigterm_and_resumed_equals_the_unbroken_run(stop_at, t
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (UserError("the loss was no number; take a lower learning_rate"), "the loss was no number; take a lower"),
+        pytest.param(
+            UserError("the loss was no number; take a lower learning_rate"),
+            "the loss was no number; take a lower",
+            marks=pytest.mark.slow,
+        ),
         (torch.OutOfMemoryError(), "the GPU is out of memory while the voice is heard; close other programs that use"),
     ],
 )
@@ -284,6 +288,7 @@ def test_a_run_of_several_processes_is_gone_on_with_by_several(monkeypatch):
     assert train_joint.resuming_command(args, last) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_the_room_that_is_asked_for_covers_kept_epochs_and_large_ranks(train, tmp_path, monkeypatch):
     asked = []
@@ -311,6 +316,7 @@ def test_a_finished_run_says_so_and_can_be_prolonged(train, tmp_path, capsys):
     assert checkpoint["training"]["optimizers"]["llm"]["param_groups"][0]["weight_decay"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_the_schedule_goes_on_where_it_was_with_larger_steps(train, tmp_path, capsys):
     assert train(*FEW, "--mode", "flow_only") == 0
@@ -339,6 +345,7 @@ def test_a_finished_run_without_its_merged_files_merges_on_resume(train, tmp_pat
     assert load_checkpoint(last)["step"] == checkpoint["step"]
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_a_prolonged_run_that_was_stopped_before_it_merged_merges_on_resume(
     train, tiny_model_dir, tmp_path, monkeypatch, capsys
@@ -366,6 +373,7 @@ def test_a_prolonged_run_that_was_stopped_before_it_merged_merges_on_resume(
     assert merged.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_a_run_resumed_without_its_best_checkpoint_looks_for_the_best_again(train, tmp_path, capsys):
     assert train(*FEW, "--mode", "flow_only") == 0
@@ -377,6 +385,7 @@ def test_a_run_resumed_without_its_best_checkpoint_looks_for_the_best_again(trai
     assert load_checkpoint(best)["best_epochs"]["flow"] in (3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.scripts
 def test_a_run_whose_data_went_away_ends_with_one_line_and_goes_on_as_if_nothing_had_been(
     train, tmp_path, monkeypatch, capsys

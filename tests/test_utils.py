@@ -87,7 +87,8 @@ def test_the_way_out_of_a_full_memory_is_one_of_the_script(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe is another error there")
-@pytest.mark.parametrize("length", [1, 10**6])  # in the stream's buffer to the end, and far more
+# in the stream's buffer to the end, and far more
+@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 10**6])
 def test_output_that_nobody_reads_ends_a_script_without_a_traceback(length):
     printing = f"import sys, utils; sys.exit(utils.run_main(lambda: print('x' * {length})))"
     reader, writer = os.pipe()
