@@ -37,6 +37,7 @@ from cosyvoice.utils.audio_files import AudioError, read_audio
 from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
 from cosyvoice.utils.files import require_file
 from cosyvoice.utils.memory import is_out_of_memory
+from cosyvoice.utils.records import read_record
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import normalizer
 from utils import user_mistakes
@@ -88,11 +89,13 @@ class Record:
                 damaged = file.zip.testzip()  # the first member whose checksum is wrong
                 if damaged or set(file.files) not in ({"values"}, {"values", *ARRAYS}):
                     return None
-                values, has_arrays = json.loads(file["values"].tobytes()), len(file.files) > 1
+                arrays = {name: file[name] for name in file.files}  # each is as long as its header says
+            values, has_arrays = json.loads(arrays.pop("values").tobytes()), bool(arrays)
             if "figures" not in values:
                 return cls(path, values.get("problem"), None, "", {})
-            figures, wave = AudioFigures(**values["figures"]), Waveform(**values["waveform"])
-            return cls(path, None, figures, values["text"], values["flags"], wave, has_arrays)
+            figures = read_record(AudioFigures, values["figures"], "figures")
+            wave = read_record(Waveform, values["waveform"], "waveform")
+            return cls(path, None, figures, str(values["text"]), values["flags"], wave, has_arrays)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
             return None
 

@@ -52,7 +52,8 @@ def spoil_bytes(rng: Random, path: Path, start: float = 0.0, end: float = 1.0) -
         data[at : at + 1] = bytes([data[at] ^ 1 << rng.randrange(8)]) if data else b"\0"
     elif how == "flips":
         for _ in range(rng.randrange(2, 50)):
-            data[rng.randrange(low, max(high, low + 1))] ^= 1 << rng.randrange(8)
+            place = rng.randrange(low, max(high, low + 1))
+            data[place : place + 1] = bytes(byte ^ 1 << rng.randrange(8) for byte in data[place : place + 1])
     elif how == "cut":
         del data[at:]
     elif how in ("zeros", "noise"):
