@@ -101,6 +101,8 @@ class Checkpoint:
     start: dict[str, StartedFrom] = field(default_factory=dict)  # part -> where a run with --init-from took it from
     start_adapters: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # of the parts that are trained on
     chosen_by: str = limited("", choices=("", "audio", "val_loss"))
+    trained_on: list[str] = field(default_factory=list)  # the clips, by the start of their fingerprints
+    row: dict[str, float] = field(default_factory=dict, metadata={"finite": False})  # a kept epoch's losses and scores
 
     def check(self, path: Path) -> None:
         """InputError where the values do not fit each other."""

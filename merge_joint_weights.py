@@ -12,9 +12,11 @@ if __name__ == "__main__":  # before the imports, which take seconds
     start_script()
 
 import argparse
+import errno
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -187,34 +189,47 @@ def choose_checkpoint(args: argparse.Namespace) -> Path:
 
 
 def choose_kept(args: argparse.Namespace) -> Path:
-    """A kept epoch: the one that is named, or the one nearest to a training loss of the LLM, and then says which."""
+    """A kept epoch: the one that is named, or the one nearest to a training loss of the LLM, and then says which.
+
+    Without --ckpt it is of the newest run; for a loss, of the newest run that trained an LLM."""
     folder = args.ckpt.parent if args.ckpt else args.output_dir
-    last = args.ckpt or next(reversed(runs_in(folder)), None)
-    kept = read_kept(folder, load_checkpoint(last)["run_id"] if last else None)
-    if not kept:
+    runs = [args.ckpt] if args.ckpt else runs_in(folder)[::-1] or [None]
+    kept = {run or folder: read_kept(folder, load_checkpoint(run) if run else None) for run in runs}
+    if not any(kept.values()):
         raise UserError(
-            f"{folder} holds no kept epoch of {last or 'any run'}; "
-            f"{'leave out --epoch and --at-llm-loss, or ' if last else ''}train with keep_epochs=10"
+            f"{folder} holds no kept epoch of {runs[0] or 'any run'}; "
+            f"{'leave out --epoch and --at-llm-loss, or ' if runs[0] else ''}train with keep_epochs=10"
         )
     if args.epoch is not None:
-        for path, data in kept.items():
-            if data["epoch"] == args.epoch:
-                return path
-        raise UserError(f"epoch {args.epoch} is not kept in {folder}; kept are epochs {in_words(kept.values())}")
-    losses = {path: row["llm_train"] for path, data in kept.items() if "llm_train" in (row := row_of(data))}
-    if not losses or not math.isfinite(args.at_llm_loss):
-        why = "no number" if losses else "no help: no LLM was trained there"
-        raise UserError(
-            f"--at-llm-loss {args.at_llm_loss} is {why}; take --epoch with one of {in_words(kept.values())}"
-        )
-    path = min(reversed(losses), key=lambda path: abs(losses[path] - args.at_llm_loss))  # of equal ones the latest
-    off = abs(losses[path] - args.at_llm_loss)
-    print(
-        f"nearest to LLM loss {args.at_llm_loss:g}: epoch {kept[path]['epoch']} with {losses[path]:.3f}, {off:.3f} off"
-    )
-    if off > FAR_OFF:
-        print(f"warning: no kept epoch is near that loss; kept are epochs {in_words(kept.values())}", flush=True)
+        asked, path = f"--epoch {args.epoch}", epoch_of_run(next(iter(kept.values())), args.epoch)
+    else:
+        asked, path = f"--at-llm-loss {args.at_llm_loss:g}", nearest_in_loss(kept.values(), args.at_llm_loss)
+    if path is None:
+        others = "; an epoch of another run: with its --ckpt" if len(runs) > 1 else ""
+        known = "; ".join(f"{in_words(epochs.values())} of {run}" for run, epochs in kept.items() if epochs)
+        raise UserError(f"{asked}: nothing of that kind is kept; kept are epochs {known}{others}")
     return path
+
+
+def epoch_of_run(kept: Mapping[Path, Mapping[str, Any]], epoch: int) -> Path | None:
+    """The file of an epoch among the kept ones of a run."""
+    return next((path for path, data in kept.items() if data["epoch"] == epoch), None)
+
+
+def nearest_in_loss(runs: Iterable[Mapping[Path, Mapping[str, Any]]], loss: float) -> Path | None:
+    """Of the first run that trained an LLM the kept epoch with the nearest loss, which it says; None: there is none."""
+    for kept in runs:
+        losses = {path: row["llm_train"] for path, data in kept.items() if "llm_train" in (row := row_of(data))}
+        if losses and math.isfinite(loss):
+            path = min(reversed(losses), key=lambda path: abs(losses[path] - loss))  # of equal ones the latest
+            off = abs(losses[path] - loss)
+            print(f"nearest to LLM loss {loss:g}: epoch {kept[path]['epoch']} with {losses[path]:.3f}, {off:.3f} off")
+            if off > FAR_OFF:
+                print(
+                    f"warning: no kept epoch is near that loss; kept are epochs {in_words(kept.values())}", flush=True
+                )
+            return path
+    return None
 
 
 def chosen_by_training(output_dir: Path) -> Path:
@@ -269,7 +284,7 @@ def by_folder(outputs: Mapping[str, Path]) -> dict[Path, list[str]]:
 
 def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: argparse.Namespace) -> list[Path]:
     """A complete model directory: merged llm.pt and flow.pt, the rest as in the base, the voice in spk2info.pt."""
-    target = args.export
+    target = Path(os.path.realpath(args.export))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists and is not an empty folder; give a new name")
     with user_mistakes():
@@ -306,7 +321,9 @@ def export(checkpoint: Mapping[str, Any], path: Path, model_dir: Path, args: arg
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise UserError(f"{target} was filled meanwhile, by another export; give a new name") from error
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise UserError(f"{target} was filled meanwhile, by another export; give a new name") from error
+            raise
     return sorted(target.iterdir())
 
 

@@ -84,6 +84,7 @@ from training.memory import MemoryPlan, choose_precision, prepare_memory
 from training.run_files import (
     check_resumable,
     disk_bytes,
+    fingerprints,
     is_merged,
     move_previous_run,
     note_merged,
@@ -314,8 +315,8 @@ def end_epoch(run: Run, board: Board) -> None:
     print(epoch_line(run, row), flush=True)
     if improved:
         save_best(run)  # before _last: a run killed in between repeats this epoch and finds the same
-    if run.audition is None or kept_always(run, run.epoch):
-        keep_epoch(run)  # where somebody listens, an epoch that is heard is kept then, with what was heard
+    if not run.by_sound or kept_always(run, run.epoch):
+        keep_epoch(run)  # where the sound decides, an epoch is kept when it has been heard
     run.spent_sec["training"] += time.monotonic() - started
     settle_hearing(run)
     save_last(run)
@@ -451,10 +452,8 @@ def set_up(job: Job) -> tuple[Run, MemoryPlan]:
     rate_hz = model_config.token_rate_hz
     run = make_run(config, device, model, dtype, memory.batch_frames, clips, job.output_dir, rate_hz, identity)
     run.audition = make_audition(model_config, run) if is_writer() else None
-    if job.init is not None and job.init["data"] == identity["data"]:
-        warn_of_known_clips(
-            run, split_by(checkpoint_config(job.init, job.args.init_from), clips)[0], job.args.init_from
-        )
+    if job.init is not None:
+        warn_of_known_clips(run, job.init, job.args.init_from, clips)
     return run, memory
 
 
@@ -496,13 +495,20 @@ def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
     }
 
 
-def warn_of_known_clips(run: Run, trained: Sequence[Clip], path: Path) -> None:
+def warn_of_known_clips(run: Run, init: Mapping[str, Any], path: Path, clips: Sequence[Clip]) -> None:
     """Say so where the checkpoint was trained on clips that are held out now: by them no epoch may beat it."""
-    trained_on = {clip.utt for clip in trained}
-    if known := [clip.utt for clip in run.held_out if clip.utt in trained_on]:
+    same_data = run.identity["data"] == init["data"]
+    if "trained_on" in init:
+        trained_on = init["trained_on"]
+    else:  # of an earlier version; with other data nobody can tell, and all that are held out may be known
+        trained_on = fingerprints(split_by(checkpoint_config(init, path), clips)[0] if same_data else run.held_out)
+    if known := {*trained_on} & {*fingerprints(run.held_out)}:
+        cure = (
+            "give the --seed and validation_clips of its run" if same_data else "listen before you believe the losses"
+        )
         print(
             f"warning: {path} was trained on {len(known)} of the {len(run.held_out)} clips that are held out now, so "
-            "the start looks better than it is; give the --seed and validation_clips of its run",
+            f"the start looks better than it is; {cure}",
             flush=True,
         )
 
@@ -526,6 +532,7 @@ def warn_of_another_voice(earlier: Mapping[str, Any], speaker: Mapping[str, Any]
 
 def begin(run: Run, init_from: Path | None = None) -> None:
     """Measure what the run starts from, make room and save step 0: it can be resumed whenever it is killed."""
+    run.chosen_by = run.criterion
     if is_writer():
         measure_base(run)
     run.follow_writer()

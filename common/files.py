@@ -4,6 +4,7 @@ import errno
 import filecmp
 import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -26,7 +27,9 @@ from cosyvoice.utils.files import require_file
 GIB = 2**30
 PART_SUFFIX = ".part"  # of what is being written
 PROCESS = secrets.token_hex(4)  # tells the part files of this process from those of an earlier one with its number
-OWN_PART = re.compile(rf"\.(?P<pid>\d+)-(?P<process>[0-9a-f]{{8}})[0-9a-f]{{8}}\{PART_SUFFIX}")  # the end of a name
+OWN_PART = re.compile(  # the end of a name
+    rf"\.(?P<pid>\d+)-(?P<host>[0-9a-f]{{8}})-(?P<process>[0-9a-f]{{8}})[0-9a-f]{{8}}\{PART_SUFFIX}"
+)
 ABANDONED_SEC = 86400  # a part file that nobody has written to for so long is nobody's
 UNFINISHED = "_unfinished"  # ends the name of a folder that an earlier run is being moved to
 REPLACE_TRIES, REPLACE_SEC = 20, 0.1  # about 2 s
@@ -110,27 +113,36 @@ def part_name(name: str, tag: str = "") -> str:
 
 def own_part_name(name: str) -> str:
     """The name of a file while it is being written; no two calls, of whatever process, get the same."""
-    return part_name(name, f".{os.getpid()}-{PROCESS}{secrets.token_hex(4)}")
+    return part_name(name, f".{os.getpid()}-{host()}-{PROCESS}{secrets.token_hex(4)}")
+
+
+@cache
+def host() -> str:
+    """What tells process numbers of this computer, or of this container, from those of others that write to a disk."""
+    with suppress(OSError):
+        return hashlib.sha256(f"{platform.node()} {os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def remove_dead_parts(paths: Iterable[Path]) -> None:
     """Delete those of the paths that killed processes left half-written."""
     for path in paths:
         found = OWN_PART.search(path.name)
-        if found and _abandoned(path, int(found["pid"]), found["process"]):
+        if found and _abandoned(path, found):
             _remove(path)
 
 
-def _abandoned(part: Path, pid: int, process: str) -> bool:
+def _abandoned(part: Path, writer: re.Match[str]) -> bool:
     """Whether the process that wrote a part file is gone; where nobody can tell, whether the file is old."""
-    if pid == os.getpid():
-        return process != PROCESS
-    with suppress(PermissionError):  # it is another user's
-        try:
-            if os.name != "nt":  # where signal 0 is Ctrl-C
-                os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return True
+    if writer["host"] == host():
+        if int(writer["pid"]) == os.getpid():
+            return writer["process"] != PROCESS
+        with suppress(PermissionError):  # it is another user's
+            try:
+                if os.name != "nt":  # where signal 0 is Ctrl-C
+                    os.kill(int(writer["pid"]), 0)
+            except (ProcessLookupError, OverflowError):
+                return True
     with suppress(FileNotFoundError):
         return time.time() - part.lstat().st_mtime > ABANDONED_SEC
     return False

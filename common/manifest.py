@@ -1,7 +1,8 @@
 """Files of a folder that are replaced together, and how a reader tells them from a mixture: `merged.json`.
 
-It is replaced first, and says what the files are going to be: whenever that is cut short, they differ from it. A file
-that it does not name, and a folder without it, are taken as they are.
+It is replaced first, and says what the files are going to be and what they have been: where that is cut short, they
+are all as before, or a mixture that differs from both. A file that it does not name, and a folder without it, are taken
+as they are.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ Stamp = tuple[int, int, int]  # bytes, time of the last change in ns, number of 
 
 @dataclass(frozen=True)
 class Record:
-    """A file as it was written, and what it was made from."""
+    """A file as it was written, and what it was made from. earlier: the one that it replaces."""
 
     bytes: int
     mtime_ns: int
     inode: int
     sha256: str
     made_from: Mapping[str, Any]
+    earlier: "Record | None" = None
 
     @classmethod
     def of(cls, path: Path, made_from: Mapping[str, Any]) -> "Record":
@@ -83,23 +85,20 @@ def replacing(folders: Iterable[Path]) -> Iterator[None]:
 def replace_together(parts: Mapping[Path, Path], made_from: Mapping[str, Any]) -> None:
     """Give finished files their names, {file: where it is written so far}, within `replacing`; in this order.
 
-    Raises OSError; where none has got its name by then, readers take those of before."""
+    Raises OSError and UserError; where no file has got its name by then, readers take those of before."""
     with ThreadPoolExecutor() as threads:
         made = dict(zip(parts, threads.map(lambda part: Record.of(part, made_from), parts.values()), strict=True))
-    earlier = {folder: _still_true(folder) for folder in dict.fromkeys(file.parent for file in parts)}
-    for folder, before in earlier.items():
-        written = {file.name: record for file, record in made.items() if file.parent == folder}
-        _write_manifest(folder, {**before, **written})
-    renamed = False
-    try:
-        for file, part in parts.items():
-            rename_over(part, file)
-            renamed = True
-    except OSError:
-        if not renamed:
-            for folder, before in earlier.items():
-                _write_manifest(folder, before)
-        raise
+    for folder in dict.fromkeys(file.parent for file in parts):
+        before = _of_existing(folder)
+        earlier = {name: replace(record, earlier=None) for name, record in before.items()}
+        written = {
+            file.name: replace(record, earlier=earlier.get(file.name))
+            for file, record in made.items()
+            if file.parent == folder
+        }
+        _write_manifest(folder, {**earlier, **written})
+    for file, part in parts.items():
+        rename_over(part, file)
 
 
 def odd_one(paths: Iterable[Path]) -> tuple[Path, Mapping[str, Any]] | None:
@@ -115,20 +114,22 @@ def odd_one(paths: Iterable[Path]) -> tuple[Path, Mapping[str, Any]] | None:
 
 
 def _differing(paths: Iterable[Path]) -> tuple[Path, Mapping[str, Any]] | None:
-    for path in paths:
-        record = _read_manifest(path.parent).get(path.name)
-        if record is not None and path.is_file() and not record.fits(path):
-            return path, record.made_from
+    records = {path: _read_manifest(path.parent).get(path.name) for path in paths if path.is_file()}
+    noted = {path: record for path, record in records.items() if record is not None}
+    if odd := next((path for path, record in noted.items() if not record.fits(path)), None):
+        replaced = [path for path, record in noted.items() if record.earlier is not None]
+        if odd not in replaced or not all((noted[path].earlier or noted[path]).fits(path) for path in noted):
+            return odd, noted[odd].made_from
     return None
 
 
 def forget_missing(folder: Path) -> None:
     """Take files that are no longer there out of the manifest, where there is one."""
     if (folder / MANIFEST).exists():
-        _write_manifest(folder, _still_true(folder))
+        _write_manifest(folder, _of_existing(folder))
 
 
-def _still_true(folder: Path) -> dict[str, Record]:
+def _of_existing(folder: Path) -> dict[str, Record]:
     """What the manifest says of files that are there; {} where it cannot be read."""
     with suppress(UserError):
         return {name: record for name, record in _read_manifest(folder).items() if (folder / name).exists()}
@@ -137,7 +138,7 @@ def _still_true(folder: Path) -> dict[str, Record]:
 
 def _write_manifest(folder: Path, records: Mapping[str, Record]) -> None:
     with atomic_path(folder / MANIFEST) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump({name: asdict(record) for name, record in records.items()}, file, indent=1, ensure_ascii=False)
+        json.dump({name: asdict(record) for name, record in records.items()}, file, indent=1)  # ASCII: any name fits
         file.flush()
         os.fsync(file.fileno())
 
@@ -157,6 +158,8 @@ def _read_manifest(folder: Path) -> dict[str, Record]:
 def _record(entry: Mapping[str, Any]) -> Record:
     """Raises TypeError for anything but what was written."""
     record = Record(**entry)
+    if record.earlier is not None:
+        record = replace(record, earlier=_record(record.earlier))
     kinds = {"bytes": int, "mtime_ns": int, "inode": int, "sha256": str, "made_from": dict}
     if not all(isinstance(getattr(record, name), kind) for name, kind in kinds.items()):
         raise TypeError("a value of another type")

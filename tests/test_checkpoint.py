@@ -98,7 +98,7 @@ def quantized() -> torch.Tensor:
         *(("config", value) for value in (None, [], {"max_epochs": -1}, {"no_such": 1}, {"seed": torch.ones(3)})),
         *(("config.llm_lora.lora_r", value) for value in (16, "8", NAN)),
         *(("speaker", value) for value in (None, [], {}, torch.ones(1, 192))),
-        *(("speaker.name", value) for value in ("", "a\x1b[2J", "a\nb", "../../evil", "n" * 9999, 5, None)),
+        *(("speaker.name", value) for value in ("", "a\x1b[2J", "a\nb", "n" * 9999, 5, None)),
         *(("speaker.seconds_per_text_token", v) for v in ("0.2", NAN, INF, -1.0, 0, 1e9, torch.ones(()), [0.2], True)),
         *(("speaker.text_normalizer", value) for value in ("mine", 1, None)),
         *(("speaker.embedding", value) for value in (None, [1.0] * 192, torch.ones(192, 1), torch.full((1, 192), NAN))),
@@ -227,3 +227,11 @@ def test_every_field_of_the_progress_survives_the_way_through_a_file():
     plain = to_plain({name: value for name, value in from_plain(progress(), CONFIG, "x").items()})
     assert repr(plain) == repr({name: progress()[name] for name in plain})
     assert set(plain) == set(vars(Progress(parts={})))
+
+
+@pytest.mark.parametrize("name", ["anna/2", "n" * 200])
+def test_names_of_voices_that_earlier_versions_took_still_load(name, tmp_path):
+    data = content()
+    data["speaker"]["name"] = data["config"]["speaker_name"] = name
+    torch.save(data, tmp_path / "old.ckpt")
+    assert load_checkpoint(tmp_path / "old.ckpt")["speaker"]["name"] == name

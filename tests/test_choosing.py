@@ -337,3 +337,29 @@ def test_a_run_killed_between_two_checkpoints_keeps_the_better_epoch(
         adapters = [*found[name].values(), *(one[name] for one in witness.trained.values())]
         lowest = min(map(partial(witness.loss, name), [*adapters, witness.zeros(name)]))
         assert witness.loss(name, best["adapters"][name]) == lowest
+
+
+@pytest.mark.parametrize("criterion", ["val_loss", pytest.param("", marks=pytest.mark.slow)])
+def test_a_merge_that_is_stopped_after_the_choosing_changed_is_made_up_for(
+    criterion, train, tiny_model_dir, tmp_path, monkeypatch, capsys
+):
+    """Of a run that was finished, and judged by its sound until then; the setting need not be given again."""
+    output, last = tmp_path / "output", tmp_path / "output" / "joint_joint_last.ckpt"
+    none_held_out = () if criterion else ("--set", "validation_clips=0")
+    assert train(*FEW, *every(1), *none_held_out) == 0
+
+    def stop(*_: object) -> None:
+        raise Interrupted(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_joint, "merge", stop)
+        assert train("--resume", str(last), *every(0)) == 130
+    capsys.readouterr()
+    assert train("--resume", str(last)) == 0
+    assert "this run is finished" not in capsys.readouterr().out
+    chosen = output / "joint_joint_best.ckpt" if criterion else last
+    assert load_checkpoint(chosen).get("chosen_by", "") == criterion
+    for name in PARTS:
+        expected = merged_part(load_checkpoint(chosen), chosen, tiny_model_dir, name)
+        merged = load_state_dict_file(output / f"{name}_merged_joint.pt")
+        assert all(torch.equal(merged[key], value) for key, value in expected.items())

@@ -77,8 +77,6 @@ def test_yes_and_no_are_understood_as_python_and_yaml_write_them(word, value):
         ("gradient_checkpointing=sometimes", "must be one of True, False, auto"),
         ("batch_size=true", "must be a whole number"),
         ("max_epochs", "write it as key=value"),
-        ("speaker_name=a/b", "must not hold /"),
-        (r"speaker_name=..\up", "must not hold /"),
         ("speaker_name=' '", "must not be empty"),
         ("flow_lora.target_modules=['to_q', 1]", "must be a list of module names"),
         ("stop={'patience': 3}", "unknown key 'stop'"),

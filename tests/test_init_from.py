@@ -237,6 +237,18 @@ def test_clips_that_the_start_was_trained_on_are_warned_of_where_they_are_held_o
     assert ("clips that are held out now" in capsys.readouterr().out) == told
 
 
+def test_a_known_clip_that_is_held_out_is_told_also_after_clips_were_added(first, train, tmp_path, capsys):
+    data = write_random_data(tmp_path / "data", n_clips=14)
+    given = ("--mode", "flow_only", *DEAF, "--epochs", "1", "--init-from")
+    assert train(tmp_path / "output", *given, first, data=data) == 0
+    trained_on = {*load_checkpoint(first)["trained_on"]}
+    last = load_checkpoint(tmp_path / "output" / "joint_flow_only_last.ckpt")
+    held_out = {f"0/{number}" for number in range(14)} - {*last["trained_on"]}
+    known = len(held_out & trained_on)
+    assert (f"was trained on {known} of the {len(held_out)} clips" in capsys.readouterr().out) == bool(known)
+    assert known, "the test needs another seed"
+
+
 def test_another_voice_and_another_name_are_warned_of(first, train, tmp_path, capsys):
     data = write_random_data(tmp_path / "data", seed=9)
     given = ("--mode", "flow_only", "--init-from", first, *DEAF, "--epochs", "1", "--set", "speaker_name=anna")

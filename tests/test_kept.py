@@ -4,6 +4,7 @@ import csv
 import errno
 import math
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -224,11 +225,11 @@ def test_of_epochs_with_the_same_llm_the_latest_is_merged(merge, trained, tmp_pa
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (("--epoch", 7), "epoch 7 is not kept in"),
+        (("--epoch", 7), "--epoch 7: nothing of that kind is kept; kept are epochs 1 (llm "),
         (("--epoch", 0), "epochs 1 (llm "),
         (("--epoch", -3), "6 (llm "),
-        (("--at-llm-loss", "nan"), "is no number; take --epoch with one of 1 (llm "),
-        (("--at-llm-loss", "inf"), "is no number"),
+        (("--at-llm-loss", "nan"), "--at-llm-loss nan: nothing of that kind is kept; kept are epochs 1 (llm "),
+        (("--at-llm-loss", "inf"), "nothing of that kind"),
     ],
 )
 def test_an_epoch_that_is_not_kept_is_refused_with_those_that_are(asked, told, merge, tmp_path):
@@ -242,10 +243,39 @@ def test_where_nothing_fits_what_can_be_taken_is_named(train, merge, tmp_path):
     assert train(tmp_path / "flow", *STEPS[2:], "--epochs", "1", *UNHEARD, "--mode", "flow_only") == 0
     last = tmp_path / "flow" / "joint_flow_only_last.ckpt"
     code, _, error = merge("--at-llm-loss", 2, last=last)
-    assert code == 2 and "no LLM was trained there; take --epoch with one of 1 (flow " in error
+    assert code == 2 and "--at-llm-loss 2: nothing of that kind is kept; kept are epochs 1 (flow " in error
     (tmp_path / "flow" / "joint_flow_only_epoch0001.ckpt").write_bytes(b"damaged")
     code, printed, error = merge("--epoch", 1, last=last)
     assert code == 2 and "holds no kept epoch" in error and "epoch0001.ckpt is not a readable checkpoint" in printed
+
+
+@pytest.mark.scripts
+def test_epochs_of_an_earlier_version_have_the_losses_of_the_run(trained, merge, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(trained, old)
+    for path in old.glob("*_epoch*.ckpt"):
+        torch.save({key: value for key, value in load_checkpoint(path).items() if key != "row"}, path)
+    loss = load_checkpoint(old / "joint_joint_last.ckpt")["training"]["history"][1]["llm_train"]
+    code, printed, _ = merge("--at-llm-loss", loss, last=old / "joint_joint_last.ckpt")
+    assert code == 0 and f"epoch 2 with {loss:.3f}, 0.000 off" in printed
+
+
+@pytest.mark.scripts
+def test_a_loss_of_the_llm_is_looked_for_in_the_newest_run_that_trained_one(train, trained, tiny_model_dir, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(trained, output)
+    assert train(output, *STEPS[2:], "--epochs", "1", *UNHEARD, "--mode", "flow_only") == 0
+    asked = ["--model-dir", tiny_model_dir, "--output-dir", output, "--llm-only", "--at-llm-loss", "4"]
+    assert merge_joint_weights.main([*map(str, asked)]) == 0
+    nearest = load_checkpoint(output / "joint_joint_epoch0006.ckpt")["run_id"]
+    assert f'"run_id": "{nearest}"' in (output / "merged.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.scripts
+def test_where_the_loss_decides_every_epoch_is_kept_also_if_few_are_heard(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "by_sound", property(lambda run: False))  # as with select_by=val_loss
+    assert train(tmp_path, *STEPS[2:], "--epochs", "3", *UNHEARD, "--set", "select_by=val_loss") == 0
+    assert {*kept_in(tmp_path)} == {1, 2, 3}
 
 
 # ---- a disk that refuses ---------------------------------------------------------------------------------------------

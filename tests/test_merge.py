@@ -27,7 +27,7 @@ from checkpoint import (
     newest_run,
     with_voice,
 )
-from common.files import only_run, own_part_name, part_name, save_torch
+from common.files import host, only_run, own_part_name, part_name, save_torch
 from common.manifest import replacing
 from config import UserError
 from cosyvoice.cli.cosyvoice import CosyVoice, load_part
@@ -588,6 +588,34 @@ def test_the_command_that_is_told_for_a_cut_off_merge_mends_it(merge, tiny_model
     assert [path.read_bytes() for path in where[1::2]] == new and inference_joint.main(speak) == 0
 
 
+def test_no_command_is_told_that_would_merge_another_voice(merge, trained, tiny_model_dir, tmp_path):
+    """The checkpoint has got a successor of its name; or all was moved, and the command is for where it is now."""
+    ours = tmp_path / "mine.ckpt"
+    shutil.copy(trained / "joint_joint_last.ckpt", ours)
+    assert merge("--lora-scale", "0.5", ckpt=ours) == 0
+    shutil.copytree(tmp_path, tmp_path / "moved", ignore=shutil.ignore_patterns("moved"))
+    ours.unlink()
+    for folder in (tmp_path, tmp_path / "moved"):
+        (folder / "llm_merged_joint.pt").write_bytes((folder / "flow_merged_joint.pt").read_bytes())
+    with pytest.raises(UserError, match="merge again") as told:
+        find_weights(Source(tmp_path / "moved"), tiny_model_dir)
+    assert f"--ckpt {tmp_path}/moved/mine.ckpt --lora-scale 0.5 --llm-output {tmp_path}/moved/llm_" in str(told.value)
+    save_torch({**load_checkpoint(tmp_path / "moved" / "mine.ckpt"), "run_id": "another"}, ours)
+    with pytest.raises(UserError, match="at strength 0.5, which is gone") as told:
+        find_weights(Source(tmp_path), tiny_model_dir)
+    assert "mine.ckpt --lora" not in str(told.value)
+
+
+def test_a_folder_of_any_name_can_be_merged_to(merge, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out_\xb2\xe2"))
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("names of this disk are UTF-8")
+    assert merge("--output-dir", odd) == 0
+    assert find_weights(Source(odd), odd)[1] is None
+
+
 def of_two_strengths(folder: Path) -> bytes:
     """Bytes of an LLM that does not belong to the flow; the one that does lies in its place."""
     return (folder / "other" / "llm_merged_joint.pt").read_bytes()
@@ -669,7 +697,9 @@ def test_what_is_missing_and_lies_in_previous_is_named(name, call, tmp_path):
 def test_part_files_of_dead_processes_go_and_those_of_others_stay(merge, tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         dead = process.pid
-    names = [part_name("llm_merged_joint.pt", f".{pid}-{'0' * 16}") for pid in (dead, os.getpid(), os.getppid())]
+    ours = [(dead, host()), (os.getpid(), host()), (os.getppid(), host())]
+    writers = [*ours, (dead, "0" * 8)]  # the last one of another computer or container
+    names = [part_name("llm_merged_joint.pt", f".{pid}-{where}-{'0' * 16}") for pid, where in writers]
     names += [own_part_name("n" * 250), "my.part", f"my.{dead}-0.part"]
     for name in names:
         (tmp_path / name).touch()

@@ -42,13 +42,18 @@ def keep(run: Run, part: Part, epoch: int) -> None:
     run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
 
 
+def as_started(run: Run, part: Part) -> None:
+    """No epoch of the part is chosen: as things stand it is merged as it started."""
+    part.choice, part.left_out = Choice(loss=part.base_held_out), ""
+    run.best_adapters[part.name] = run.starting_adapter(part)
+
+
 def choose_by_loss(run: Run, candidates: Mapping[str, Mapping[int, Adapter]]) -> None:
     """Of the epochs that are at hand the one with the lowest held-out loss is what gets merged.
 
     candidates: {part: {epoch: adapter}}; losses that the run has not noted are measured."""
     for part in run.parts.values():
-        part.choice, part.left_out = Choice(loss=part.base_held_out), ""
-        run.best_adapters[part.name] = run.starting_adapter(part)
+        as_started(run, part)
         for epoch, adapter in sorted(candidates[part.name].items()):
             if part.choice.takes_by_loss(epoch, loss_of(run, part, epoch, adapter)):
                 run.best_adapters[part.name] = adapter
@@ -80,7 +85,7 @@ def hearing_due(run: Run) -> bool:
 
 def choice_due(run: Run) -> bool:
     """Whether the epochs at hand are to be compared by their sound, because another criterion chose until now."""
-    return run.by_sound and run.chosen_by not in (None, run.criterion)
+    return run.by_sound and run.chosen_by != run.criterion
 
 
 def last_trained(run: Run, part: Part) -> tuple[int, float]:

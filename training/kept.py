@@ -105,32 +105,44 @@ def remove_thinned(run: Run) -> None:
                 path.unlink()
 
 
-def read_kept(folder: Path, run_id: str | None = None) -> dict[Path, dict[str, Any]]:
-    """Kept epochs of a run in `folder`, the earliest first; None: of the run that was written last.
+def read_kept(folder: Path, last: Mapping[str, Any] | None = None) -> dict[Path, dict[str, Any]]:
+    """Kept epochs of a run in `folder`, the earliest first, each with its `row`.
 
-    A file that cannot be read is warned of and left out."""
+    last: the run's `_last.ckpt`, or another checkpoint of it; None: the run that kept an epoch last. A file that cannot
+    be read is warned of and left out."""
     found = {}
     for path in sorted(folder.glob(kept_path(folder, "*", None).name), key=lambda path: path.stat().st_mtime):
         with dispensable("it is left out"):
             found[path] = load_checkpoint(path)
-    if run_id is None and found:
-        run_id = [*found.values()][-1]["run_id"]
-    own = {path: data for path, data in found.items() if data["run_id"] == run_id}
-    return dict(sorted(own.items(), key=lambda item: item[1]["epoch"]))
+    if last is None and found:
+        last = [*found.values()][-1]
+    own = {path: data for path, data in found.items() if data["run_id"] == last["run_id"]}
+    noted = rows_of(last.get("training", {}).get("history", ())) if own else {}
+    return {
+        path: {"row": noted.get(data["epoch"], {}), **data}  # earlier versions wrote none
+        for path, data in sorted(own.items(), key=lambda item: item[1]["epoch"])
+    }
 
 
 # ---- their list ------------------------------------------------------------------------------------------------------
 
 
 def figures(run: Run) -> dict[int, Row]:
-    """Losses and scores by epoch. A component that has stopped keeps the losses with which it did."""
+    """Losses and scores by epoch."""
     heard = {one.epoch: one.figures for one in run.hearings}
+    return {
+        epoch: row | {name: mean(heard[epoch], name) for name in SCORES if epoch in heard}
+        for epoch, row in rows_of(run.history).items()
+    }
+
+
+def rows_of(history: Iterable[Row]) -> dict[int, Row]:
+    """Losses by epoch; a component that has stopped keeps those with which it did."""
     rows: dict[int, Row] = {}
     latest: Row = {}
-    for row in run.history:
-        epoch = int(row["epoch"])
+    for row in history:
         latest = latest | row
-        rows[epoch] = latest | {name: mean(heard[epoch], name) for name in SCORES if epoch in heard}
+        rows[int(row["epoch"])] = latest
     return rows
 
 
@@ -186,7 +198,5 @@ def in_words(kept: Iterable[Mapping[str, Any]]) -> str:
 
 
 def row_of(kept: Mapping[str, Any]) -> Row:
-    """Losses and scores in a kept checkpoint; earlier versions wrote none."""
-    row = kept.get("row")
-    numbers = row.items() if isinstance(row, Mapping) else ()
-    return {name: value for name, value in numbers if isinstance(value, int | float) and math.isfinite(value)}
+    """Losses and scores of a kept epoch that are numbers."""
+    return {name: value for name, value in kept["row"].items() if math.isfinite(value)}

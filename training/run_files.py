@@ -1,7 +1,7 @@
 """What a training run leaves on disk: checkpoints to resume from and to merge, and earlier runs moved aside."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from config import JointConfig, UserError, to_dict
 from cosyvoice.cli.cosyvoice import VOICES
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.records import limited, read_record, read_value
-from dataset import clips_per_step
+from dataset import Clip, clips_per_step
 from llm_flow_model import Adapter
 from lora import adapter_parameters, adapter_state_dict, load_adapter
 from training.audition import read_texts
-from training.decisions import choose_by_loss, last_trained, loss_of, why_finished
+from training.decisions import as_started, choose_by_loss, last_trained, loss_of, why_finished
 from training.distributed import from_writer, is_writer
 from training.selection import Choice
 from training.state import Run, from_plain, to_plain
@@ -38,6 +38,7 @@ from voice.evaluation import EVALUATION
 
 SAMPLE_TEXTS = "sentences.txt"  # in samples/: training wrote them
 SAMPLES_BYTES = 2**26  # what was heard, and the logs
+FINGERPRINT = 16  # letters of a clip's fingerprint that tell it from others
 
 
 def disk_bytes(run: Run, model_dir: Path) -> int:
@@ -66,8 +67,7 @@ def save_best(run: Run) -> None:
     """`_best.ckpt`: for each part the adapter that was best by its sound, or on the held-out clips, and why."""
     epochs = {name: part.choice.epoch for name, part in run.parts.items()}
     choices = {name: {**asdict(part.choice), "left_out": part.left_out} for name, part in run.parts.items()}
-    chosen_by = run.criterion if run.chosen_by is None else run.chosen_by
-    chosen = {"best_epochs": epochs, "chosen_by": chosen_by, "choices": choices}
+    chosen = {"best_epochs": epochs, "chosen_by": run.chosen_by, "choices": choices}
     save_torch({**header(run), "adapters": run.untrained_adapters | run.best_adapters, **chosen}, run.best_path)
 
 
@@ -91,7 +91,13 @@ def header(run: Run) -> dict[str, Any]:
         "epoch": run.epoch,
         "step": run.step,
         "finished": bool(why_finished(run)),
+        "trained_on": fingerprints(run.train_clips),
     }
+
+
+def fingerprints(clips: Iterable[Clip]) -> list[str]:
+    """What tells clips from others, short enough to be noted for each."""
+    return [clip.fingerprint[:FINGERPRINT] for clip in clips]
 
 
 def restore(run: Run, checkpoint: Mapping[str, Any], path: Path) -> bool:
@@ -198,13 +204,16 @@ def restore_choice(run: Run, stored: JointConfig) -> bool:
     by_sound = bool(stored.eval_every_epochs) and stored.select_by == "audio" and bool(run.hearings)
     best = read_best(run)
     if best is None:
-        start_choices(run)
-        if run.held_out or by_sound:
+        run.chosen_by = ""
+        for part in run.parts.values():
+            as_started(run, part)
+        if run.chooses and (run.held_out or by_sound):
             print(f"warning: without {run.best_path} the best epoch is looked for again, of those at hand", flush=True)
     else:
         take_up_choice(run, best, "audio" if by_sound else "val_loss")
     if run.chosen_by == run.criterion:
         return True
+    save_last(run)  # with the criterion in force, and not as merged: killed from here on, the run is not finished
     if run.criterion == "val_loss":
         choose_by_loss(run, candidates(run))
         save_best(run)
@@ -226,14 +235,6 @@ def read_best(run: Run) -> dict[str, Any] | None:
         move_aside([run.best_path], run.output_dir, "run")
         return None
     return best
-
-
-def start_choices(run: Run) -> None:
-    """Nothing is chosen yet: each part is as it started."""
-    run.chosen_by = ""
-    for part in run.parts.values():
-        part.choice, part.left_out = Choice(loss=part.base_held_out), ""
-        run.best_adapters[part.name] = run.starting_adapter(part)
 
 
 def take_up_choice(run: Run, best: Mapping[str, Any], criterion: str) -> None:

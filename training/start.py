@@ -15,9 +15,9 @@ from cosyvoice.cli.frontend import SPEAKER_MODEL, SPEECH_TOKENIZER, CosyVoiceFro
 from cosyvoice.utils.yaml_loader import ModelConfig, require_files
 from dataset import Clip, check_made_for, check_shards, list_clips, read_meta, shard_paths, spread_out
 from llm_flow_model import LOSS_UNITS, MEASURE_TIMES, Adapter, JointModel
-from lora import adapter_state_dict
 from text.normalizer import DEFAULT, normalizer
 from training.audition import Audition
+from training.decisions import as_started
 from training.distributed import failing_together, own_share
 from training.state import Part, Run, stops_at
 from utils import duration_words, user_mistakes
@@ -28,8 +28,8 @@ BASE_CLIPS = 200  # most training clips that the base is measured on: the mean o
 # A trained flow has a loss of 1 to 2 on clips of a strange voice; one trained on (mel + 6) / 2 about 18, noise about 40
 FOREIGN_FLOW_LOSS = 6.0
 FOREIGN_FLOW = (
-    "warning: the base flow makes mels on another scale than the clips have: its weights are untrained, or of a tool "
-    "that normalises mels; use the released model's flow.pt"
+    "warning: the flow of the {} makes mels on another scale than the clips have: its weights are untrained, or of a "
+    "tool that normalises mels; use the released model's flow.pt"
 )
 FORWARDS_PER_STEP = 3  # a training step costs about as much as so many forward passes
 
@@ -111,13 +111,11 @@ def measure_base(run: Run) -> None:
         seconds = time.monotonic() - started
         if run.held_out:
             part.base_held_out = part.best_loss = run.measure(part, run.held_out, adapters=False)
-        if run.chooses:
-            part.choice.loss = part.base_held_out
-            run.best_adapters[part.name] = adapter_state_dict(run.model.part(part.name))
+        as_started(run, part)
         part.stopped = part.why_stop(run.config, run.origin)
         print(f"{base_line(run, part)}; measured in {duration_words(seconds)}", flush=True)
         if part.name == "flow" and part.base_loss > FOREIGN_FLOW_LOSS:
-            print(FOREIGN_FLOW, flush=True)
+            print(FOREIGN_FLOW.format(run.origin.name), flush=True)
         if part.stopped:
             print(f"{part.name} is not trained: {part.stopped}; lower that key to train it", flush=True)
         else:

@@ -189,7 +189,7 @@ class Run(Progress):
     scaler: torch.amp.GradScaler
     batch_frames: dict[str, int]  # part -> most positions (LLM) or frames (flow) in a forward pass
     best_adapters: dict[str, Adapter] = field(default_factory=dict)
-    chosen_by: str | None = None  # the criterion that chose them; None: the one in force
+    chosen_by: str = ""  # the criterion that chose them
     audition: Audition | None = None  # None: nobody listens
     step_sec: deque[float] = field(default_factory=lambda: deque(maxlen=20))  # how long the last steps took
     saved_at: float = field(default_factory=time.monotonic)

@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from checkpoint import (
     PARTS,
+    adapter_epochs,
     base_fingerprint,
     base_warning,
     check_base,
@@ -241,7 +242,7 @@ def check_together(source: Source, files: Mapping[str, Path], model_dir: Path) -
     """UserError where a merge was cut short, so that LLM, flow and voice may be of different ones."""
     if found := odd_one(merged_files(source, files, model_dir)):
         path, made_from = found
-        again = exact_merge(path, made_from, model_dir) or merge_again(path, model_dir)
+        again = exact_merge(path, made_from, model_dir) or made_again(path, made_from, model_dir)
         if reason := damage(path):
             raise UserError(f"{path}: {reason}; {again}")
         raise UserError(
@@ -251,19 +252,37 @@ def check_together(source: Source, files: Mapping[str, Path], model_dir: Path) -
 
 
 def exact_merge(path: Path, made_from: Mapping[str, Any], model_dir: Path) -> str:
-    """How to make a file again as the manifest says that it was made; "" where its folder was copied or moved since,
-    or the checkpoint is gone."""
+    """How to make a file again as the manifest says that it was made; "" where that very checkpoint is gone."""
     named, strength = made_from.get("outputs"), made_from.get("lora_scale")
-    checkpoint = Path(str(made_from.get("checkpoint")))
-    if not (isinstance(named, dict) and isinstance(strength, int | float) and checkpoint.is_file()):
+    noted = Path(str(made_from.get("checkpoint")))
+    known = [ckpt for ckpt in (noted, path.parent / noted.name) if is_made_from(ckpt, made_from)]
+    if not (known and isinstance(named, dict) and isinstance(strength, int | float)):
         return ""
-    outputs = {f"{part}_output": Path(str(named[part])) for part in PARTS if part in named}
-    if path.parent.resolve() not in {output.parent.resolve() for output in outputs.values()}:
-        return ""
+    outputs = {part: Path(str(named[part])) for part in PARTS if part in named}
+    if path.parent.resolve() not in {output.parent.resolve() for output in outputs.values()}:  # it was copied or moved
+        if not outputs or len({output.parent for output in outputs.values()}) > 1:
+            return ""
+        outputs = {part: path.parent / output.name for part, output in outputs.items()}
+    files = {f"{part}_output": output for part, output in outputs.items()}
     scale = None if strength == 1 else strength
-    command = command_line("merge_joint_weights.py", model_dir=model_dir, ckpt=checkpoint, lora_scale=scale, **outputs)
-    only = f" --{next(iter(named))}-only" if len(outputs) == 1 else ""
+    command = command_line("merge_joint_weights.py", model_dir=model_dir, ckpt=known[0], lora_scale=scale, **files)
+    only = f" --{next(iter(outputs))}-only" if len(outputs) == 1 else ""
     return f"merge again: {command}{only}{'' if made_from.get('bake_speaker') else ' --no-bake-speaker'}"
+
+
+def made_again(path: Path, made_from: Mapping[str, Any], model_dir: Path) -> str:
+    """What to say where the very checkpoint is gone: what the file was made of, and what can be merged there now."""
+    strength, epochs = made_from.get("lora_scale"), made_from.get("epochs")
+    of = f"it was made of epochs {epochs} of {made_from.get('checkpoint')} at strength {strength}, which is gone"
+    return f"{of}; {merge_again(path, model_dir)}"
+
+
+def is_made_from(ckpt: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is the one that a manifest names, and not of another run or other epochs by now."""
+    with suppress(UserError):
+        data = load_checkpoint(ckpt)
+        return (data["run_id"], adapter_epochs(data)) == (made_from.get("run_id"), made_from.get("epochs"))
+    return False
 
 
 def weights_words(source: Source, files: Mapping[str, Path], checkpoint: Mapping[str, Any] | None) -> str:

@@ -38,7 +38,7 @@ _LEGACY_G, _LEGACY_V = ".weight_g", ".weight_v"
 _FOLDED = ".weight"
 
 
-VOICE_NAME = {"longest": 100}
+VOICE_NAME = {"longest": 1000}  # letters
 
 
 @dataclass(frozen=True, kw_only=True)
