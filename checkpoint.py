@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.files import MAX_NAME, moved_words, unfinished, write_torch
+from common.files import MAX_NAME, moved_words, require_listable, unfinished, write_torch
 from common.manifest import replace_together, replacing
 from common.terminal import shown
 from config import MODES, JointConfig, UserError, from_dict, text_problem
@@ -45,6 +45,7 @@ from utils import command_line, user_mistakes
 
 FORMAT = 1
 MOST_NAMED = 3  # other checkpoints in a message
+LARGEST_WEIGHT = 1e6  # magnitude; those of the released models stay below 100
 PARTS = ("llm", "flow")
 BASE_FILES = tuple(f"{part}.pt" for part in PARTS)  # that adapters are made for
 REQUIRED = ("format", "run_id", "mode", "config", "base", "data", "speaker", "adapters", "epoch", "step")
@@ -153,6 +154,7 @@ def merged_paths(output_dir: Path, mode: str) -> dict[str, Path]:
 
 def runs_in(output_dir: Path) -> list[Path]:
     """`_last.ckpt` of the runs in a folder, the newest last."""
+    require_listable(output_dir)
     pattern = checkpoint_paths(output_dir, "*")[0].name
     return sorted(output_dir.glob(pattern), key=lambda path: path.stat().st_mtime)
 
@@ -325,10 +327,10 @@ def bake_speaker(state: Mapping[str, Tensor], embedding: Tensor) -> dict[str, Te
     }
 
 
-def all_finite(value: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinite numbers."""
-    # the sum of finite numbers is finite unless it overflows, and is by far the fastest to take
-    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+def is_usable(value: Tensor) -> bool:
+    """Whether a tensor of weights holds neither NaN nor numbers that no network has."""
+    low, high = value.aminmax()
+    return bool(low > -LARGEST_WEIGHT) and bool(high < LARGEST_WEIGHT)  # False for NaN
 
 
 def is_baked(state: Mapping[str, Tensor]) -> bool:
@@ -350,12 +352,12 @@ def merged_part(
     merge_adapter(state, adapter, checkpoint_config(checkpoint, path).part(part), lora_scale)
     state = bake_speaker(state, embedding) if bake else state
     for name, value in {"speaker vector": embedding, **state}.items():
-        if not all_finite(value):
+        if not is_usable(value):
             weights = model_dir / f"{part}.pt"
-            of_base = not all_finite(load_state_dict_file(weights).get(name, torch.zeros(1)))
+            of_base = not is_usable(load_state_dict_file(weights).get(name, torch.zeros(1)))
             remedy = "download it again" if of_base else other_checkpoints(path)
             raise UserError(
-                f"{weights if of_base else path} gives NaN or infinite numbers ({name}), which cannot speak; {remedy}"
+                f"{weights if of_base else path} gives NaN or endless numbers ({name}), which cannot speak; {remedy}"
             )
     return state
 

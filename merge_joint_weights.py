@@ -31,6 +31,7 @@ from checkpoint import (
     best_beside,
     check_base,
     epoch_words,
+    kept_path,
     load_checkpoint,
     merged_bytes,
     merged_paths,
@@ -45,6 +46,7 @@ from common.files import (
     atomic_path,
     check_disk,
     check_output_dir,
+    moved_words,
     only_run,
     remove_dead_parts,
     unfinished_moves,
@@ -199,6 +201,7 @@ def choose_kept(args: argparse.Namespace) -> Path:
         raise UserError(
             f"{folder} holds no kept epoch of {runs[0] or 'any run'}; "
             f"{'leave out --epoch and --at-llm-loss, or ' if runs[0] else ''}train with keep_epochs=10"
+            + moved_words(folder, kept_path(Path(), "*", args.epoch).name)
         )
     if args.epoch is not None:
         asked, path = f"--epoch {args.epoch}", epoch_of_run(next(iter(kept.values())), args.epoch)
@@ -207,7 +210,8 @@ def choose_kept(args: argparse.Namespace) -> Path:
     if path is None:
         others = "; an epoch of another run: with its --ckpt" if len(runs) > 1 else ""
         known = "; ".join(f"{in_words(epochs.values())} of {run}" for run, epochs in kept.items() if epochs)
-        raise UserError(f"{asked}: nothing of that kind is kept; kept are epochs {known}{others}")
+        moved = moved_words(folder, kept_path(Path(), "*", args.epoch).name) if args.epoch is not None else ""
+        raise UserError(f"{asked}: nothing of that kind is kept; kept are epochs {known}{others}{moved}")
     return path
 
 

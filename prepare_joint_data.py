@@ -209,8 +209,9 @@ def extract_clips(
     text_normalizer: str,
     workers: int | None,
     force: bool,
-) -> None:
-    """Fill in the clips' records, computing those that are missing, or with `force` all.
+) -> str:
+    """Fill in the clips' records, computing those that are missing, or with `force` all; what to say where the models
+    made something of none, "" where they did.
 
     device: of `onnx_device`. workers: processes; None: as many as help."""
     jobs = {}
@@ -230,13 +231,10 @@ def extract_clips(
     for clip in clips:
         if "duplicate_name" not in clip.raw.flags:
             clip.record = Record.load(cache / f"{clip.fingerprint}.npz")
-    failed = sorted((path, fault) for path, fault in faults.items() if fault)
-    if failed and not any(clip.record and clip.record.has_arrays for clip in clips):
-        path, fault = failed[0]
-        raise UserError(
-            f"nothing can be trained on any recording, so the fault is most likely in {config.directory}; "
-            f"{path}: {fault}"
-        )
+    failed = [path for path, fault in faults.items() if fault]
+    if len(failed) < 2 or any(clip.record and clip.record.has_arrays for clip in clips):
+        return ""
+    return f"the models made nothing of any recording, so the fault is most likely in {config.directory}; "
 
 
 def examine(clips: Sequence[Candidate]) -> None:
@@ -432,7 +430,7 @@ def prepare(args: argparse.Namespace) -> None:
     with only_run(args.output_dir, "prepare_joint_data.py"):
         settings = settings_digest(config, meta)
         clips, cache = [Candidate.of(raw, settings) for raw in raw_clips], args.output_dir / "cache"
-        extract_clips(clips, cache, config, extractors_on, meta["text_normalizer"], args.workers, args.force)
+        doubt = extract_clips(clips, cache, config, extractors_on, meta["text_normalizer"], args.workers, args.force)
         examine(clips)
         used = [clip for clip in clips if clip.used]
         if not args.no_text_check:
@@ -444,7 +442,7 @@ def prepare(args: argparse.Namespace) -> None:
         print(f"\n{report_text(findings, notes, PRINTED_LINES)}\n", flush=True)
         if not used:
             raise UserError(
-                f"none of the {len(clips)} recordings in {input_dir} can be used, no training data was written; "
+                f"none of the {len(clips)} recordings in {input_dir} can be used, no training data was written; {doubt}"
                 f"{findings[0].clip}: {findings[0].reasons[0]}; all reasons are in {args.output_dir / 'report.txt'}"
             )
         shards = publish(used, meta, args.output_dir, {"input_dir": input_dir, "model_dir": model_dir})

@@ -400,6 +400,8 @@ def run_training(job: Job) -> int:
         begin(run, job.args.init_from)
     else:
         choice_stands = restore(run, job.checkpoint, job.args.resume)
+        if is_writer() and run.chosen_by == "val_loss" and not choice_stands and run.whole:
+            keep_epoch(run)  # it was to be heard first, and now its loss may choose it
         run.follow_writer()
         print(f"resumed {job.args.resume}: epoch {run.epoch}, step {run.step}", flush=True)
         if why_finished(run) and choice_stands and is_merged(run, job.checkpoint):
@@ -485,14 +487,16 @@ def identify(job: Job, clips: Sequence[Clip]) -> dict[str, Any]:
             check_base(job.init, job.args.init_from, found["base"], job.model_dir)
             warn_of_another_voice(job.init["speaker"], speaker, job.args.init_from)
             start = start_of(job.init, job.args.init_from)
-        return {**found, "run_id": secrets.token_hex(8), "speaker": speaker, "start": start}
+        known = fingerprints(split_by(job.config, clips)[0])
+        trained_on = sorted({*known, *job.init.get("trained_on", ())} if job.init is not None else known)
+        identity = {"run_id": secrets.token_hex(8), "speaker": speaker, "start": start, "trained_on": trained_on}
+        return found | identity
     check_resumable(checkpoint, path)
     check_base(checkpoint, path, found["base"], job.model_dir)
     if checkpoint["data"] != found["data"]:
         raise UserError(f"{job.args.data_dir} is not the data that {path} was trained on; give --data-dir")
-    return {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")} | {
-        "start": checkpoint.get("start", {})
-    }
+    stored = {key: checkpoint[key] for key in ("run_id", "base", "data", "speaker")}
+    return stored | {"start": checkpoint.get("start", {}), "trained_on": checkpoint.get("trained_on", [])}
 
 
 def warn_of_known_clips(run: Run, init: Mapping[str, Any], path: Path, clips: Sequence[Clip]) -> None:

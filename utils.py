@@ -19,7 +19,7 @@ from common.terminal import OutputLost, printing, shown
 from config import JointConfig, MemoryShortage, UserError, help_of, known_settings, literal, load
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.files import require_file
-from cosyvoice.utils.memory import causes, is_out_of_memory
+from cosyvoice.utils.memory import causes, is_out_of_memory, names_a_gpu
 from text.normalizer import NORMALIZERS
 
 PROJECT = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ DEFAULT_INPUT_DIR, DEFAULT_DATA_DIR, DEFAULT_OUTPUT_DIR = "raw_audio", "data", "
 # Help of flags that several scripts have.
 MODEL_HELP = f"base model: a CosyVoice-300M folder [{DEFAULT_MODEL}] | 基座模型的文件夹 [{DEFAULT_MODEL}]"
 ASR_HELP = "folder of another faster-whisper model [Whisper base] | 换用别的 faster-whisper 模型文件夹 [Whisper base]"
-MOST_YAML_BYTES = 64 * 1024  # of finetune.yaml: all settings take 5
+MOST_YAML_BYTES, MOST_YAML_DEPTH = 64 * 1024, 20  # of finetune.yaml: all settings take 5 kB, and 3 levels
 DEBUG_ENV = "SHOW_TRACEBACK"
 LESS_MEMORY = {  # what to say where memory ran out, before and after a script's own remedy
     "gpu": ("the GPU is out of memory; close other programs that use it", "or use --device cpu"),
@@ -59,11 +59,13 @@ def run_main(work: Callable[[], int | None], saves_memory: str = "") -> int:
             print("stopped", file=sys.stderr, flush=True)
             return 130
         except Exception as error:
-            if not (mistake := mistake_words(error, saves_memory)):
-                raise
-            if os.environ.get(DEBUG_ENV):
-                traceback.print_exc()
-            return tell(mistake)
+            if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # a library gave it another name
+                print("stopped", file=sys.stderr, flush=True)
+                return 130
+            mistake = mistake_words(error, saves_memory)
+            if not mistake or os.environ.get(DEBUG_ENV):
+                traceback.print_exc()  # here, where control characters are escaped
+            return tell(mistake) if mistake else 1
 
 
 def _flushed(work: Callable[[], int | None]) -> int:
@@ -87,11 +89,13 @@ def mistake_words(error: Exception, saves_memory: str = "") -> str:
     """What to tell the user of an error; "" where it is a bug of ours. saves_memory: as for `run_main`."""
     errors = [*causes(error)]
     if is_out_of_memory(error) and not any(isinstance(one, MemoryShortage) for one in errors):
-        on_gpu = any(isinstance(one, torch.OutOfMemoryError) for one in errors)
+        on_gpu = any(isinstance(one, torch.OutOfMemoryError) or names_a_gpu(one) for one in errors)
         what, way_out = LESS_MEMORY["gpu" if on_gpu else "cpu"]
         return ", ".join(filter(None, [what, saves_memory, way_out]))
     if isinstance(error, UserError | InputError):
         return str(error)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve, before Python 3.13
+        return f"{error}: a symbolic link leads to itself"
     return os_error_words(error) if isinstance(error, OSError) else ""
 
 
@@ -289,19 +293,24 @@ def read_finetune_yaml(model_dir: Path) -> dict[str, Any]:
         return {}
     from ruamel.yaml import YAML  # YAML 1.2: 1e-4 is a number
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
     try:
         require_file(path)
         if path.stat().st_size > MOST_YAML_BYTES:
             raise ValueError(f"it has more than {MOST_YAML_BYTES // 1024} kB")
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise ValueError("it has an alias (*name), in place of which the value must be written out")
+        depth = 0
+        for event in YAML(typ="safe", pure=True).parse(text):
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if isinstance(event, AliasEvent):
+                raise ValueError("it has an alias (*name), in place of which the value must be written out")
+            if depth > MOST_YAML_DEPTH:
+                raise ValueError("its values are nested too deeply")
         data = YAML(typ="safe", pure=True).load(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(f"{path} is not plain YAML: {(str(error) or type(error).__name__).splitlines()[0]}") from error
     if not isinstance(data, (dict, type(None))):
         raise UserError(f"{path} must hold settings as `key: value`")

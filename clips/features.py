@@ -34,7 +34,7 @@ from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import AudioError, read_audio
-from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
+from cosyvoice.utils.common import EXTRACTOR_RATE, MEL_BINS, SAMPLE_RATE, SPEAKER_DIM, InputError
 from cosyvoice.utils.files import require_file
 from cosyvoice.utils.memory import is_out_of_memory
 from cosyvoice.utils.records import read_record
@@ -45,7 +45,12 @@ from utils import user_mistakes
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
 EXTRACTION_VERSION = 8
-ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
+ARRAYS = {  # of a clip that nothing drops: type and shape, in which 0 is any length
+    "text_token": (np.int32, (0,)),
+    "speech_token": (np.int32, (0,)),
+    "speech_feat": (np.float32, (0, MEL_BINS)),
+    "utt_embedding": (np.float32, (SPEAKER_DIM,)),
+}
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
 CLIP_SEC, CLIP_SEC_PER_BYTE = 0.05, 1 / 0.5e9
@@ -91,6 +96,8 @@ class Record:
                     return None
                 arrays = {name: file[name] for name in file.files}  # each is as long as its header says
             values, has_arrays = json.loads(arrays.pop("values").tobytes()), bool(arrays)
+            if not all(_is_as_made(name, value) for name, value in arrays.items()):
+                return None
             if "figures" not in values:
                 return cls(path, values.get("problem"), None, "", {})
             figures = read_record(AudioFigures, values["figures"], "figures")
@@ -103,6 +110,13 @@ class Record:
         """One of the arrays that `features` makes."""
         with np.load(self.path, allow_pickle=False) as file:
             return file[name]
+
+
+def _is_as_made(name: str, value: np.ndarray) -> bool:
+    """Whether an array of a record is of the type and shape that `features` gives."""
+    kind, shape = ARRAYS[name]
+    fits = len(shape) == value.ndim and all(size in (0, found) for size, found in zip(shape, value.shape, strict=True))
+    return value.dtype == kind and fits and value.size > 0 and bool(np.isfinite(value).all())
 
 
 def extract(job: Extraction) -> str:

@@ -325,6 +325,7 @@ def only_run(folder: Path, script: str, elsewhere: str = ELSEWHERE) -> Iterator[
         raise UserError(f"another {script} is writing to {folder}; wait for it, or {elsewhere}")
 
     with lock(folder, ".lock", refuse, elsewhere):
+        require_listable(folder)
         remove_dead_parts([*folder.glob(f"*{PART_SUFFIX}"), *folder.glob(f"*/*{PART_SUFFIX}")])
         for staging in unfinished_moves(folder):
             move_back(staging)
@@ -361,6 +362,12 @@ def check_disk(folder: Path, needed_bytes: int, elsewhere: str = ELSEWHERE) -> N
             f"{folder} needs about {size_words(needed_bytes)} and its disk has {size_words(free)} free; "
             f"make room or {elsewhere}"
         )
+
+
+def require_listable(folder: Path) -> None:
+    """OSError for a folder that is there and may not be listed, in which `Path.glob` finds nothing and says nothing."""
+    if folder.exists():
+        os.scandir(folder).close()
 
 
 def size_words(size: float) -> str:

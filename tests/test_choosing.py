@@ -283,6 +283,7 @@ def test_what_is_merged_is_the_best_of_all_epochs_at_hand(
         (line,) = [line for line in printed.splitlines() if line.startswith(f"{name}: ")]
         assert words in line, line
         if epoch:
+            assert epoch in at_hand(output)[name], "the epoch that is merged is kept"
             chosen = (found[name] | judged)[epoch]
             assert all(torch.equal(best["adapters"][name][key], value) for key, value in chosen.items())
         merged = load_state_dict_file(output / f"{name}_merged_joint.pt")

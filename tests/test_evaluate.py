@@ -40,6 +40,7 @@ from voice.metrics import (
     repeated_share,
     share_interval,
 )
+from voice.recordings import read_recording
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = ROOT / "pretrained_models" / "CosyVoice-mini"
@@ -419,6 +420,11 @@ def test_a_recording_that_is_missing_is_named(clips, reference, tmp_path, capsys
         reference("--raw-audio", "raw_audio")
     with pytest.raises(UserError, match="nowhere does not exist"):
         reference("--raw-audio", "nowhere")
+
+
+def test_no_recording_outside_of_the_folder_is_read(clips, tmp_path):
+    with pytest.raises(UserError, match="which is no path below raw_audio"):
+        read_recording(replace(clips[0], wav="../../elsewhere.wav"), Path("raw_audio"), "give another")
 
 
 # ---- what is compared ------------------------------------------------------------------------------------------------

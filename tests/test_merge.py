@@ -25,6 +25,7 @@ from checkpoint import (
     load_checkpoint,
     merged_part,
     newest_run,
+    runs_in,
     with_voice,
 )
 from common.files import host, only_run, own_part_name, part_name, save_torch
@@ -740,3 +741,27 @@ def test_without_locks_and_without_permission_to_write(merge, tiny_model_dir, tm
 
 def refuse(number: int) -> None:
     raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have other permissions there")
+def test_a_folder_that_may_not_be_listed_is_not_taken_for_an_empty_one(
+    merge, trained, tiny_model_dir, tmp_path, monkeypatch
+):
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    assert merge() == 0
+    monkeypatch.setattr(os, "scandir", refuse)  # the tests may run as root, whom nothing is refused
+    for read in (lambda: runs_in(tmp_path), lambda: weight_files(Source(tmp_path), tiny_model_dir)):
+        with pytest.raises(PermissionError):
+            read()
+    with pytest.raises(PermissionError), only_run(tmp_path, "train_joint.py"):
+        pass
+
+
+def test_numbers_that_no_network_has_replace_nothing(merge, trained, tmp_path, capsys):
+    data = load_checkpoint(trained / "joint_joint_last.ckpt")
+    next(value for key, value in data["adapters"]["llm"].items() if "lora_B" in key)[0, 0] = 1e30
+    save_torch(data, tmp_path / "huge.ckpt")
+    assert merge(ckpt=tmp_path / "huge.ckpt") == 2 and "endless numbers" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*_merged_*"))

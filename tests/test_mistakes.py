@@ -153,7 +153,7 @@ CASES = [
     Case("half a merged LLM", "inference", lambda p: truncate(p.output / "llm_merged_joint.pt"), "merge again: python merge_joint_weights.py --model-dir"),
     Case("half a merged flow", "inference", lambda p: truncate(p.output / "flow_merged_joint.pt"), "flow_merged_joint.pt: is incomplete (the end of the file is missing); merge again: "),
     Case("half a merged flow of an older run", "inference", lambda p: (truncate(p.output / "flow_merged_joint.pt"), newer_run(p.output)), f"output/{BEST}"),
-    Case("half a merged flow without its run", "inference", lambda p: (truncate(p.output / "flow_merged_joint.pt"), [f.unlink() for f in p.output.glob("*.ckpt")]), "copy it again"),
+    Case("half a merged flow without its run", "inference", lambda p: (truncate(p.output / "flow_merged_joint.pt"), [f.unlink() for f in p.output.glob("*.ckpt")], (p.output / "merged.json").unlink()), "copy it again"),
     Case("half a trained voice", "inference", lambda p: truncate(p.output / "spk2info.pt"), "merge again: python merge_joint_weights.py --model-dir"),
     Case("half a base to speak with", "inference", lambda p: truncate(p.model / "llm.pt"), "llm.pt: is incomplete (the end of the file is missing); download it again", ("--base",)),
     Case("half a hift.pt", "inference", lambda p: truncate(p.model / "hift.pt"), "hift.pt: is incomplete (the end of the file is missing); download it again"),

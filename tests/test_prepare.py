@@ -996,16 +996,6 @@ def test_a_long_recording_is_cut_once_where_two_files_share_its_name(tmp_path, r
     assert [path.name for path in (tmp_path / "录音/talk_split").iterdir()] == ["talk_001.wav"]
 
 
-def test_a_long_recording_of_an_odd_sample_rate_is_named_and_the_others_are_cut(tmp_path, run, capsys):
-    noise = 0.1 * np.random.default_rng(0).normal(size=31 * 44101)
-    write_clip(tmp_path / "录音", "noise.wav", None, noise, rate=44100)
-    write_clip(tmp_path / "录音", "a.wav", None, noise, rate=44101)
-    run("--split")
-    printed = capsys.readouterr().out
-    assert "a.wav: cannot be cut: 44101 Hz is an odd sample rate; convert the audio to 16000," in printed
-    assert "noise.wav: no speech found" in printed
-
-
 def test_silero_finds_no_speech_in_noise(tmp_path, run, capsys):
     write_clip(tmp_path / "录音", "noise.wav", None, 0.1 * np.random.default_rng(0).normal(size=31 * RATE))
     run("--split")
@@ -1035,14 +1025,6 @@ def test_drafts_are_written_once_for_clips_without_a_text_and_never_trained_on(t
     run()
     assert flags(tmp_path)["new"] == ["missing_text"]
     assert "check new.draft.txt and rename it to new.txt" in report(tmp_path)["new"]["reasons"][0]
-
-
-def test_a_recording_of_an_odd_sample_rate_gets_no_draft_and_the_others_do(raw):
-    write_clip(raw, "a.wav", None, voice(rate=44101), rate=44101)
-    write_clip(raw, "new.wav", None)
-    written, lines = write_drafts(find_clips(raw)[0], FakeRecogniser())
-    assert written == [raw / "new.draft.txt"]
-    assert lines[0].startswith("a.wav: no draft: 44101 Hz is an odd sample rate") and len(lines) == 1
 
 
 def test_transcribe_names_what_gets_no_draft_and_advises_only_where_one_is(raw, run, monkeypatch, capsys):

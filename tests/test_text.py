@@ -1,5 +1,6 @@
 """Texts as they are spoken: every row of the tables of rules, the language of a number, and what holds for any text."""
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -324,3 +325,15 @@ def test_a_text_that_is_too_long_for_one_sound_is_refused(front: CosyVoiceFrontE
         front.text_normalize("a" * (LONGEST_TEXT + 1))
     with pytest.raises(AudioError, match="200,000"):  # a clip with it is dropped
         clip_text(front, "a" * (LONGEST_TEXT + 1))
+
+
+@pytest.mark.parametrize("whole", ["No. 5", "Jan. 5, 2024", "approx. 5 kg", "Dr. Smith", "at 5 p.m. on"])
+@pytest.mark.parametrize("longest", [400, 2000])
+def test_a_long_text_is_not_cut_where_the_pieces_would_be_read_otherwise(longest, whole):
+    words = "we walked on and on and then he said it was late "
+    for before in range(longest // 2, longest + 60, 3):
+        start = (words * (before // len(words) + 1))[:before].rpartition(" ")[0] + " "
+        text = f"{start}{whole} {words * (longest // 20)}"
+        cuts = {*itertools.accumulate(map(len, blocks(text, longest)))}
+        inside = range(len(start) + 1, len(start) + len(whole))
+        assert not cuts & {*inside}, before

@@ -646,6 +646,7 @@ def test_a_last_epoch_that_was_not_heard_is_heard_when_the_run_goes_on(tiny_mode
     joint = JointModel(load_part(tiny_model_dir, "llm"), load_part(tiny_model_dir, "flow"), config)
     run = training.state.make_run(config, CPU, joint, torch.float32, ONE_BY_ONE, read_rows(data_dir), tmp_path, 50, {})
     run.audition, run.hearings = object(), [Heard(0, []), Heard(4, [])]
+    run.chosen_by = run.criterion
     run.epoch, run.history = 5, [{"epoch": 5.0, "llm_train": 4.0, "flow_train": 3.0}]
     assert hearing_due(run)
     run.hearings.append(Heard(5, []))

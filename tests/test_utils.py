@@ -14,10 +14,18 @@ import inference_joint
 import train_joint
 import utils
 from common import files
-from common.files import atomic_path, read_lines, split_lines, write_text
+from common.files import atomic_path, check_output_dir, read_lines, split_lines, write_text
 from config import UserError
 from cosyvoice.utils.memory import is_out_of_memory
-from utils import DEFAULT_MODEL, command_line, default_folder, run_main, select_device, warn_of_unused_gpu
+from utils import (
+    DEFAULT_MODEL,
+    command_line,
+    default_folder,
+    mistake_words,
+    run_main,
+    select_device,
+    warn_of_unused_gpu,
+)
 from voice.speaking import write_audio
 
 
@@ -215,3 +223,41 @@ def _caused(cause: Exception) -> Exception:
 )
 def test_lack_of_memory_is_told_from_damage(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_an_interruption_that_a_library_gave_another_name_is_one(capsys):
+    def work() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("problem in whisper") from error
+
+    assert run_main(work) == 130 and capsys.readouterr().err == "stopped\n"
+
+
+def test_a_symbolic_link_to_itself_is_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert run_main(lambda: check_output_dir(tmp_path / "loop", tmp_path)) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_a_bug_prints_cannot_steer_the_terminal(capsys):
+    def bug() -> None:
+        raise ZeroDivisionError("\x1b[2J")
+
+    assert run_main(bug) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "\x1b" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("CUDA error: out of memory"), "the GPU is out of memory"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), "the GPU is out of memory"),
+        (RuntimeError("could not create a primitive"), "there is not enough memory"),
+        (ImportError("libx.so: cannot allocate memory in static TLS block"), ""),
+    ],
+)
+def test_lack_of_memory_is_told_by_where_it_lacks(error, told):
+    assert mistake_words(error).startswith(told) and bool(mistake_words(error)) == bool(told)

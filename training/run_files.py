@@ -91,7 +91,6 @@ def header(run: Run) -> dict[str, Any]:
         "epoch": run.epoch,
         "step": run.step,
         "finished": bool(why_finished(run)),
-        "trained_on": fingerprints(run.train_clips),
     }
 
 

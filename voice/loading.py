@@ -24,7 +24,7 @@ from checkpoint import (
     runs_in,
     strength_words,
 )
-from common.files import moved_words
+from common.files import moved_words, require_listable
 from common.manifest import MANIFEST, odd_one, stamps
 from common.terminal import shown
 from config import UserError
@@ -78,6 +78,7 @@ def check_strength(lora_scale: float, of_checkpoint: bool) -> None:
 
 def newest_pair(output_dir: Path, model_dir: Path) -> dict[str, Path]:
     """The newest LLM and flow that were merged together; UserError where there is none."""
+    require_listable(output_dir)
     pattern = merged_paths(output_dir, "*")["llm"].name
     for llm in sorted(output_dir.glob(pattern), key=lambda path: -path.stat().st_mtime):
         flow = llm.with_name(llm.name.replace("llm_", "flow_", 1))

@@ -1,5 +1,6 @@
 """A speaker's recordings, found again once their clips are prepared."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -39,6 +40,8 @@ def read_recording(clip: Clip, folder: Path, remedy: str) -> Tensor:
     A clip is as long as its recording, while one of another speaker may well have the same name."""
     path = folder / clip.wav
     with user_mistakes():
+        if os.path.isabs(clip.wav) or ".." in Path(clip.wav).parts or "\0" in clip.wav:
+            raise UserError(f"clip '{clip.utt}' was made from {clip.wav}, which is no path below {folder}; {remedy}")
         if not path.is_file():
             raise UserError(f"clip '{clip.utt}' was made from {clip.wav}, which is not in {folder}; {remedy}")
         wave = load_wav(path, EXTRACTOR_RATE)

@@ -17,12 +17,13 @@ MAX_SEGMENT, MIN_SEGMENT, MERGE_BELOW = 80, 60, 20
 MAX_SEGMENT_CHARACTERS = 500  # also where the tokenizer has no ids for them
 _ZH_MARKS, _EN_MARKS = "。？！；：、.?!;", ".?!;:"
 _CLOSING_QUOTES = '"”'
-# Where a long text is cut, best first
+# Where a long text is cut, best first. Behind "Jan." or beside a number the two pieces would be read otherwise.
 _PLACES = [
     re.compile(place)
     for place in (
-        r"[.!?…][\"'”’)]*\s+|[。！？；…][”’」』）]*|\n",
-        r"[,;:)]\s+|[，、：]",
+        r"(?:(?<=[a-z]{4}[.!?…])|(?<=[^\x00-\u024f][.!?…]))[\"'”’)]*\s+(?!\d)|[。！？；…][”’」』）]*|\n",
+        r"(?<=[^\W\d][,;:)])\s+(?!\d)|[，、：]",
+        r"(?<=[^\W\d])\s+(?=[^\W\d])",
         r"\s+",
         r"[^A-Za-z0-9\s](?=[^\W_])|[A-Za-z0-9](?=[^A-Za-z0-9\W])",
     )
@@ -96,7 +97,8 @@ def blocks(text: str, longest: int) -> list[str]:
 
 def _block_end(text: str, least: int, goal: int, most: int) -> int:
     for place in _PLACES:
-        if ends := [match.end() for match in place.finditer(text, least, most) if match.end() > least]:
+        found = place.finditer(text, least, most + 1)  # one more, for what must not follow
+        if ends := [match.end() for match in found if least < match.end() <= most]:
             return min(ends, key=lambda end: abs(end - goal))
     return goal
 

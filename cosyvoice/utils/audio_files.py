@@ -6,13 +6,14 @@ opened, formats that only name other files are not known, and what is decoded ha
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 import torchaudio
 from torch import Tensor
@@ -25,6 +26,7 @@ MIN_SOURCE_RATE = 8_000  # Hz of a recording, as of a telephone; below words are
 FULL_SOURCE_RATE = 16_000  # Hz; with less the sound ends where s, f and sh still have much of theirs
 MAX_FILE_BYTES = 2**35  # 34 GB
 MAX_PEAK = 100.0  # times full scale, 40 dB above it; recorders with 32-bit float write a few times full scale
+INTEGER_SCALES = (2**15, 2**23, 2**31)  # full scales of whole numbers, which some programs write as float
 MAX_RESAMPLE_TAPS = 4_000_000  # 16 MB of filter; 48 000 -> 22 050 Hz has 52 000
 # In order of preference, where two files differ only in the suffix
 AUDIO_SUFFIXES = (
@@ -66,9 +68,7 @@ class Recording:
     header_sec: float  # what its header says where that is more; 0.0: a wav whose header was never finished
 
     def mono(self, sample_rate: int) -> Tensor:
-        """(1, N) at another rate, channels averaged, and where that exceeds full scale divided by its peak.
-
-        Raises AudioError for a rate that it cannot be converted to."""
+        """(1, N) at another rate, channels averaged, and where that exceeds full scale divided by its peak."""
         wave = torch.from_numpy(self.samples.mean(axis=1, dtype=np.float32))[None]
         return resample(wave / wave.abs().max().clamp(min=1), self.sample_rate, sample_rate)
 
@@ -93,7 +93,7 @@ def load_wav(path: str | Path, sample_rate: int) -> Tensor:
 def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     """The file's sound at its own rate; max_sec: no more than the first so many seconds are decoded.
 
-    Raises AudioError for a file that cannot be opened or decoded, is empty, not finite or beyond MAX_PEAK.
+    Raises AudioError for a file that cannot be opened or decoded, is empty, not finite or beyond every full scale.
     """
     try:
         require_sound_file(path)
@@ -106,9 +106,12 @@ def read_audio(path: Path, max_sec: float | None = None) -> Recording:
     peak = max(float(recording.samples.max()), -float(recording.samples.min()))
     if not math.isfinite(peak):
         raise AudioError("it holds samples that are not numbers (NaN or infinite); export it again", "not_finite")
-    if peak > MAX_PEAK:
+    if peak <= MAX_PEAK:
+        return recording
+    scale = next((scale for scale in INTEGER_SCALES if peak <= scale), None)
+    if scale is None:
         raise AudioError(f"its samples reach {peak:.3g} times full scale; export it again as 16-bit wav", "too_loud")
-    return recording
+    return replace(recording, samples=recording.samples / np.float32(scale))
 
 
 def require_sound_file(path: Path) -> None:
@@ -180,13 +183,13 @@ def _sound_file_name(path: Path) -> Path | bytes:
 def resample(wave: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """(1, N) at another rate, by torchaudio's windowed sinc with its default settings.
 
-    Raises AudioError where the two rates have so little in common that the filter would fill the memory.
+    Where the two rates have so little in common that its filter would fill the memory, by soxr in its best quality.
     """
     if source_rate == target_rate:
         return wave
     common = math.gcd(source_rate, target_rate)
     if (source_rate // common) * (target_rate // common) > MAX_RESAMPLE_TAPS:
-        raise AudioError(f"{source_rate} Hz is an odd sample rate; convert the audio to 16000, 44100 or 48000 Hz")
+        return torch.from_numpy(soxr.resample(wave[0].numpy(), source_rate, target_rate, quality="VHQ"))[None]
     with torch.no_grad():
         return _resampler(source_rate, target_rate)(wave)
 

@@ -3,6 +3,7 @@
 Files come from downloads and from other people's trainers: they are read with weights_only=True, which runs no code.
 """
 
+import errno
 import hashlib
 import pickletools
 import zipfile
@@ -177,11 +178,16 @@ def read_torch(path: Path, mapped: bool = True) -> Any:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises a dozen types for a damaged file
-        if is_out_of_memory(error) or isinstance(error, PermissionError):
+        if is_out_of_memory(error) or _is_of_disk(error):
             raise
         raise _refusal(path, error) from error
     _check_claims(content, path)
     return content
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether the disk could not be read; a damaged index leads to places that no file has (EINVAL)."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def damage(path: Path) -> str:
@@ -208,8 +214,8 @@ def _zip_damage(path: Path) -> str:
             if len({entry.filename for entry in entries}) < len(entries):
                 return "holds an entry twice"
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-                return "was packed anew with compression, which PyTorch does not read"
-            if any(entry.is_dir() or entry.external_attr & _IS_FOLDER for entry in entries):
+                return "was packed anew with compression; save it again by torch.save"
+            if any(entry.external_attr & _IS_FOLDER and not entry.is_dir() for entry in entries):
                 return "is damaged (its index calls an entry a folder)"  # PyTorch would leave its numbers as they come
             if not any(entry.CRC for entry in entries):  # written without checksums, which torch.save can be told to
                 return ""
@@ -219,7 +225,7 @@ def _zip_damage(path: Path) -> str:
                 return ""
             return f"is damaged (its checksums do not fit: {_tensor_name(archive, damaged[0])})"
     except Exception as error:  # zipfile raises a dozen types for a damaged index
-        if is_out_of_memory(error) or isinstance(error, PermissionError):
+        if is_out_of_memory(error) or _is_of_disk(error):
             raise
         return f"is damaged ({type(error).__name__} in its index)"
 
@@ -283,6 +289,8 @@ def _refusal(path: Path, error: Exception) -> InputError:
             f"{path}: holds Python objects beside tensors and is not opened, as they could run code; use a plain "
             "state dict"
         )
+    if "protocol" in str(error):
+        return InputError(f"{path}: was saved with another pickle protocol than 2, which PyTorch does not read safely")
     if isinstance(error, EOFError) or "EOF" in str(error) or "truncated" in str(error):  # of before PyTorch 1.6
         return DamagedFile(path, END_MISSING)
     return DamagedFile(path, f"is damaged or no PyTorch weight file ({type(error).__name__})")
