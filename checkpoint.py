@@ -220,7 +220,7 @@ def checkpoint_config(checkpoint: Mapping[str, Any], path: Path) -> JointConfig:
 
 def adapter_epochs(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """{trained part: the last epoch in which its adapter was trained}; 0 where it still is as the run started."""
-    if "best_epochs" in checkpoint:  # `epoch` is then that of the run when it was saved
+    if checkpoint.get("best_epochs") is not None:  # `epoch` is then that of the run when it was saved
         return dict(checkpoint["best_epochs"])
     epochs = dict.fromkeys(checkpoint["adapters"], checkpoint["epoch"])
     if training := checkpoint.get("training"):

@@ -4,6 +4,7 @@ Records are written as soon as they are ready and named by a fingerprint of ever
 was killed goes on where it stopped, and what did not change is never computed again.
 """
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -11,7 +12,7 @@ import os
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -34,10 +35,9 @@ from common.files import atomic_path
 from config import UserError
 from cosyvoice.cli.frontend import MAX_TOKEN_SEC, SPEECH_TOKENIZER, CosyVoiceFrontEnd
 from cosyvoice.utils.audio_files import AudioError, read_audio
-from cosyvoice.utils.common import EXTRACTOR_RATE, MEL_BINS, SAMPLE_RATE, SPEAKER_DIM, InputError
+from cosyvoice.utils.common import EXTRACTOR_RATE, SAMPLE_RATE, InputError
 from cosyvoice.utils.files import require_file
 from cosyvoice.utils.memory import is_out_of_memory
-from cosyvoice.utils.records import read_record
 from cosyvoice.utils.yaml_loader import read_model_config
 from text.normalizer import normalizer
 from utils import user_mistakes
@@ -45,17 +45,23 @@ from utils import user_mistakes
 # Raise it when the same audio and text would give other values, or a flag that drops clips changes: records of
 # dropped clips hold no features. A new figure needs no new version: records without it are computed again.
 EXTRACTION_VERSION = 8
-ARRAYS = {  # of a clip that nothing drops: type and shape, in which 0 is any length
-    "text_token": (np.int32, (0,)),
-    "speech_token": (np.int32, (0,)),
-    "speech_feat": (np.float32, (0, MEL_BINS)),
-    "utt_embedding": (np.float32, (SPEAKER_DIM,)),
-}
+ARRAYS = ("text_token", "speech_token", "speech_feat", "utt_embedding")  # of a clip that nothing drops
 MAX_WORKERS = 4  # each holds the speech tokenizer: 0.6 GB for CosyVoice-300M
 # Rough cost of a 5 s clip on one core: taken as 1 s with the tokenizer of CosyVoice-300M (0.5 GB), little with a small.
 CLIP_SEC, CLIP_SEC_PER_BYTE = 0.05, 1 / 0.5e9
 WORKER_SEC = 5.0  # work that a process must have to be worth its start
 TOKEN_COUNT_SLACK_SEC = 0.2  # speech tokens against audio; one token is 0.02-0.04 s
+# What `np.load` and the values of a spoiled record can raise
+DAMAGED_RECORD = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 # What a clip can provoke in the code that measures it and the models that hear it
 FAULTS_OF_CLIPS = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -91,19 +97,24 @@ class Record:
         try:
             require_file(path)
             with np.load(path, allow_pickle=False) as file:
-                damaged = file.zip.testzip()  # the first member whose checksum is wrong
-                if damaged or set(file.files) not in ({"values"}, {"values", *ARRAYS}):
-                    return None
-                arrays = {name: file[name] for name in file.files}  # each is as long as its header says
-            values, has_arrays = json.loads(arrays.pop("values").tobytes()), bool(arrays)
-            if not all(_is_as_made(name, value) for name, value in arrays.items()):
+                arrays = {name: file[name] for name in file.files}
+            if arrays.pop("digest").tobytes() != digest(arrays):
                 return None
+            values, has_arrays = json.loads(arrays.pop("values").tobytes()), bool(arrays)
             if "figures" not in values:
                 return cls(path, values.get("problem"), None, "", {})
-            figures = read_record(AudioFigures, values["figures"], "figures")
-            wave = read_record(Waveform, values["waveform"], "waveform")
-            return cls(path, None, figures, str(values["text"]), values["flags"], wave, has_arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, RuntimeError):
+            figures, wave = AudioFigures(**values["figures"]), Waveform(**values["waveform"])
+            return cls(path, None, figures, values["text"], values["flags"], wave, has_arrays)
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            zipfile.BadZipFile,
+            RuntimeError,
+        ):
             return None
 
     def array(self, name: str) -> np.ndarray:
@@ -112,11 +123,13 @@ class Record:
             return file[name]
 
 
-def _is_as_made(name: str, value: np.ndarray) -> bool:
-    """Whether an array of a record is of the type and shape that `features` gives."""
-    kind, shape = ARRAYS[name]
-    fits = len(shape) == value.ndim and all(size in (0, found) for size, found in zip(shape, value.shape, strict=True))
-    return value.dtype == kind and fits and value.size > 0 and bool(np.isfinite(value).all())
+def digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """SHA-256 of named arrays: a record that anything changed is computed again."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.digest()
 
 
 def extract(job: Extraction) -> str:
@@ -147,7 +160,8 @@ def extract(job: Extraction) -> str:
         fault = first_line(error) if isinstance(error, InputError) else f"{type(error).__name__}: {first_line(error)}"
         values, arrays = {"problem": f"nothing can be trained on it: {fault}"}, {}
     with atomic_path(job.record) as part, open(part, "wb") as file:
-        np.savez(file, values=np.frombuffer(json.dumps(values).encode(), dtype=np.uint8), **arrays)
+        arrays["values"] = np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)
+        np.savez(file, digest=np.frombuffer(digest(arrays), dtype=np.uint8), **arrays)
     return fault
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import merge_joint_weights
-from checkpoint import FORMAT, load_checkpoint, merged_part
+from checkpoint import FORMAT, learned_parts, load_checkpoint, merged_part
 from config import JointConfig, UserError, to_dict
 from cosyvoice.utils.common import InputError
 from cosyvoice.utils.records import read_record, read_value
@@ -235,3 +235,8 @@ def test_names_of_voices_that_earlier_versions_took_still_load(name, tmp_path):
     data["speaker"]["name"] = data["config"]["speaker_name"] = name
     torch.save(data, tmp_path / "old.ckpt")
     assert load_checkpoint(tmp_path / "old.ckpt")["speaker"]["name"] == name
+
+
+def test_a_checkpoint_that_names_no_best_epochs_is_one_of_its_own_epoch(tmp_path):
+    torch.save(content() | {"best_epochs": None}, tmp_path / "a.ckpt")
+    assert learned_parts(load_checkpoint(tmp_path / "a.ckpt")) == ["llm", "flow"]

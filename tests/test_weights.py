@@ -587,3 +587,22 @@ def test_an_unknown_voice_lists_the_known_ones(model: CosyVoice):
 def test_text_with_nothing_to_speak_is_refused(model: CosyVoice, text: str):
     with pytest.raises(ValueError, match="nothing to speak"):
         model.inference_sft(text, "中文女")
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_tensor_whose_numbers_are_not_in_the_file_is_told(mapped, tmp_path):
+    """Its entry is empty, with a checksum that is right; PyTorch would read what lies behind it."""
+    torch.save({"a": torch.ones(100), "b": torch.ones(100)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "a.pt", "w") as copy:
+        for entry in whole.infolist():
+            copy.writestr(entry.filename, b"" if entry.filename.endswith("/data/0") else whole.read(entry))
+    with pytest.raises(DamagedFile):
+        load_state_dict_file(tmp_path / "a.pt", mapped)
+
+
+def test_weights_that_share_their_numbers_or_are_views_load(tmp_path):
+    shared = torch.arange(100.0)
+    torch.save(
+        {"a": shared, "b": shared, "c": shared[10:20], "d": torch.nn.Parameter(shared.clone())}, tmp_path / "a.pt"
+    )
+    assert torch.equal(load_state_dict_file(tmp_path / "a.pt")["c"], shared[10:20])

@@ -35,7 +35,7 @@ from cosyvoice.utils.common import SPEAKER_DIM
 from cosyvoice.utils.files import not_a_file
 from cosyvoice.utils.weights import DamagedFile, damage, read_spk2info, speaker_embedding
 from cosyvoice.utils.yaml_loader import YAML_NAME, read_model_config
-from text.normalizer import DEFAULT, normalizer
+from text.normalizer import DEFAULT, NORMALIZERS, normalizer
 from utils import SAMPLE_TEXT, check_lora_scale, command_line, user_mistakes
 
 
@@ -65,8 +65,13 @@ class Voice:
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Voice":
         """The speaker that a checkpoint or spk2info.pt names."""
-        rate, reader = record.get("seconds_per_text_token"), record.get("text_normalizer", DEFAULT)
-        return cls(record["name"], record["embedding"], rate, str(reader))
+        return cls(record["name"], record["embedding"], record.get("seconds_per_text_token"), cls.reader_of(record))
+
+    @staticmethod
+    def reader_of(record: Mapping[str, Any]) -> str:
+        """Who read the voice's texts; that of records that do not note it."""
+        reader = record.get("text_normalizer")
+        return DEFAULT if reader is None else str(reader)
 
 
 def check_strength(lora_scale: float, of_checkpoint: bool) -> None:
@@ -152,6 +157,10 @@ def voices_in(folder: Path, model_dir: Path | None = None) -> dict[str, Voice]:
     path = folder / VOICES
     with user_mistakes(), whole_files(model_dir):
         entries = read_spk2info(path)
+        for name, entry in entries.items():
+            if (reader := Voice.reader_of(entry)) not in NORMALIZERS:
+                names = " or ".join(NORMALIZERS)
+                raise UserError(f"{path}: voice '{name}': text_normalizer is '{reader}' and must be {names}")
         return {
             name: Voice.of({**entry, "name": name, "embedding": speaker_embedding(entry)})
             for name, entry in entries.items()

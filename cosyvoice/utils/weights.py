@@ -181,7 +181,7 @@ def read_torch(path: Path, mapped: bool = True) -> Any:
         if is_out_of_memory(error) or _is_of_disk(error):
             raise
         raise _refusal(path, error) from error
-    _check_claims(content, path)
+    _check_claims(content, path, _stored_bytes(path) if is_zip(path) else None)
     return content
 
 
@@ -263,20 +263,33 @@ def check_listed(path: Path) -> None:
         raise DamagedFile(path, f"differs from what {SUMS} says of it (delete its line there if you changed the file)")
 
 
-def _check_claims(content: Any, path: Path) -> None:
-    """InputError where tensors have far more numbers than the file can hold, as views can, or data holds itself."""
+def _stored_bytes(path: Path) -> int:
+    """Of all tensors in a zip archive; its pickle may claim more, and PyTorch then reads what lies behind them."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
+
+
+def _check_claims(content: Any, path: Path, stored: int | None) -> None:
+    """InputError where tensors have far more numbers than the file can hold, as views can, or data holds itself.
+
+    stored: bytes of the numbers in it, where that is known. DamagedFile where tensors take more."""
     claimed, most = 0, MOST_CLAIMED * path.stat().st_size + MOST_CLAIMED_EXTRA
+    storages: dict[int, int] = {}  # bytes by address: tensors may share one
     pending, deepest = [(content, 1)], {}
     while pending:
         value, depth = pending.pop()
         if isinstance(value, Tensor):
             claimed += value.numel() * value.element_size()
+            if value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested:
+                storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, Mapping | list | tuple | set) and depth > deepest.get(id(value), 0):
             deepest[id(value)] = depth
             inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
             pending += [(item, depth + 1) for item in inner]
         if depth > MOST_NESTED or claimed > most:
             raise InputError(f"{path}: claims more than it holds, which no weight file does; download it again")
+    if stored is not None and sum(storages.values()) > stored:
+        raise DamagedFile(path, "is damaged (tensors lack some of their numbers)")
 
 
 def _refusal(path: Path, error: Exception) -> InputError:

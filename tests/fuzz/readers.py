@@ -400,7 +400,7 @@ def parquet(rng: Random) -> Try:
         )  # the footer has no checksum
     if how < 0.35:
         return reads_data(rng, mutations.spoil_bytes(rng, path, 0.0, 0.9), ["data"], damage=True)
-    return reads_data(rng, formats.spoil_table(rng, path), ["data"], damage=False)
+    return reads_data(rng, formats.spoil_table(rng, path), ["data", "validation_clips"], damage=False)
 
 
 # ---- ONNX ------------------------------------------------------------------------------------------------------------
