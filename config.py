@@ -564,14 +564,14 @@ def _check(values: Mapping[str, Any], source: str) -> None:
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key[:LONGEST], known, n=1, cutoff=0.5)
-            problems.append(f"unknown key {shown(key)}" + (f" (did you mean '{near[0]}'?)" if near else ""))
+            problems.append(f"unknown key {short_repr(key)}" + (f" (did you mean '{near[0]}'?)" if near else ""))
         elif problem := _problem(value, *known[key]):
-            problems.append(f"{key} = {shown(value)}: {problem}")
+            problems.append(f"{key} = {short_repr(value)}: {problem}")
     if problems:
         raise ConfigError(f"{source}: " + "; ".join(problems))
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in a message: in one line and not too long, whatever it is."""
     try:
         return " ".join(_SHORT.repr(value).split())

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from clips.audio_doctor import FLAGS
 from clips.decode import file_warnings, write_wav
-from clips.find import DRAFT_SUFFIX, RawClip, printable, recordings_of, split_folder
+from clips.find import DRAFT_SUFFIX, RawClip, recordings_of, shown_name, split_folder
 from clips.measuring import peak
 from clips.transcripts import one_line
 from common.files import atomic_path
@@ -53,7 +53,7 @@ def _split(clip: RawClip, recording: Recording) -> str:
         return "no speech found; nothing was cut"
     target = split_folder(clip.path)
     _write_pieces(recording, kept, target, clip.path.stem)
-    made = f"{len(kept)} {'clip' if len(kept) == 1 else 'clips'} in {printable(str(target))}"
+    made = f"{len(kept)} {'clip' if len(kept) == 1 else 'clips'} in {shown_name(str(target))}"
     short = len(spans) - len(kept)
     left_out = f", {short} shorter than {MIN_PIECE_SEC} s left out" if short else ""
     return made + left_out + ("; its text is not used: each clip needs its own" if clip.text else "")

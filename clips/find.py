@@ -92,7 +92,7 @@ def _recordings(audio: Iterable[Path], input_dir: Path) -> tuple[list[RawClip], 
     for path in sorted(audio, key=order):
         name, file = _name(path, input_dir), _file(path, input_dir)
         if os.path.isdir(split_folder(path)):  # unlike Path's it says no to a name that is too long to exist
-            notes.append(f"{file} is left out, its clips in {printable(split_folder(path).name)} are used")
+            notes.append(f"{file} is left out, its clips in {shown_name(split_folder(path).name)} are used")
         elif name in used:
             clips.append(RawClip(file, path, file, flags={"duplicate_name": {"used_file": used[name].file}}))
         else:
@@ -131,7 +131,7 @@ def _beside(files: Sequence[Path], audio: Iterable[Path]) -> tuple[dict[Path, li
 def _read_beside(clip: RawClip, paths: Iterable[Path]) -> None:
     """Add the texts of the files beside a recording."""
     for path in paths:
-        file = printable(path.name)
+        file = shown_name(path.name)
         try:
             transcript = read_transcript(path)
         except InputError as error:
@@ -212,17 +212,17 @@ def _letters(text: str) -> str:
 
 def _what_is_missing(clip: RawClip) -> str:
     """What stands in the place of a clip's text, and what to do with it; "" where nothing does."""
-    draft, stem = clip.sibling(DRAFT_SUFFIX), printable(clip.path.stem)
+    draft, stem = clip.sibling(DRAFT_SUFFIX), shown_name(clip.path.stem)
     if clip.refused:
         path, reason = clip.refused[0]
-        return f"{printable(path.name)} is not read: {reason}; write what is said in {stem}.txt"
+        return f"{shown_name(path.name)} is not read: {reason}; write what is said in {stem}.txt"
     if os.path.isfile(draft):
         return f"check {stem}{DRAFT_SUFFIX} and rename it to {stem}.txt"
     return ""
 
 
 def _where_to_write(clip: RawClip) -> str:
-    return f"write it in {printable(clip.path.stem)}.txt beside the audio, or in {METADATA}"
+    return f"write it in {shown_name(clip.path.stem)}.txt beside the audio, or in {METADATA}"
 
 
 def _where_texts_may_be(clips: Sequence[RawClip], unused: Sequence[Path], lone: Sequence[Path], input_dir: Path) -> str:
@@ -310,7 +310,7 @@ def split_folder(path: Path) -> Path:
     return path.with_name(path.stem + "_split")
 
 
-def printable(name: str) -> str:
+def shown_name(name: str) -> str:
     """File names with control characters, and bytes that are not UTF-8 (from old archives), spelled out."""
     return shown(os.fsencode(name).decode("utf-8", errors="backslashreplace"))
 
@@ -320,7 +320,7 @@ def _name(path: Path, input_dir: Path) -> str:
 
 
 def _file(path: Path, input_dir: Path) -> str:
-    return printable(path.relative_to(input_dir).as_posix())
+    return shown_name(path.relative_to(input_dir).as_posix())
 
 
 def _walk(top: Path) -> tuple[list[Path], list[str]]:
@@ -330,7 +330,7 @@ def _walk(top: Path) -> tuple[list[Path], list[str]]:
     def unreadable(error: OSError) -> None:
         if error.filename == str(top):
             raise UserError(f"{top} cannot be opened: {error.strerror}; check its permissions") from error
-        notes.append(f"{printable(error.filename)} cannot be opened ({error.strerror}); its clips are left out")
+        notes.append(f"{shown_name(error.filename)} cannot be opened ({error.strerror}); its clips are left out")
 
     for folder, folders, names in os.walk(top, followlinks=True, onerror=unreadable):
         real = os.path.realpath(folder)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from clips.audio_doctor import DC_OFFSET
 from clips.decode import file_warnings, write_wav
-from clips.find import RawClip, printable, recordings_of
+from clips.find import RawClip, recordings_of, shown_name
 from clips.measuring import decibel, edge_silences, frame_levels, peak
 from common.files import atomic_path, part_name, rename_over
 from config import UserError
@@ -58,7 +58,7 @@ def digests(folder: Path) -> dict[str, str]:
     """{path below the folder: sha256} of all that it holds besides DONE; a link has "", as --fix writes none."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
     return {
-        printable(path.relative_to(folder).as_posix()): "" if path.is_symlink() else file_fingerprint(path)
+        shown_name(path.relative_to(folder).as_posix()): "" if path.is_symlink() else file_fingerprint(path)
         for path in paths
         if path != folder / DONE and path.name not in DROPPED_BY_DESKTOPS
     }
