@@ -84,7 +84,7 @@ CALLS: dict[str, tuple[str, Callable[[], object], dict]] = {
     "unseen damage": ("damage goes unseen", lambda: 0, {"damage": True, "result": Path("good.txt").read_text}),
     "harmless damage": ("", lambda: 0, {"damage": True, "result": Path("output/old").read_text}),
     "a crash": ("killed by SIGSEGV", lambda: os.kill(os.getpid(), signal.SIGSEGV), {}),
-    "much memory": (" GiB of memory", lambda: int(len(bytearray(60 << 20)) < 0), {}),
+    "much memory": (" GiB of memory", lambda: int(len(bytearray(400 << 20)) < 0), {}),
     "no end": ("waits for ever", lambda: time.sleep(30), {}),
     "nothing to spoil": (attempt.NOTHING, lambda: None, {}),
 }
