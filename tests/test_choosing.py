@@ -47,7 +47,7 @@ def train(tiny_model_dir, data_dir, tmp_path, monkeypatch):
         for name in trained:
             found |= figures(name, adapter_state_dict(audition.networks.part(name)))
         return [
-            SimpleNamespace(text="", wave=torch.zeros(1, 0), sample_rate=22050, figures=one)
+            SimpleNamespace(text="Good morning.", wave=torch.zeros(1, 0), sample_rate=22050, figures=one)
             for one in hearing(**found)[:count]
         ]
 
